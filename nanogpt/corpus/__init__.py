@@ -1,0 +1,17 @@
+"""Text from every source through one interface: `corpus.load(settings, seed).documents()`.
+
+A source is one module with a function `load(settings, seed) -> Corpus` and one line in the table.
+"""
+
+from nanogpt.corpus import abstracts, files, stories
+from nanogpt.corpus.document import Corpus, DataSettings, Document
+
+SOURCES = {"stories": stories.load, "abstracts": abstracts.load, "files": files.load}
+
+
+def load(settings: DataSettings, seed: int) -> Corpus:
+    """The corpus that the settings name. Raises UserError where its source cannot be opened."""
+    return SOURCES[settings.source](settings, seed)
+
+
+__all__ = ["SOURCES", "Corpus", "DataSettings", "Document", "load"]

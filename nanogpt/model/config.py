@@ -1,0 +1,51 @@
+"""The shape of a model: what params.yaml says of it, and that plus the tokenizer's vocabulary."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from nanogpt.errors import BadSetting
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """Section `model` of params.yaml."""
+
+    arch: Literal["base", "optimized"]
+    n_layer: int
+    n_head: int
+    n_kv_head: int
+    n_embd: int
+    block_size: int
+    dropout: float
+    tie_embeddings: bool
+
+    def __post_init__(self) -> None:
+        for key in ("n_layer", "n_head", "n_kv_head", "n_embd", "block_size"):
+            if getattr(self, key) < 1:
+                raise BadSetting(key, getattr(self, key), "must be at least 1", "choose a positive whole number")
+        if not 0 <= self.dropout < 1:
+            raise BadSetting("dropout", self.dropout, "not a probability below 1", "choose 0.0 to 0.5")
+        if self.n_embd % self.n_head:
+            nearest = max(1, round(self.n_embd / self.n_head)) * self.n_head
+            raise BadSetting("n_embd", self.n_embd, f"{self.n_head} heads do not divide it", f"try {nearest}")
+        if self.n_head % self.n_kv_head:
+            divisors = [d for d in range(1, self.n_head + 1) if self.n_head % d == 0]
+            raise BadSetting(
+                "n_kv_head", self.n_kv_head, f"it does not divide the {self.n_head} heads", f"choose one of {divisors}"
+            )
+        if self.arch == "optimized" and self.head_dim % 2:
+            raise BadSetting(
+                "n_embd", self.n_embd, f"heads of odd width {self.head_dim}, which rotary positions cannot pair up",
+                f"try {self.n_embd + self.n_head}",
+            )
+
+    @property
+    def head_dim(self) -> int:
+        return self.n_embd // self.n_head
+
+
+@dataclass(frozen=True)
+class ModelConfig(ModelSettings):
+    """A model's whole shape. `vocab_size` counts rows of the embedding, padding included."""
+
+    vocab_size: int
