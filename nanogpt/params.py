@@ -153,7 +153,7 @@ def _unknown(key: str, known: typing.Iterable[str]) -> str:
 
 
 def _line(document: object, key: str) -> str:
-    """", line N" of a dotted key, or nothing where the key is not in the file."""
+    """ ", line N" of a dotted key, or nothing where the key is not in the file."""
     line = None
     for part in key.split("[")[0].split("."):
         if not isinstance(document, dict) or part not in document:

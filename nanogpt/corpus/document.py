@@ -36,6 +36,7 @@ class DataSettings:
     source: Literal["stories", "abstracts", "files"]
     num_samples: int | None
     val_fraction: float
+    seed: int
     path: str
     pattern: str
     field: str
@@ -52,3 +53,11 @@ class DataSettings:
             )
         if not 0 < self.val_fraction <= 0.5:
             raise BadSetting("val_fraction", self.val_fraction, "not between 0 and 0.5", "choose 0.01 to 0.1")
+
+
+@dataclass(frozen=True)
+class Data:
+    """Section `data` of params.yaml: the two corpora by role."""
+
+    pretrain: DataSettings
+    finetune: DataSettings

@@ -35,7 +35,9 @@ class ModelSettings:
             )
         if self.arch == "optimized" and self.head_dim % 2:
             raise BadSetting(
-                "n_embd", self.n_embd, f"heads of odd width {self.head_dim}, which rotary positions cannot pair up",
+                "n_embd",
+                self.n_embd,
+                f"heads of odd width {self.head_dim}, which rotary positions cannot pair up",
                 f"try {self.n_embd + self.n_head}",
             )
 

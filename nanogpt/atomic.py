@@ -1,0 +1,74 @@
+"""Files and folders that appear complete in one rename, or not at all."""
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def write_bytes(path: os.PathLike | str, data: bytes) -> None:
+    """Write `data` to `path`; whoever reads `path` sees the old bytes or the new, never a part.
+
+    The folder must exist. Raises OSError as `open` does, and leaves the old file then.
+    """
+    path = Path(path)
+    aside = _sibling(path)
+    try:
+        with aside.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: os.PathLike | str, text: str) -> None:
+    """Like `write_bytes`, for text in UTF-8 with its line ends as they are."""
+    write_bytes(path, text.encode())
+
+
+@contextlib.contextmanager
+def folder(path: os.PathLike | str) -> Iterator[Path]:
+    """Yield an empty folder beside `path` that takes the place of `path` when the block succeeds.
+
+    A folder that was at `path` is replaced whole; when the block raises, it stays as it was and the
+    new one is removed. Missing parents are made.
+    """
+    path = Path(path).resolve()  # a link stays, and the block may change the working folder
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside, old = _sibling(path), None
+    aside.mkdir()
+    try:
+        yield aside
+        _sync(aside)
+        if path.exists():  # a folder cannot be renamed over one that holds files
+            old = _sibling(path)
+            path.rename(old)
+        try:
+            aside.rename(path)
+        except BaseException:
+            if old:
+                old.rename(path)
+            raise
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+    if old:
+        shutil.rmtree(old)
+
+
+def _sibling(path: Path) -> Path:
+    """A free name in the same folder, so that the rename stays on one file system."""
+    return Path(tempfile.mktemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+
+
+def _sync(root: Path) -> None:
+    """Bring every file below `root` to the disk, so that a power cut cannot leave an empty one behind the rename."""
+    for path in root.rglob("*"):
+        if path.is_file():
+            with path.open("r+b") as file:  # Windows syncs only what is open for writing
+                os.fsync(file.fileno())

@@ -1,0 +1,44 @@
+"""Command lines of the stage scripts: every flag is optional and overrides params.yaml."""
+
+import argparse
+import dataclasses
+import sys
+from typing import NoReturn
+
+from nanogpt.errors import BadSetting, UserError
+
+
+class Flags(argparse.ArgumentParser):
+    """A parser that takes dashes and underscores alike and ends with status 1 on a wrong flag."""
+
+    def __init__(self, description: str):
+        super().__init__(description=description, allow_abbrev=False)
+
+    def parse_args(self, args: list[str] | None = None, namespace: argparse.Namespace | None = None):
+        """As argparse does, after turning `--num_samples` into `--num-samples`."""
+        given = sys.argv[1:] if args is None else args
+        return super().parse_args([_dashed(arg) for arg in given], namespace)
+
+    def error(self, message: str) -> NoReturn:
+        """One line and exit status 1: a wrong flag is a mistake like any other."""
+        sys.exit(f"error: {message}; `{self.prog} --help` lists the flags")
+
+
+def _dashed(arg: str) -> str:
+    if not arg.startswith("--") or " " in arg.split("=")[0]:
+        return arg
+    name, equals, value = arg.partition("=")
+    return name.replace("_", "-") + equals + value
+
+
+def override(settings, flags: argparse.Namespace):
+    """The settings with every flag that was given and that they have a field for.
+
+    Raises UserError, naming the flag, for a value that the settings refuse.
+    """
+    fields = {field.name for field in dataclasses.fields(settings)}
+    given = {name: value for name, value in vars(flags).items() if name in fields and value is not None}
+    try:
+        return dataclasses.replace(settings, **given)
+    except BadSetting as bad:
+        raise UserError(f"--{bad.key.replace('_', '-')} {bad.value}: {bad.reason}; {bad.remedy}") from None

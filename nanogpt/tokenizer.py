@@ -1,0 +1,328 @@
+"""Text to token ids and back: GPT-2's vocabulary, characters, bytes, or byte pairs trained on the corpus.
+
+The first, third and fourth are one thing, byte-level BPE with three vocabularies, encoded by tiktoken.
+A tokenizer is saved as `tokenizer.json` and `tokenizer_config.json`, which Hugging Face's tools open
+and which hold the whole vocabulary: a model folder needs no network. The end of a document is the last
+id. Its name in a text, `<|endoftext|>`, is encoded as the ordinary characters it is made of.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import chain, pairwise
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from nanogpt import atomic
+from nanogpt.errors import BadSetting, UserError
+
+EOT = "<|endoftext|>"
+REPLACEMENT = "\ufffd"
+# How GPT-2 cuts a text before it merges, in the faster form of tiktoken (tiktoken_ext/openai_public.py)
+PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
+LONGEST_RUN = 250_000  # tiktoken's regex engine panics on about four times as many white-space characters in a row
+BYTES = [bytes([byte]) for byte in range(256)]
+
+
+@dataclass(frozen=True)
+class TokenizerSettings:
+    """Section `tokenizer` of params.yaml. `vocab_size` counts the end token and is read by bpe only."""
+
+    kind: Literal["gpt2", "char", "byte", "bpe"]
+    vocab_size: int
+    unknown: Literal["error", "replace"]
+
+    def __post_init__(self) -> None:
+        least = len(BYTES) + 1
+        if self.kind == "bpe" and self.vocab_size < least:
+            raise BadSetting(
+                "vocab_size",
+                self.vocab_size,
+                f"bpe needs {least} at least, one for each byte and the end of a document",
+                "choose 1024 to 50257",
+            )
+
+
+class Tokenizer:
+    """What all kinds share.
+
+    `pieces[id]` is the UTF-8 of each id, empty for the end token `eot` = `n_tokens` - 1 and for the ids
+    from `n_tokens` up, which exist only to round `vocab_size`, the rows of the embedding, up to a
+    multiple of 64. `replaced` counts the characters that `encode` had to replace so far.
+    """
+
+    def __init__(self, kind: str, pieces: Sequence[bytes]):
+        self.kind = kind
+        self.eot = len(pieces)
+        self.n_tokens = len(pieces) + 1
+        self.vocab_size = -(-self.n_tokens // 64) * 64
+        self.pieces = [*pieces, *[b""] * (self.vocab_size - len(pieces))]
+        self.replaced = 0
+
+    @property
+    def sha256(self) -> str:
+        """Identity of the mapping from text to ids: bins and models that carry the same one go together."""
+        return hashlib.sha256(repr((self.kind, self.pieces)).encode()).hexdigest()
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text, without an end token."""
+        raise NotImplementedError
+
+    def encode_batch(self, texts: list[str]) -> list[list[int]]:
+        """`encode` of each text."""
+        return [self.encode(text) for text in texts]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of token ids; end tokens have none, and bytes that are no UTF-8 become U+FFFD."""
+        return b"".join(self.pieces[i] for i in ids).decode(errors="replace")
+
+    def byte_lengths(self) -> np.ndarray:
+        """(vocab_size,) int64, the bytes of UTF-8 text that each id stands for."""
+        return np.array([len(piece) for piece in self.pieces], np.int64)
+
+    def save(self, folder: os.PathLike | str) -> None:
+        """Write `tokenizer.json` and `tokenizer_config.json` to a folder, made if missing.
+
+        Equal tokenizers give equal bytes.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        end = {"id": self.eot, "content": EOT, "single_word": False, "lstrip": False, "rstrip": False}
+        document = {
+            "version": "1.0",
+            "truncation": None,
+            "padding": None,
+            "added_tokens": [end | {"normalized": False, "special": True}],
+            "normalizer": None,
+            "post_processor": None,
+            **self._hugging_face(),
+        }
+        config = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "bos_token": EOT,
+            "eos_token": EOT,
+            "unk_token": EOT,
+            "clean_up_tokenization_spaces": False,
+            "nanogpt": {"kind": self.kind},
+        }
+        atomic.write_text(folder / "tokenizer.json", json.dumps(document, ensure_ascii=False))
+        atomic.write_text(folder / "tokenizer_config.json", json.dumps(config, indent=2) + "\n")
+
+    def _hugging_face(self) -> dict:
+        """The keys pre_tokenizer, decoder and model of Hugging Face's format."""
+        raise NotImplementedError
+
+
+class BytePairs(Tokenizer):
+    """Byte-level BPE: kinds gpt2, bpe, and byte, which has no merges.
+
+    `pieces` are in the order of their ranks and contain all 256 bytes; of the neighbours whose joint
+    bytes are a piece, those with the lowest rank are merged first.
+    """
+
+    def __init__(self, kind: str, pieces: Sequence[bytes]):
+        from tiktoken import Encoding
+
+        super().__init__(kind, pieces)
+        self._ranks = {piece: rank for rank, piece in enumerate(pieces)}
+        self._encoding = Encoding(kind, pat_str=PATTERN, mergeable_ranks=self._ranks, special_tokens={EOT: self.eot})
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text, without an end token."""
+        return list(chain.from_iterable(map(self._encoding.encode_ordinary, _parts(text))))
+
+    def encode_batch(self, texts: list[str]) -> list[list[int]]:
+        """`encode` of each text, on several threads."""
+        if any(len(text) > LONGEST_RUN for text in texts):
+            return super().encode_batch(texts)
+        return self._encoding.encode_ordinary_batch(texts)
+
+    def _hugging_face(self) -> dict:
+        letters = _byte_letters()
+        write = {piece: "".join(letters[byte] for byte in piece) for piece in self._ranks}
+        # tiktoken merges any two neighbours whose joint bytes have a rank, Hugging Face only pairs that
+        # are listed: so all the ways to cut a piece in two are listed, as transformers' converter does.
+        merges = [
+            (write[left], write[right])
+            for piece in self._ranks
+            for left, right in sorted(
+                ((piece[:cut], piece[cut:]) for cut in range(1, len(piece))),
+                key=lambda pair: [self._ranks.get(half, -1) for half in pair],
+            )
+            if left in self._ranks and right in self._ranks
+        ]
+        return {
+            "pre_tokenizer": PRE_TOKENIZERS["BPE"],
+            "decoder": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
+            "model": {
+                "type": "BPE",
+                "dropout": None,
+                "unk_token": None,
+                "continuing_subword_prefix": None,
+                "end_of_word_suffix": None,
+                "fuse_unk": False,
+                "byte_fallback": False,
+                "ignore_merges": True,  # tiktoken too takes a word that is a piece as it is
+                "vocab": {write[piece]: rank for piece, rank in self._ranks.items()} | {EOT: self.eot},
+                "merges": merges,
+            },
+        }
+
+
+class Characters(Tokenizer):
+    """Kind char: one id for each character of the corpus.
+
+    With a `substitute`, one of `characters`, it takes the place of a character that is not among them;
+    with None such a character raises UserError.
+    """
+
+    def __init__(self, characters: Sequence[str], substitute: str | None):
+        super().__init__("char", [character.encode() for character in characters])
+        self._characters, self._substitute = characters, substitute
+        self._ids = np.full(0x110000, -1, np.int32)  # by code point
+        self._ids[[ord(character) for character in characters]] = np.arange(len(characters))
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text, without an end token. Raises UserError for a character that is not known."""
+        # half a surrogate pair, which a damaged command line brings, is a character we do not know
+        codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
+        ids = self._ids[codes]
+        unknown = ids < 0
+        if unknown.any():
+            if self._substitute is None:
+                raise _unknown(codes[unknown])
+            self.replaced += int(unknown.sum())
+            ids[unknown] = self._ids[ord(self._substitute)]
+        return ids.tolist()
+
+    def _hugging_face(self) -> dict:
+        vocab = {character: i for i, character in enumerate(self._characters)}
+        return {
+            "pre_tokenizer": PRE_TOKENIZERS["WordLevel"],
+            "decoder": {"type": "Fuse"},
+            # without a substitute the name is of no token, so that Hugging Face raises an error as we do
+            "model": {"type": "WordLevel", "vocab": vocab | {EOT: self.eot}, "unk_token": self._substitute or "<unk>"},
+        }
+
+
+PRE_TOKENIZERS = {
+    "BPE": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
+    "WordLevel": {"type": "Split", "pattern": {"Regex": r"[\s\S]"}, "behavior": "Isolated", "invert": False},
+}
+
+
+def train(settings: TokenizerSettings, texts: Iterable[str]) -> Tokenizer:
+    """A tokenizer of the kind the settings name; char and bpe learn their vocabulary from `texts`.
+
+    A small corpus may give bpe fewer tokens than `vocab_size`. Raises UserError where gpt2's
+    vocabulary can be neither found nor fetched.
+    """
+    if settings.kind == "gpt2":
+        return BytePairs("gpt2", _gpt2())
+    if settings.kind == "byte":
+        return BytePairs("byte", BYTES)
+    if settings.kind == "bpe":
+        return BytePairs("bpe", _train_bpe(settings.vocab_size, texts))
+    characters = set().union(*texts)
+    if settings.unknown == "error":
+        return Characters(sorted(characters), None)
+    return Characters(sorted(characters | {REPLACEMENT}), REPLACEMENT)
+
+
+def load(folder: os.PathLike | str) -> Tokenizer:
+    """The tokenizer of a folder that `save` wrote. Raises UserError where it is missing or damaged."""
+    path = Path(folder) / "tokenizer.json"
+    try:
+        document = json.loads(path.read_text("utf-8"))
+        config = path.with_name("tokenizer_config.json")
+        label = json.loads(config.read_text("utf-8")).get("nanogpt", {}) if config.exists() else {}
+        return _rebuild(document, label)
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; name a folder that holds a tokenizer, or run `dvc repro`") from None
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path}: damaged, or not of a kind this project writes ({type(error).__name__}: {error}); take it back "
+            "with `dvc checkout` or write it again with `dvc repro`"
+        ) from None
+
+
+def _rebuild(document: dict, label: dict) -> Tokenizer:
+    model = document["model"]
+    vocab = sorted(model["vocab"], key=model["vocab"].get)
+    if [model["vocab"][piece] for piece in vocab] != list(range(len(vocab))) or vocab.pop() != EOT:
+        raise ValueError(f"the ids are not 0, 1, 2, … with {EOT} as the last")
+    if document["pre_tokenizer"] != PRE_TOKENIZERS.get(model["type"]) or document["normalizer"]:
+        raise ValueError("it cuts text in another way")
+    if model["type"] == "WordLevel":
+        return Characters(vocab, model["unk_token"] if model["unk_token"] in model["vocab"] else None)
+    pieces = _from_letters(vocab)
+    if not set(BYTES).issubset(pieces):
+        raise ValueError("it lacks some of the 256 bytes")
+    return BytePairs(label.get("kind", "bpe"), pieces)
+
+
+def _gpt2() -> list[bytes]:
+    from tiktoken_ext.openai_public import gpt2
+
+    try:
+        ranks = gpt2()["mergeable_ranks"]
+    except (OSError, ValueError) as error:  # requests' errors are OSErrors
+        raise UserError(
+            f"tokenizer.kind = gpt2: its vocabulary is not in tiktoken's cache and cannot be fetched "
+            f"({type(error).__name__}); connect to the network once, or set TIKTOKEN_CACHE_DIR to a folder that holds "
+            "tiktoken's two GPT-2 files, or choose tokenizer.kind: bpe"
+        ) from None
+    return sorted(ranks, key=ranks.get)
+
+
+def _train_bpe(vocab_size: int, texts: Iterable[str]) -> list[bytes]:
+    import tokenizers
+    from tokenizers import models, pre_tokenizers, trainers
+
+    tokenizer = tokenizers.Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size - 1,
+        min_frequency=2,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    vocab = tokenizer.get_vocab()
+    return _from_letters(sorted(vocab, key=vocab.get))
+
+
+def _parts(text: str) -> list[str]:
+    """The text, cut inside runs of white space that are too long for tiktoken."""
+    if len(text) <= LONGEST_RUN:
+        return [text]
+    runs = (run.span() for run in re.finditer(r"\s+", text))
+    cuts = [cut for start, end in runs for cut in range(start + LONGEST_RUN, end, LONGEST_RUN)]
+    return [text[start:end] for start, end in pairwise([0, *cuts, len(text)])]
+
+
+def _byte_letters() -> list[str]:
+    """GPT-2's visible letter for each of the 256 bytes, with which Hugging Face writes a vocabulary."""
+    visible = {*range(33, 127), *range(161, 173), *range(174, 256)}
+    others = iter(range(256, 512))
+    return [chr(byte if byte in visible else next(others)) for byte in range(256)]
+
+
+def _from_letters(pieces: Iterable[str]) -> list[bytes]:
+    byte_of = {letter: byte for byte, letter in enumerate(_byte_letters())}
+    return [bytes(byte_of[letter] for letter in piece) for piece in pieces]
+
+
+def _unknown(codes: np.ndarray) -> UserError:
+    found = Counter(codes.tolist())
+    named = ", ".join(f"{chr(code)!r} U+{code:04X}" for code in list(found)[:10])
+    return UserError(
+        f"the text has {len(found)} character(s) that the char tokenizer does not know: {named}"
+        f"{', …' if len(found) > 10 else ''}; set tokenizer.unknown: replace, or tokenizer.kind: byte, bpe or gpt2"
+    )

@@ -1,0 +1,20 @@
+"""Read all of params.yaml and look at the sources, before DVC deletes the outs of any other stage."""
+
+from nanogpt import errors
+from nanogpt.flags import Flags
+
+
+def main() -> None:
+    """Write the constant out; raises UserError for a mistake in the settings or the sources."""
+    Flags(__doc__).parse_args()
+    from nanogpt import atomic, corpus, params, settings, tokenizer
+
+    everything = params.load_all(**settings.SECTIONS)
+    for role in ("pretrain", "finetune"):
+        corpus.look(getattr(everything.data, role))
+    tokenizer.look(everything.tokenizer)
+    atomic.write_text("data/checked", "params.yaml and the sources were read without complaint\n")
+
+
+if __name__ == "__main__":
+    errors.run(main)

@@ -1,0 +1,45 @@
+"""Train a LoRA adapter for models/pretrain on data/finetune: models/lora, metrics and curves."""
+
+import time
+from pathlib import Path
+
+from nanogpt import errors
+from nanogpt.flags import Flags, override
+
+
+def main() -> None:
+    """Score both domains, attach, train, score both again, save the adapter."""
+    started = time.monotonic()
+    flags = Flags(__doc__)
+    flags.add_argument("--base-checkpoint", default="models/pretrain", help="model to adapt (default: %(default)s)")
+    flags.add_argument("--data", default="data/finetune", help="folder of bins (default: %(default)s)")
+    flags.add_argument("--r", type=int, help="rank, in place of lora.r")
+    flags.add_argument("--max-steps", type=int, metavar="N", help="in place of lora.max_steps")
+    flags.add_argument("--out", help="adapter folder to write, metrics inside it (default: models/lora and metrics/)")
+    args = flags.parse_args()
+    from nanogpt import checkpoint, compare, lora, metrics, params, train
+    from nanogpt.tokens import Bin, Windows
+
+    given = params.load(seed=int, train=train.TrainSettings, lora=lora.LoraSettings)
+    settings = override(given.lora, args)
+    training = settings.training(given.train)
+    net, tok = checkpoint.load(args.base_checkpoint)
+    domains = {"pretrain": Bin.open("data/pretrain", "val", tok), "finetune": Bin.open(args.data, "val", tok)}
+    before = compare.scores(net, domains, tok.byte_lengths(), training.dtype)
+    adapted = lora.attach(net, settings, given.seed)
+    windows = [
+        Windows(data, net.config.block_size, given.seed)
+        for data in (Bin.open(args.data, "train", tok), domains["finetune"])
+    ]
+    run = train.train(net, *windows, training, given.seed)
+    after = compare.scores(net, domains, tok.byte_lengths(), training.dtype)
+    lora.save(adapted, args.out or "models/lora", args.base_checkpoint)
+    folder = Path(args.out or "metrics")
+    run.save_curves(folder, "lora-finetune")
+    figures = run.figures(after["finetune"], domains["finetune"], started)
+    figures |= {"before": compare.figures(before), "after": compare.figures(after)}
+    metrics.write(folder / "lora-finetune.json", figures)
+
+
+if __name__ == "__main__":
+    errors.run(main)

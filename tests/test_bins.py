@@ -1,0 +1,109 @@
+import json
+import math
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nanogpt import bins, tokens
+from nanogpt.corpus.document import Corpus, Document
+from nanogpt.errors import UserError
+from nanogpt.tokenizer import TokenizerSettings, train
+from nanogpt.tokens import Bin, Counts, Windows
+
+BYTE = train(TokenizerSettings("byte", 0, "error"), [])
+
+
+def corpus(documents: list[Document]) -> Corpus:
+    return Corpus("test", "CC0", lambda: iter(documents))
+
+
+def texts(n: int) -> list[Document]:
+    return [Document(f"text {i} é") for i in range(n)]
+
+
+def read(folder, split: str) -> list[str]:
+    return [BYTE.decode(ids) for ids in Bin.open(folder, split, BYTE).documents()]
+
+
+def test_the_stream_is_flat_uint16_with_end_tokens_around_each_document(tmp_path):
+    bins.write(tmp_path, corpus([Document("ab"), Document("c"), Document("é")]), BYTE, 0.5)
+    assert np.fromfile(tmp_path / "val.bin", "<u2").tolist() == [256, 97, 98, 256, 0xC3, 0xA9, 256]
+    assert np.fromfile(tmp_path / "train.bin", "<u2").tolist() == [256, 99, 256]
+    assert [ids.tolist() for ids in Bin.open(tmp_path, "val", BYTE).documents()] == [
+        [256, 97, 98, 256],
+        [256, 0xC3, 0xA9, 256],
+    ]
+
+
+@pytest.mark.parametrize(("fraction", "every"), [(0.5, 2), (0.4, 2), (0.1, 10), (0.01, 100)])
+def test_every_kth_document_goes_to_validation(tmp_path, fraction, every):
+    documents = [document.text for document in texts(205)]
+    bins.write(tmp_path, corpus(texts(205)), BYTE, fraction)
+    assert read(tmp_path, "val") == documents[::every]
+    assert read(tmp_path, "train") == [text for i, text in enumerate(documents) if i % every]
+
+
+def test_the_sources_own_split_wins_and_batches_keep_the_order(tmp_path, monkeypatch):
+    monkeypatch.setattr(bins, "BATCH_DOCUMENTS", 3)
+    monkeypatch.setattr(tokens, "CHUNK", 5)
+    documents = [Document(str(i), split="val" if i in (3, 4) else "train") for i in range(10)]
+    bins.write(tmp_path, corpus(documents), BYTE, 0.1)
+    assert read(tmp_path, "val") == ["3", "4"]
+    assert read(tmp_path, "train") == list("01256789")
+
+
+def test_the_manifest_counts(tmp_path):
+    documents = [Document("é", bits=0.1), *[Document("ab", bits=0.1)] * 10]
+    returned = bins.write(tmp_path, corpus(documents), BYTE, 0.01)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert manifest == returned
+    assert manifest == {
+        "source": "test",
+        "licence": "CC0",
+        "tokenizer": "byte",
+        "tokenizer_sha256": BYTE.sha256,
+        "vocab_size": 320,
+        "dtype": "uint16",
+        "splits": {
+            "train": {"documents": 10, "tokens": 31, "bytes": 20, "bits": math.fsum([0.1] * 10), "replaced": 0},
+            "val": {"documents": 1, "tokens": 4, "bytes": 2, "bits": 0.1, "replaced": 0},
+        },
+    }
+    assert Bin.open(tmp_path, "val", BYTE).counts == Counts(1, 4, 2, 0.1, 0)
+
+
+def test_unknown_bits_and_replaced_characters(tmp_path):
+    char = train(TokenizerSettings("char", 0, "replace"), ["abc"])
+    documents = [Document("a"), Document("xyz", bits=1.0), Document("ax"), Document("ab")]
+    splits = bins.write(tmp_path, corpus(documents), char, 0.5)["splits"]
+    assert (splits["train"]["bits"], splits["val"]["bits"]) == (None, None)
+    assert (splits["train"]["replaced"], splits["val"]["replaced"]) == (3, 1)
+
+
+def test_the_same_corpus_gives_the_same_bytes(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        bins.write(tmp_path / name, corpus(texts(50)), BYTE, 0.1)
+    assert sorted(os.listdir(tmp_path / "a")) == ["manifest.json", "train.bin", "val.bin"]
+    for name in os.listdir(tmp_path / "a"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_a_large_vocabulary_needs_uint32(tmp_path):
+    characters = [chr(code) for code in [*range(0xD800), *range(0xE000, 0x13000)]]
+    char = train(TokenizerSettings("char", 0, "error"), characters)
+    assert char.vocab_size > 2**16
+    assert bins.write(tmp_path, corpus([Document("\U00012fff"), Document("b")]), char, 0.5)["dtype"] == "uint32"
+    assert Bin.open(tmp_path, "val", char).tokens.dtype == np.uint32
+    assert char.decode(next(Bin.open(tmp_path, "val", char).documents())) == "\U00012fff"
+
+
+@pytest.mark.parametrize("documents", [[], texts(1), [Document("a", split="train")] * 3])
+def test_an_empty_side_is_an_error(tmp_path, documents):
+    with pytest.raises(UserError, match=rf"test: {len(documents)} document\(s\).*data\.<role>\.num_samples"):
+        bins.write(tmp_path, corpus(documents), BYTE, 0.1)
