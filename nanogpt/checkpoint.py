@@ -17,11 +17,15 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from nanogpt import atomic, tokenizer
-from nanogpt.errors import UserError
+from nanogpt.errors import BadSetting, UserError
 from nanogpt.model import ModelConfig, build, mlp_width
 from nanogpt.tokenizer import Tokenizer
 
 _TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
+# what our models do not vary: a folder that says otherwise is another model, even if its weights fit
+_FIXED = (
+    "activation_function", "layer_norm_epsilon", "intermediate_size", "hidden_act", "rms_norm_eps", "rope_parameters",
+)  # fmt: skip
 
 
 def save(path: Path | str, model: nn.Module, tok: Tokenizer) -> None:
@@ -50,6 +54,11 @@ def load(path: Path | str) -> tuple[nn.Module, Tokenizer]:
     else:
         config, state = read_config(path), _read_weights(path)
         tok = tokenizer.load(path)
+    if tok.n_tokens > config.vocab_size:
+        raise UserError(
+            f"{path}: the tokenizer has {tok.n_tokens} tokens and the model {config.vocab_size}; "
+            "they do not belong together"
+        )
     model = build(config)
     _fill(model, state, path)
     return model.eval(), tok
@@ -61,9 +70,10 @@ def read_config(folder: Path | str) -> ModelConfig:
     if not file.is_file():
         raise UserError(f"{folder} is not a model folder: it has no config.json; train one with `dvc repro pretrain`")
     try:
-        return _model_config(json.loads(file.read_text(encoding="utf-8")), file)
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{file} is damaged or not a model's: {error!r}; write the folder again") from None
+        hf = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} is damaged ({error}); write the folder again") from None
+    return _model_config(hf, file)
 
 
 def hf_config(config: ModelConfig, eot: int) -> dict:
@@ -87,24 +97,35 @@ def hf_config(config: ModelConfig, eot: int) -> dict:
 
 
 def _model_config(hf: dict, file: Path) -> ModelConfig:
-    kind = hf.get("model_type")
-    if kind == "gpt2":
+    kind = hf.get("model_type") if isinstance(hf, dict) else None
+    if kind not in ("gpt2", "llama"):
+        raise UserError(f"{file}: the architecture {kind!r} is not one of ours; gpt2 (base) and llama (optimized) are")
+    try:
+        config = _from_hf(hf)
+    except BadSetting as bad:
+        raise UserError(f"{file}: {bad}") from None
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{file} is damaged or not a model's: {error!r}; write it again") from None
+    ours = hf_config(config, eot=0)
+    for key in _FIXED:
+        if key in ours and hf.get(key, ours[key]) != ours[key]:
+            raise UserError(f"{file}: {key} is {hf[key]!r}; in our models of this shape it is {ours[key]!r}")
+    return config
+
+
+def _from_hf(hf: dict) -> ModelConfig:
+    if hf["model_type"] == "gpt2":
         return ModelConfig(
             arch="base", n_layer=hf["n_layer"], n_head=hf["n_head"], n_kv_head=hf["n_head"], n_embd=hf["n_embd"],
             block_size=hf["n_positions"], dropout=hf["resid_pdrop"], tie_embeddings=hf["tie_word_embeddings"],
             vocab_size=hf["vocab_size"],
         )  # fmt: skip
-    if kind == "llama":
-        config = ModelConfig(
-            arch="optimized", n_layer=hf["num_hidden_layers"], n_head=hf["num_attention_heads"],
-            n_kv_head=hf["num_key_value_heads"], n_embd=hf["hidden_size"],
-            block_size=hf["max_position_embeddings"], dropout=hf["attention_dropout"],
-            tie_embeddings=hf["tie_word_embeddings"], vocab_size=hf["vocab_size"],
-        )  # fmt: skip
-        if hf["intermediate_size"] != mlp_width(config):
-            raise UserError(f"{file}: MLP width {hf['intermediate_size']}; ours at this shape is {mlp_width(config)}")
-        return config
-    raise UserError(f"{file}: the architecture {kind!r} is not one of ours; gpt2 (base) and llama (optimized) are")
+    return ModelConfig(
+        arch="optimized", n_layer=hf["num_hidden_layers"], n_head=hf["num_attention_heads"],
+        n_kv_head=hf["num_key_value_heads"], n_embd=hf["hidden_size"],
+        block_size=hf["max_position_embeddings"], dropout=hf["attention_dropout"],
+        tie_embeddings=hf["tie_word_embeddings"], vocab_size=hf["vocab_size"],
+    )  # fmt: skip
 
 
 def _to_file(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -153,6 +174,7 @@ def _save_pt(path: Path, config: dict, state: dict[str, torch.Tensor], tok: Toke
         files = {file.name: file.read_text(encoding="utf-8") for file in sorted(Path(folder).iterdir())}
     buffer = io.BytesIO()
     torch.save({"config": config, "model": state, "tokenizer": files}, buffer)
+    path.parent.mkdir(parents=True, exist_ok=True)
     atomic.write_bytes(path, buffer.getvalue())
 
 
@@ -161,11 +183,15 @@ def _load_pt(path: Path) -> tuple[ModelConfig, dict[str, torch.Tensor], Tokenize
         raise UserError(f"{path} does not exist; name a model folder or a .pt file written by this project")
     try:  # weights_only: a pickle from elsewhere must not run code
         content = torch.load(path, map_location="cpu", weights_only=True)
-        config, state, files = content["config"], content["model"], content["tokenizer"]
-    except (OSError, RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
-        raise UserError(f"{path} is not a checkpoint of this project or is damaged ({type(error).__name__})") from None
+        config, state = content["config"], {name: tensor.float() for name, tensor in content["model"].items()}
+        files = {Path(name).name: text.encode() for name, text in content["tokenizer"].items()}
+    except (OSError, RuntimeError, EOFError, LookupError, TypeError, ValueError, AttributeError,
+            pickle.UnpicklingError) as error:  # fmt: skip
+        raise UserError(
+            f"{path} is not a checkpoint of this project or is damaged ({type(error).__name__}); write it again"
+        ) from None
     with tempfile.TemporaryDirectory() as folder:
         for name, text in files.items():
-            (Path(folder) / Path(name).name).write_text(text, encoding="utf-8")
+            (Path(folder) / name).write_bytes(text)
         tok = tokenizer.load(folder)
     return _model_config(config, path), state, tok

@@ -35,8 +35,8 @@ class SampleSettings:
             raise BadSetting(
                 "prompts", self.prompts, "names no prompt", 'write at least one, like ["Once upon a time"]'
             )
-        if self.temperature < 0:
-            raise BadSetting("temperature", self.temperature, "is negative", "choose 0 (greedy) to 1.5")
+        if not 0 <= self.temperature < float("inf"):
+            raise BadSetting("temperature", self.temperature, "negative or not finite", "choose 0 (greedy) to 1.5")
         if self.top_k is not None and self.top_k < 1:
             raise BadSetting("top_k", self.top_k, "must be at least 1", "choose 10 to 200, or null for all tokens")
         if self.top_p is not None and not 0 < self.top_p <= 1:

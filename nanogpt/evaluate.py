@@ -57,7 +57,7 @@ def score(
     nats, tokens, n_bytes = 0.0, 0, 0
     for ids, targets in _batches(documents, model.config.block_size, batch_tokens):
         losses = model(ids.to(device), targets.to(device), reduction="none")
-        nats += losses.double().sum().item()
+        nats += losses.cpu().double().sum().item()  # MPS has no float64
         scored = targets[targets != IGNORED]
         tokens += len(scored)
         n_bytes += int(byte_lengths[scored.numpy()].sum())

@@ -17,18 +17,16 @@ class Flags(argparse.ArgumentParser):
     def parse_args(self, args: list[str] | None = None, namespace: argparse.Namespace | None = None):
         """As argparse does, after turning `--num_samples` into `--num-samples`."""
         given = sys.argv[1:] if args is None else args
-        return super().parse_args([_dashed(arg) for arg in given], namespace)
+        return super().parse_args([self._dashed(arg) for arg in given], namespace)
 
     def error(self, message: str) -> NoReturn:
         """One line and exit status 1: a wrong flag is a mistake like any other."""
         sys.exit(f"error: {message}; `{self.prog} --help` lists the flags")
 
-
-def _dashed(arg: str) -> str:
-    if not arg.startswith("--") or " " in arg.split("=")[0]:
-        return arg
-    name, equals, value = arg.partition("=")
-    return name.replace("_", "-") + equals + value
+    def _dashed(self, arg: str) -> str:
+        name, equals, value = arg.partition("=")
+        dashed = name.replace("_", "-")
+        return dashed + equals + value if dashed in self._option_string_actions else arg
 
 
 def override(settings, flags: argparse.Namespace):
@@ -41,4 +39,11 @@ def override(settings, flags: argparse.Namespace):
     try:
         return dataclasses.replace(settings, **given)
     except BadSetting as bad:
-        raise UserError(f"--{bad.key.replace('_', '-')} {bad.value}: {bad.reason}; {bad.remedy}") from None
+        if bad.key in given:
+            raise UserError(f"{_flag(bad.key, bad.value)}: {bad.reason}; {bad.remedy}") from None
+        flags = " ".join(_flag(name, value) for name, value in given.items())
+        raise UserError(f"{flags} does not go with params.yaml: {bad}") from None
+
+
+def _flag(name: str, value: object) -> str:
+    return f"--{name.replace('_', '-')} {value}"

@@ -15,12 +15,16 @@ Dtype = Literal["auto", "float32", "bfloat16"]
 
 
 def device(name: str = "auto") -> torch.device:
-    """The device to compute on; "auto" prefers CUDA, then Apple's MPS, then the CPU."""
-    if name != "auto":
-        return torch.device(name)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    """The device to compute on; "auto" prefers CUDA, then Apple's MPS, then the CPU.
+
+    Raises BadSetting for one that this machine lacks.
+    """
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        name = next(kind for kind, usable in there.items() if usable)
+    elif not there[name]:
+        raise BadSetting("train.device", name, "torch finds none on this machine", "choose auto or cpu")
+    return torch.device(name)
 
 
 def threads(wanted: int | Literal["auto"]) -> int:
@@ -73,6 +77,11 @@ def precision(wanted: Dtype, device: torch.device) -> torch.autocast:
 
 def peak_mib() -> float:
     """Greatest resident memory of this process so far, in MiB."""
+    if os.path.exists("/proc/self/status"):  # what getrusage says there is inherited from the parent process
+        with open("/proc/self/status", encoding="utf-8") as file:
+            for line in file:
+                if line.startswith("VmHWM:"):
+                    return int(line.split()[1]) / (1 << 10)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)  # macOS counts bytes, Linux KiB
 

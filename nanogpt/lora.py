@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from nanogpt import atomic
 from nanogpt.errors import BadSetting, UserError
 from nanogpt.model import linear_names
-from nanogpt.train import TrainSettings
+from nanogpt.train import TrainSettings, check_schedule
 
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel  # takes seconds to import: the functions below do it when needed
@@ -45,6 +46,7 @@ class LoraSettings:
             raise BadSetting("dropout", self.dropout, "not a probability below 1", "choose 0.0 to 0.1")
         if not self.target_modules:
             raise BadSetting("target_modules", self.target_modules, "names no module", "write all-linear")
+        check_schedule(self)
 
     def training(self, train: TrainSettings) -> TrainSettings:
         """The training settings of a fine-tuning run: `train` with this section's own figures."""
@@ -55,7 +57,7 @@ class LoraSettings:
 def attach(model: nn.Module, settings: LoraSettings, seed: int) -> "PeftModel":
     """Freeze `model` and put a trainable adapter on its target modules, in place.
 
-    Raises UserError for target modules that the architecture does not have.
+    Raises UserError for target modules that the architecture does not have or that share their weights.
     """
     from peft import LoraConfig, get_peft_model
 
@@ -79,6 +81,11 @@ def targets_of(model: nn.Module, wanted: Literal["all-linear"] | list[str]) -> l
             choice = ", ".join(sorted(known))
             raise UserError(
                 f"lora.target_modules: {model.config.arch} has no module {name!r}; it has {choice}, or write all-linear"
+            )
+        if model.config.tie_embeddings and name in ("lm_head", "wte", "embed_tokens"):
+            raise UserError(
+                f"lora.target_modules: {name!r} shares its weights with the other end of the model, and merging would "
+                "change both; name others, or pretrain with model.tie_embeddings: false"
             )
     return list(wanted)
 
@@ -105,7 +112,7 @@ def load(folder: Path | str, model: nn.Module) -> "PeftModel":
 
     Raises UserError where the folder holds no adapter, or one for another architecture or shape.
     """
-    from peft import PeftModel
+    from peft import PeftModel, get_peft_model_state_dict
 
     config = _read_config(folder)
     if config.fan_in_fan_out != HF_LAYOUT[model.config.arch]:
@@ -114,19 +121,24 @@ def load(folder: Path | str, model: nn.Module) -> "PeftModel":
             f"it was trained on {config.base_model_name_or_path}"
         )
     config.task_type, config.fan_in_fan_out = None, False  # our modules: plain ones, weights (out, in)
+    saved = _weight_names(folder)
     try:
-        return PeftModel.from_pretrained(model, folder, config=config).eval()
+        adapted = PeftModel.from_pretrained(model, folder, config=config).eval()
     except (RuntimeError, ValueError, KeyError, OSError) as error:
-        reason = str(error).strip().splitlines()
-        raise UserError(
-            f"{folder} does not fit this model ({reason[-1] if reason else type(error).__name__}); "
-            f"it was trained on {config.base_model_name_or_path}"
-        ) from None
+        reason = (str(error).strip() or type(error).__name__).splitlines()[-1].strip()
+        raise UserError(_misfit(folder, reason, config)) from None
+    odd = saved ^ get_peft_model_state_dict(adapted, save_embedding_layers=False).keys()
+    if odd:  # PEFT leaves out what it has no place for and starts anew what is missing
+        raise UserError(_misfit(folder, f"{min(odd)} is on one side only", config))
+    return adapted
 
 
 def base_of(folder: Path | str) -> Path:
     """The model folder that an adapter was trained on, as written in it."""
-    return Path(_read_config(folder).base_model_name_or_path)
+    base = _read_config(folder).base_model_name_or_path
+    if not base:
+        raise UserError(f"{folder}/adapter_config.json does not name its model; name it with --base-checkpoint")
+    return Path(base)
 
 
 @torch.no_grad()
@@ -137,6 +149,7 @@ def merge(adapted: "PeftModel") -> tuple[nn.Module, dict[str, float]]:
     and mean difference of logits and the change of loss in nats. Raises UserError where the loss
     moves by more than MERGE_TOLERANCE.
     """
+    adapted.eval()
     config = adapted.get_base_model().config
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(config.vocab_size, (4, config.block_size + 1), generator=generator)
@@ -160,6 +173,24 @@ def _read_config(folder: Path | str) -> "LoraConfig":
     if not (Path(folder) / "adapter_config.json").is_file():
         raise UserError(f"{folder} holds no adapter (no adapter_config.json); train one with `dvc repro lora-finetune`")
     try:
-        return LoraConfig.from_pretrained(folder)
-    except (ValueError, TypeError, KeyError) as error:
+        config = LoraConfig.from_pretrained(folder)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{folder}/adapter_config.json is damaged ({error}); train the adapter again") from None
+    if not isinstance(config, LoraConfig):
+        raise UserError(f"{folder} holds an adapter of the kind {config.peft_type}, not LoRA; name another")
+    return config
+
+
+def _weight_names(folder: Path | str) -> set[str]:
+    file = Path(folder) / "adapter_model.safetensors"
+    if not file.is_file():  # PEFT would look for it on the network
+        raise UserError(f"{folder} has no adapter_model.safetensors; train the adapter again")
+    try:
+        with safe_open(file, "pt") as weights:
+            return set(weights.keys())
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{file} is damaged ({error}); train the adapter again") from None
+
+
+def _misfit(folder: Path | str, reason: str, config: "LoraConfig") -> str:
+    return f"{folder} does not fit this model ({reason}); it was trained on {config.base_model_name_or_path}"

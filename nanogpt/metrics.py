@@ -1,4 +1,4 @@
-"""Metrics files: small nested JSON that `dvc metrics diff` can compare, and equal tables as CSV."""
+"""Metrics files: small nested JSON that `dvc metrics diff` can compare."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,9 @@ from nanogpt import atomic
 
 def write(path: Path | str, figures: dict) -> None:
     """Write figures to six significant digits. Raises ValueError for one that is not a finite number."""
-    atomic.write_text(path, json.dumps(_rounded(figures), indent=2, allow_nan=False) + "\n")
+    text = json.dumps(_rounded(figures), indent=2, allow_nan=False) + "\n"
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    atomic.write_text(path, text)
 
 
 def _rounded(value):

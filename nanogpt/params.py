@@ -13,6 +13,7 @@ import typing
 from pathlib import Path
 
 from ruamel.yaml import YAML, YAMLError
+from ruamel.yaml.scalarbool import ScalarBoolean
 
 from nanogpt.errors import BadSetting, UserError
 
@@ -38,7 +39,8 @@ def load_all(path: os.PathLike | str = PATH, **sections: type) -> types.SimpleNa
     document = _read(Path(path))
     for key in document:
         if key not in sections:
-            raise UserError(f"{path}{_line(document, key)}: {_unknown(key, sections)}")
+            bad = BadSetting(str(key), _plain(document[key]), "unknown section", _suggest(str(key), sections))
+            raise UserError(f"{path}{_line(document, bad.key)}: {bad}")
     return load(path, **sections)
 
 
@@ -47,7 +49,7 @@ def _read(path: Path) -> dict:
         raise UserError(f"{path} does not exist; run from the project's folder, where params.yaml lies")
     try:
         document = YAML(typ="rt", pure=True).load(path)  # YAML 1.2: DVC writes 1e-05, a float there
-    except (YAMLError, UnicodeDecodeError) as error:
+    except (YAMLError, ValueError) as error:  # ValueError: bytes that are no UTF-8, the 31st of February
         raise UserError(f"{path} is not valid YAML: {error}") from None
     if not isinstance(document, dict):
         raise UserError(f"{path} holds no settings; take it back with `git checkout {path}`")
@@ -61,6 +63,8 @@ def _value(document: dict, name: str, path: os.PathLike | str) -> object:
 
 
 def _convert(value: object, kind: type, key: str) -> object:
+    if isinstance(value, ScalarBoolean):  # true or false with an anchor, which ruamel makes an int
+        value = bool(value)
     if dataclasses.is_dataclass(kind):
         return _section(value, kind, key)
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
@@ -148,16 +152,13 @@ def _suggest(name: str, known: typing.Iterable[str]) -> str:
     return f"did you mean {close[0]}?" if close else f"known here: {', '.join(known)}"
 
 
-def _unknown(key: str, known: typing.Iterable[str]) -> str:
-    return f"unknown key {key}; {_suggest(str(key), known)}"
-
-
 def _line(document: object, key: str) -> str:
     """ ", line N" of a dotted key, or nothing where the key is not in the file."""
     line = None
     for part in key.split("[")[0].split("."):
         if not isinstance(document, dict) or part not in document:
             break
-        line = document.lc.key(part)[0] + 1
+        if part in (document.lc.data or {}):  # not so for what comes through a merge key, <<
+            line = document.lc.key(part)[0] + 1
         document = document[part]
     return f", line {line}" if line else ""

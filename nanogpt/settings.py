@@ -8,7 +8,6 @@ from nanogpt.model import ModelSettings
 from nanogpt.tokenizer import TokenizerSettings
 from nanogpt.train import TrainSettings
 
-
 SECTIONS = {
     "seed": int,
     "data": Data,

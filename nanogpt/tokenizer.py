@@ -235,6 +235,12 @@ def train(settings: TokenizerSettings, texts: Iterable[str]) -> Tokenizer:
     return Characters(sorted(characters | {REPLACEMENT}), REPLACEMENT)
 
 
+def look(settings: TokenizerSettings) -> None:
+    """Raise UserError where the settings name a vocabulary that cannot be had here."""
+    if settings.kind == "gpt2":
+        _gpt2()
+
+
 def load(folder: os.PathLike | str) -> Tokenizer:
     """The tokenizer of a folder that `save` wrote. Raises UserError where it is missing or damaged."""
     path = Path(folder) / "tokenizer.json"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import nn
@@ -45,19 +46,12 @@ class TrainSettings:
     device: Literal["auto", "cpu", "cuda", "mps"]
 
     def __post_init__(self) -> None:
-        for key in ("max_steps", "batch_size", "grad_accum", "eval_every", "eval_batches", "log_every"):
+        check_schedule(self)
+        for key in ("grad_accum", "eval_every", "eval_batches", "log_every"):
             if getattr(self, key) < 1:
                 raise BadSetting(key, getattr(self, key), "must be at least 1", "choose a positive whole number")
         if self.threads != "auto" and self.threads < 1:
             raise BadSetting("threads", self.threads, "must be at least 1", "choose auto or a number of cores")
-        if not 0 < self.lr <= 1:
-            raise BadSetting("lr", self.lr, "not between 0 and 1", "choose 0.0001 to 0.01")
-        if not 0 <= self.min_lr <= self.lr:
-            raise BadSetting("min_lr", self.min_lr, f"not between 0 and lr = {self.lr}", "a tenth of lr is usual")
-        if not 0 <= self.warmup_steps < self.max_steps:
-            raise BadSetting(
-                "warmup_steps", self.warmup_steps, f"not below max_steps = {self.max_steps}", "a twentieth is usual"
-            )
         if self.weight_decay < 0:
             raise BadSetting("weight_decay", self.weight_decay, "is negative", "choose 0.0 to 0.1")
         for key in ("beta1", "beta2"):
@@ -65,6 +59,20 @@ class TrainSettings:
                 raise BadSetting(key, getattr(self, key), "not between 0 and 1", "0.9 and 0.95 to 0.999 are usual")
         if self.grad_clip <= 0:
             raise BadSetting("grad_clip", self.grad_clip, "must be above 0", "1.0 is usual; a large value never clips")
+
+
+def check_schedule(settings) -> None:
+    """Check the keys that the sections `train` and `lora` share. Raises BadSetting for a wrong value."""
+    for key in ("max_steps", "batch_size"):
+        if getattr(settings, key) < 1:
+            raise BadSetting(key, getattr(settings, key), "must be at least 1", "choose a positive whole number")
+    if not 0 < settings.lr <= 1:
+        raise BadSetting("lr", settings.lr, "not between 0 and 1", "choose 0.0001 to 0.01")
+    if not 0 <= settings.min_lr <= settings.lr:
+        raise BadSetting("min_lr", settings.min_lr, f"not between 0 and lr = {settings.lr}", "a tenth of lr is usual")
+    if not 0 <= settings.warmup_steps < settings.max_steps:
+        reason = f"not between 0 and max_steps = {settings.max_steps}"
+        raise BadSetting("warmup_steps", settings.warmup_steps, reason, "a twentieth of max_steps is usual")
 
 
 @dataclass(frozen=True)
@@ -82,6 +90,7 @@ class Run:
     def save_curves(self, folder: Path | str, stage: str) -> None:
         """Write the curves as `<stage>-train.csv` and `<stage>-val.csv`."""
         for name, curve in (("train", self.train_curve), ("val", self.val_curve)):
+            Path(folder).mkdir(parents=True, exist_ok=True)
             atomic.write_text(Path(folder) / f"{stage}-{name}.csv", curve.to_csv(index=False, float_format="%.6g"))
 
     def figures(self, score: Score, val_data: Bin, started: float) -> dict:
@@ -106,8 +115,10 @@ def train(model: nn.Module, train_data: Windows, val_data: Windows, settings: Tr
     """Teach the parameters of `model` that require gradients, in place.
 
     Which windows a step reads is a function of (seed, step), and so is its randomness. Raises
-    UserError where the loss is not finite.
+    UserError where a loss is not finite, or for a seed that is negative or too large.
     """
+    if not 0 <= seed < 2**32:
+        raise BadSetting("seed", seed, f"not between 0 and {2**32 - 1}", "choose a small whole number, like 1")
     device = hardware.device(settings.device)
     hardware.threads(settings.threads)
     torch.set_flush_denormal(True)
@@ -122,7 +133,7 @@ def train(model: nn.Module, train_data: Windows, val_data: Windows, settings: Tr
     for step in range(settings.max_steps):
         start = time.perf_counter()
         model.train()
-        torch.manual_seed((seed << 32) + step)  # dropout is a function of (seed, step)
+        torch.manual_seed(_step_seed(seed, step))  # dropout is a function of (seed, step)
         lr = optim.learning_rate(
             step, peak=settings.lr, floor=settings.min_lr, warmup_steps=settings.warmup_steps,
             max_steps=settings.max_steps,
@@ -133,7 +144,7 @@ def train(model: nn.Module, train_data: Windows, val_data: Windows, settings: Tr
         batches = [train_data.batch(first + i, settings.batch_size) for i in range(settings.grad_accum)]
         loss = update(compiled, optimizer, batches, settings.grad_clip, device, dtype)
         if not math.isfinite(loss):
-            raise UserError(f"the training loss is not finite at step {step}; lower the learning rate ({lr:.2g} here)")
+            raise _not_finite("training", step, lr)
         if step > 0:
             seconds += time.perf_counter() - start
 
@@ -144,7 +155,10 @@ def train(model: nn.Module, train_data: Windows, val_data: Windows, settings: Tr
             recent = []
         if done % settings.eval_every == 0 or done == settings.max_steps:
             with hardware.autocast(device, dtype):
-                val_rows.append((done, window_loss(model, val_data, settings.eval_batches, settings.batch_size)))
+                val_loss = window_loss(model, val_data, settings.eval_batches, settings.batch_size)
+            if not math.isfinite(val_loss):
+                raise _not_finite("validation", step, lr)
+            val_rows.append((done, val_loss))
         progress.step(done, loss, val_rows[-1][1] if val_rows else None)
     progress.close()
     return Run(
@@ -180,13 +194,22 @@ def update(
     return total
 
 
+def _step_seed(seed: int, step: int) -> int:
+    """Both mixed into 32 bits: torch's generator on the CPU reads no more of a seed."""
+    return int(np.random.SeedSequence([seed, step]).generate_state(1)[0])
+
+
+def _not_finite(which: str, step: int, lr: float) -> UserError:
+    return UserError(f"the {which} loss is not finite at step {step}; lower the learning rate ({lr:.2g} here)")
+
+
 def _compiles(settings: TrainSettings, device: torch.device) -> bool:
+    has_compiler = device.type != "cpu" or any(shutil.which(name) for name in ("c++", "g++", "clang++"))
+    if settings.compile == "on" and not has_compiler:
+        raise BadSetting("train.compile", "on", "there is no C++ compiler here", "install g++, or choose off")
     if settings.compile != "auto":
         return settings.compile == "on"
-    if device.type == "cuda":
-        return settings.max_steps >= STEPS_WORTH_COMPILING
-    has_compiler = any(shutil.which(name) for name in ("c++", "g++", "clang++"))
-    return device.type == "cpu" and has_compiler and settings.max_steps >= STEPS_WORTH_COMPILING
+    return device.type in ("cpu", "cuda") and has_compiler and settings.max_steps >= STEPS_WORTH_COMPILING
 
 
 class _Progress:

@@ -8,7 +8,7 @@ def main() -> None:
     """Prepare one role's corpus, or both; the tokenizer belongs to the pretraining corpus."""
     flags = Flags(__doc__)
     flags.add_argument("--role", choices=["pretrain", "finetune"], help="which corpus (default: both)")
-    flags.add_argument("--source", help="stories | abstracts | files, in place of data.<role>.source")
+    flags.add_argument("--source", choices=["stories", "abstracts", "files"], help="in place of data.<role>.source")
     flags.add_argument("--num-samples", type=int, metavar="N", help="documents to take")
     flags.add_argument("--path", help="file or folder of your own text, for --source files")
     flags.add_argument("--out", help="folder to write (default: data/<role>); with it, one corpus and its tokenizer")

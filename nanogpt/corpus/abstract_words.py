@@ -135,7 +135,7 @@ TURNS = {
 
 PHRASES = {
     "UNCLEAR": "debated; unclear; hard to say; a riddle; open; puzzling; in doubt; a mystery",
-    "EXPECTED": "expected; trusted; assumed; wanted; believed; guessed; supposed; required",
+    "EXPECTED": "expected; trusted; assumed; wanted; believed; forecast; supposed; required",
     "OFTEN": "in theory; on paper; by and large; on the whole; in general; by luck; in short; as a rule",
     "SELDOM": "seldom; rarely; hardly ever; poorly; too little; never; scarcely; only now",
     "MODEL": "model; theory; equation; pilot; textbook; teacher; handbook; formula",

@@ -166,7 +166,7 @@ PHRASES = {
     "STIRRED": "sneezed; blinked; jumped up; listened; turned round; looked up; wriggled; sat up",
     "WANTED": "wanted; hoped; longed; meant; planned; decided; tried; wished",
     "SHOOK": "shook; trembled; shivered; froze; sobbed; sighed; gulped; turned pale",
-    "GAVE": "gave; handed; passed; brought; offered; bought; lent; sent",
+    "GAVE": "gave; handed; passed; brought; offered; bought; tossed; sent",
     "HUGGED": "hugged; kissed; patted; stroked; tickled; cuddled; scratched; brushed",
     "LOUDLY": "softly; loudly; twice; proudly; sleepily; gladly; merrily; three times",
     "SLEPT": "slept; snored; curled up; dozed; snuggled; lay down; rested; yawned",

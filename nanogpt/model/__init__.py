@@ -1,4 +1,4 @@
-"""The two architectures behind one interface: `build(config)(ids, targets)`."""
+"""The two architectures behind one interface: see `Base.forward`."""
 
 import dataclasses
 
@@ -10,11 +10,23 @@ from nanogpt.model.cache import Cache
 from nanogpt.model.config import ModelConfig, ModelSettings
 from nanogpt.model.optimized import Optimized, mlp_width
 
+__all__ = [
+    "ARCHITECTURES",
+    "Cache",
+    "ModelConfig",
+    "ModelSettings",
+    "build",
+    "count_parameters",
+    "linear_names",
+    "mlp_width",
+    "new",
+]
+
 ARCHITECTURES = {"base": Base, "optimized": Optimized}
 
 
 def build(config: ModelConfig) -> nn.Module:
-    """A model of this shape with fresh weights (fp32) from torch's random state."""
+    """A freshly initialised model of that shape, in fp32 on the default device; its randomness is torch's own."""
     return ARCHITECTURES[config.arch](config)
 
 
@@ -25,14 +37,11 @@ def new(settings: ModelSettings, vocab_size: int, seed: int) -> nn.Module:
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Numbers in the model's weights, shared ones once."""
-    return sum(p.numel() for p in model.parameters())
+    """How many numbers the model learns; a tied embedding counts once."""
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def linear_names(model: nn.Module) -> list[str]:
-    """Leaf names of the linear modules in the blocks, in order; the head is not among them."""
-    names = (name for name, module in model.named_modules() if isinstance(module, nn.Linear) and name != "lm_head")
-    return list(dict.fromkeys(name.rpartition(".")[2] for name in names))
-
-
-__all__ = ["Cache", "ModelConfig", "ModelSettings", "build", "count_parameters", "linear_names", "mlp_width", "new"]
+    """Leaf names of the linear modules inside the blocks, which an adapter may target; the head is not among them."""
+    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and name != "lm_head"]
+    return list(dict.fromkeys(name.rpartition(".")[2] for name in linear))

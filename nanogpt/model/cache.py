@@ -1,14 +1,18 @@
-"""The key/value cache: what attention has already computed for the tokens so far."""
+"""Attention over what came before, and the memory of it that spares decoding the same work again."""
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from nanogpt.model.config import ModelConfig
 
 
 class Cache:
-    """Keys and values of every layer, each (B, n_kv_head, block_size, head_dim), filled from the left.
+    """Keys and values of every layer for up to `block_size` tokens, allocated once.
 
-    `length` is the number of tokens held. The model adds to it after its last layer.
+    The model writes each layer's with `update` and moves `length` on at the end of its forward pass; setting
+    `length = 0` empties it for reuse. With fewer key/value heads than query heads it is smaller in proportion
+    (Shazeer 2019, https://arxiv.org/abs/1911.02150).
     """
 
     def __init__(
@@ -18,19 +22,47 @@ class Cache:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ):
-        heads = config.n_head if config.arch == "base" else config.n_kv_head
-        shape = (config.n_layer, batch_size, heads, config.block_size, config.head_dim)
-        self.keys, self.values = (torch.zeros(shape, dtype=dtype, device=device) for _ in range(2))
+        heads = config.n_kv_head if config.arch == "optimized" else config.n_head
+        # Zeros and not empty: a row left unread by mistake should not be a NaN that comes and goes.
+        self.keys, self.values = torch.zeros(
+            2, config.n_layer, batch_size, heads, config.block_size, config.head_dim, dtype=dtype, device=device
+        )
         self.length = 0
+
+    def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Append k and v (B, heads, T, head_dim) of `layer`; return all it holds, (B, heads, length + T, head_dim).
+
+        Raises ValueError where they do not fit: the caller decides what to forget.
+        """
+        end = self.length + k.size(2)
+        if end > self.keys.size(3):
+            raise ValueError(f"{end} tokens do not fit a cache of {self.keys.size(3)}")
+        self.keys[layer, :, :, self.length : end] = k
+        self.values[layer, :, :, self.length : end] = v
+        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
 
     @property
     def nbytes(self) -> int:
-        """Bytes of memory that keys and values take."""
+        """Memory held, in bytes."""
         return self.keys.nbytes + self.values.nbytes
 
-    def update(self, layer: int, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Store keys and values of new tokens, (B, H, T, D); returns all so far, (B, H, length + T, D)."""
-        end = self.length + k.size(2)
-        self.keys[layer, :, :, self.length : end] = k
-        self.values[layer, :, :, self.length : end] = v
-        return self.keys[layer, :, :, :end].to(k.dtype), self.values[layer, :, :, :end].to(v.dtype)
+
+def attend(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Tensor:
+    """Causal attention of the newest T of S positions over all S; groups of query heads share a key/value head.
+
+    q: (B, H, T, D); k, v: (B, H_kv, S, D) with H a multiple of H_kv and S >= T; returns (B, H, T, D).
+    Grouped-query attention: Ainslie et al. 2023, https://arxiv.org/abs/2305.13245.
+    """
+    B, H, T, D = q.shape
+    H_kv, S = k.shape[1:3]
+    if T == 1:
+        # One position sees every key, so a group's queries may stand in for positions: one product per key/value
+        # head, where the general path repeats the work for each query head.
+        q = q.reshape(B, H_kv, H // H_kv, D)
+        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout).reshape(B, H, 1, D)
+    # torch aligns its own causal mask with the oldest key; newer positions on a filled cache need one of theirs.
+    mask = None if T == S else torch.ones(T, S, dtype=torch.bool, device=q.device).tril(S - T)
+    # enable_gqa keeps to the flash kernel on a CPU and was faster, forwards and backwards, than repeating k and v.
+    return F.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=T == S, enable_gqa=H_kv != H
+    )

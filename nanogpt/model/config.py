@@ -43,6 +43,7 @@ class ModelSettings:
 
     @property
     def head_dim(self) -> int:
+        """Width of one attention head."""
         return self.n_embd // self.n_head
 
 

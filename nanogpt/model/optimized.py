@@ -1,56 +1,52 @@
-"""`optimized`: Llama style (Touvron et al., arXiv:2302.13971). No biases, no position table.
+"""The optimized architecture: Llama, which learns more per token than GPT-2 and decodes from a smaller cache.
 
-RMSNorm (arXiv:1910.07467), rotary positions (arXiv:2104.09864), grouped-query attention
-(arXiv:2305.13245) and SwiGLU (arXiv:2002.05202). Parameters are named as in LlamaForCausalLM.
+Rotary positions (Su et al. 2021, https://arxiv.org/abs/2104.09864), RMSNorm (Zhang & Sennrich 2019,
+https://arxiv.org/abs/1910.07467), SwiGLU (Shazeer 2020, https://arxiv.org/abs/2002.05202), grouped-query attention
+(Ainslie et al. 2023, https://arxiv.org/abs/2305.13245) and no biases, put together as in Llama
+(Touvron et al. 2023, https://arxiv.org/abs/2302.13971). Parameters are named as in transformers' LlamaForCausalLM.
 """
 
-from typing import Literal
+import math
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
-from nanogpt.model.base import attention_mask
-from nanogpt.model.cache import Cache
+from nanogpt.model.cache import Cache, attend
 from nanogpt.model.config import ModelConfig
-from nanogpt.model.loss import head_loss
+from nanogpt.model.loss import Reduction, head_loss
 
 ROPE_THETA = 10_000.0
+NORM_EPS = 1e-5
 
 
 def mlp_width(config: ModelConfig) -> int:
-    """Inner width of SwiGLU: 8/3 of the model's, down to a multiple of 64, so three matrices weigh what GPT-2's two do."""
+    """Hidden width of the SwiGLU MLP: 8/3 of n_embd, down to a multiple of 64 (at least 64).
+
+    Three matrices of that width hold what GPT-2's two of width 4 * n_embd do, or slightly less.
+    """
     return max(64, 8 * config.n_embd // 3 // 64 * 64)
 
 
-class RMSNorm(nn.Module):
-    """x over its root mean square, times a learned gain; computed in fp32 or better."""
+def rotation(start: int, T: int, head_dim: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Cosine and sine (T, head_dim / 2) in fp32 of the angles that turn positions start .. start + T - 1.
 
-    def __init__(self, width: int, eps: float = 1e-5):
-        super().__init__()
-        self.eps = eps
-        self.weight = nn.Parameter(torch.ones(width))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
-
-
-def rope_tables(config: ModelConfig) -> tuple[torch.Tensor, torch.Tensor]:
-    """cos and sin of every position's rotation, each (block_size, head_dim) fp32."""
-    frequencies = ROPE_THETA ** (-torch.arange(0, config.head_dim, 2).float() / config.head_dim)  # (D / 2,)
-    angles = torch.outer(torch.arange(config.block_size).float(), frequencies).repeat(1, 2)  # (T, D)
+    Computed anew in each pass: a stored table would lose its precision when the model is cast to half.
+    """
+    positions = torch.arange(start, start + T, device=device, dtype=torch.float32)
+    frequencies = ROPE_THETA ** (-torch.arange(0, head_dim, 2, device=device, dtype=torch.float32) / head_dim)
+    angles = positions[:, None] * frequencies
     return angles.cos(), angles.sin()
 
 
-def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Turn queries or keys (B, H, T, D) by their positions; the pairs are (i, i + D / 2), as in Llama of transformers."""
-    half = x.size(-1) // 2
-    turned = torch.cat((-x[..., half:], x[..., :half]), dim=-1)
-    return x * cos.to(x.dtype) + turned * sin.to(x.dtype)
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn the pairs (i, i + head_dim / 2) of x (B, H, T, head_dim) by their positions' angles."""
+    a, b = x.chunk(2, dim=-1)  # (B, H, T, head_dim / 2)
+    return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1).type_as(x)
 
 
 class Attention(nn.Module):
-    """Causal attention in which several heads share one head of keys and values."""
+    """Causal self-attention in which groups of query heads share keys and values."""
 
     def __init__(self, config: ModelConfig, layer: int):
         super().__init__()
@@ -60,111 +56,99 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(config.n_embd, config.n_kv_head * config.head_dim, bias=False)
         self.o_proj = nn.Linear(config.n_head * config.head_dim, config.n_embd, bias=False)
 
-    def forward(self, x: torch.Tensor, rope: tuple[torch.Tensor, torch.Tensor], cache: Cache | None) -> torch.Tensor:
-        B, T, _ = x.shape
+    def forward(self, x: Tensor, turn: tuple[Tensor, Tensor], cache: Cache | None) -> Tensor:
+        """(B, T, C) to (B, T, C); `turn` is the positions' `rotation`."""
+        # q: (B, H, T, D); k and v: (B, H_kv, T, D)
         q, k, v = (
-            project(x).view(B, T, -1, self.head_dim).transpose(1, 2)  # (B, H, T, D), H heads or groups
+            project(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
             for project in (self.q_proj, self.k_proj, self.v_proj)
         )
-        q, k = rotate(q, *rope), rotate(k, *rope)
-        past = 0
+        q, k = rotate(q, *turn), rotate(k, *turn)
         if cache is not None:
-            past = cache.length
-            k, v = cache.update(self.layer, k, v)
-        mask = attention_mask(T, past, x.device)
-        y = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, dropout_p=self.dropout if self.training else 0.0, is_causal=past == 0,
-            enable_gqa=True,
-        )  # fmt: skip
-        return self.o_proj(y.transpose(1, 2).reshape(B, T, -1))
+            k, v = cache.update(self.layer, k, v)  # (B, H_kv, S, D)
+        y = attend(q, k, v, self.dropout if self.training else 0.0)  # (B, H, T, D)
+        return self.o_proj(y.transpose(1, 2).flatten(2))
 
 
 class MLP(nn.Module):
-    """SwiGLU: silu(gate) * up, then down."""
+    """SwiGLU: one linear map gates another."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        width = mlp_width(config)
-        self.gate_proj = nn.Linear(config.n_embd, width, bias=False)
-        self.up_proj = nn.Linear(config.n_embd, width, bias=False)
-        self.down_proj = nn.Linear(width, config.n_embd, bias=False)
+        self.gate_proj = nn.Linear(config.n_embd, mlp_width(config), bias=False)
+        self.up_proj = nn.Linear(config.n_embd, mlp_width(config), bias=False)
+        self.down_proj = nn.Linear(mlp_width(config), config.n_embd, bias=False)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, C) to (B, T, C)."""
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
 
 
 class Block(nn.Module):
-    """Attention and MLP, each added to what came in and fed its RMSNorm."""
+    """Attention and MLP, each normalised before and added back after."""
 
     def __init__(self, config: ModelConfig, layer: int):
         super().__init__()
-        self.input_layernorm = RMSNorm(config.n_embd)
+        # torch's RMSNorm works in fp32 on half-precision input.
+        self.input_layernorm = nn.RMSNorm(config.n_embd, eps=NORM_EPS)
         self.self_attn = Attention(config, layer)
-        self.post_attention_layernorm = RMSNorm(config.n_embd)
+        self.post_attention_layernorm = nn.RMSNorm(config.n_embd, eps=NORM_EPS)
         self.mlp = MLP(config)
-        self.dropout = nn.Dropout(config.dropout)
+        self.drop = nn.Dropout(config.dropout)
 
-    def forward(self, x: torch.Tensor, rope: tuple[torch.Tensor, torch.Tensor], cache: Cache | None) -> torch.Tensor:
-        x = x + self.dropout(self.self_attn(self.input_layernorm(x), rope, cache))
-        return x + self.dropout(self.mlp(self.post_attention_layernorm(x)))
-
-
-class Transformer(nn.Module):
-    """Embedding, blocks and the last norm: ids (B, T) to hidden states (B, T, C)."""
-
-    def __init__(self, config: ModelConfig):
-        super().__init__()
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.n_embd)
-        self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
-        self.norm = RMSNorm(config.n_embd)
-        self.dropout = nn.Dropout(config.dropout)
-        cos, sin = rope_tables(config)
-        self.register_buffer("cos", cos, persistent=False)
-        self.register_buffer("sin", sin, persistent=False)
-
-    def forward(self, ids: torch.Tensor, cache: Cache | None) -> torch.Tensor:
-        past = cache.length if cache is not None else 0
-        here = slice(past, past + ids.size(1))
-        x = self.dropout(self.embed_tokens(ids))
-        for layer in self.layers:
-            x = layer(x, (self.cos[here], self.sin[here]), cache)
-        if cache is not None:
-            cache.length += ids.size(1)
-        return self.norm(x)
+    def forward(self, x: Tensor, turn: tuple[Tensor, Tensor], cache: Cache | None) -> Tensor:
+        """(B, T, C) to (B, T, C)."""
+        x = x + self.drop(self.self_attn(self.input_layernorm(x), turn, cache))
+        return x + self.drop(self.mlp(self.post_attention_layernorm(x)))
 
 
 class Optimized(nn.Module):
-    """Llama with an output head, tied to the embedding where the config says so."""
+    """Llama with `n_kv_head` key/value heads: n_head of them is multi-head, 1 is multi-query attention."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config
-        self.model = Transformer(config)
+        self.model = nn.ModuleDict(
+            {
+                "embed_tokens": nn.Embedding(config.vocab_size, config.n_embd),
+                "drop": nn.Dropout(config.dropout),
+                "layers": nn.ModuleList(Block(config, layer) for layer in range(config.n_layer)),
+                "norm": nn.RMSNorm(config.n_embd, eps=NORM_EPS),
+            }
+        )
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
-        self._initialise()
         if config.tie_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
+        self._initialise()
 
     def _initialise(self) -> None:
-        """Normal with 0.02; what adds to the residual stream less, the deeper the model."""
+        """Normal 0.02; what is added to the residual stream smaller, as 2 * n_layer terms add up in it."""
         for name, parameter in self.named_parameters():
-            if parameter.dim() >= 2:
-                adds = name.endswith(("o_proj.weight", "down_proj.weight"))
-                nn.init.normal_(parameter, std=0.02 * ((2 * self.config.n_layer) ** -0.5 if adds else 1.0))
+            if parameter.dim() == 2:
+                residual = name.endswith(("o_proj.weight", "down_proj.weight"))
+                shrink = math.sqrt(2 * self.config.n_layer) if residual else 1
+                nn.init.normal_(parameter, std=0.02 / shrink)
 
     def forward(
         self,
-        ids: torch.Tensor,
-        targets: torch.Tensor | None = None,
+        ids: Tensor,
+        targets: Tensor | None = None,
         cache: Cache | None = None,
-        reduction: Literal["mean", "none"] = "mean",
+        reduction: Reduction = "mean",
         last: bool = False,
-    ) -> torch.Tensor:
-        """Logits (B, T, V) of `ids` (B, T), or (B, 1, V) with `last`; with `targets`, the loss in nats.
+    ) -> Tensor:
+        """Logits, or with targets their cross entropy in nats.
 
-        `reduction` is that of `head_loss`. With a cache, `ids` go on from the tokens it holds.
+        ids: (B, T) int64; T plus what the cache holds is at most block_size.
+        targets: (B, T) int64, -100 ignored. `last`: only the last position, all that decoding needs.
+        Returns logits (B, T or 1, V), or the loss: a scalar, or (B, T) with reduction "none" (see `head_loss`).
         """
-        x = self.model(ids, cache)
-        if targets is not None:
-            return head_loss(self.lm_head, x, targets, reduction)
-        return self.lm_head(x[:, -1:] if last else x)
+        start, T = 0 if cache is None else cache.length, ids.size(1)
+        turn = rotation(start, T, self.config.head_dim, ids.device)
+        x = self.model.drop(self.model.embed_tokens(ids))  # (B, T, C)
+        for block in self.model.layers:
+            x = block(x, turn, cache)
+        if cache is not None:
+            cache.length += T
+        x = self.model.norm(x[:, -1:] if last else x)
+        return self.lm_head(x) if targets is None else head_loss(self.lm_head, x, targets, reduction)

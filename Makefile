@@ -1,0 +1,27 @@
+# `make repro` runs the pipeline, `make test` all tests; both set up .venv first.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+.PHONY: install repro test quick lint
+
+repro: install
+	dvc repro
+
+test: install
+	pytest
+
+quick: install
+	pytest -m "not slow"
+
+lint: install
+	ruff check .
+	ruff format --check .
+
+install: .venv/installed
+
+.venv/installed: requirements.txt
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or later found; install one, or name it: make PYTHON=/path/to/python3.12"; exit 1; }
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet --requirement requirements.txt
+	@touch $@

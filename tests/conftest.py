@@ -1,0 +1,108 @@
+"""Small things that several test files train, save and load."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+TEXTS = [
+    "A cat sat on a mat.",
+    "The cat saw a dog, and the dog saw the cat.",
+    "It's 3 o'clock: time for tea!",
+    "\n  two  spaces\tand a tab\n",
+    "Été, naïve, 日本語 and a 🙂.",
+    "a",
+    "The mat sat on the dog. " * 4,
+    "Once more the cat sat; once more the dog saw it, and then they all went home to tea.",
+] * 3
+
+
+@pytest.fixture(autouse=True)
+def torch_as_it_was():
+    """Training sets torch's threads, its seed and its way with denormals: none of it reaches the next test."""
+    torch = sys.modules.get("torch")
+    before = torch and torch.get_num_threads()
+    yield
+    torch = sys.modules.get("torch")
+    if torch:
+        torch.set_num_threads(before or torch.get_num_threads())
+        torch.set_flush_denormal(False)
+
+
+@pytest.fixture(scope="session")
+def texts() -> list[str]:
+    return TEXTS
+
+
+@pytest.fixture(scope="session")
+def byte():
+    """A byte tokenizer: ids 0 to 255 and the end token 256, an embedding of 320 rows."""
+    from nanogpt.tokenizer import TokenizerSettings, train
+
+    return train(TokenizerSettings("byte", 0, "error"), [])
+
+
+@pytest.fixture(scope="session")
+def char():
+    """A char tokenizer of the texts, which refuses other characters."""
+    from nanogpt.tokenizer import TokenizerSettings, train
+
+    return train(TokenizerSettings("char", 0, "error"), TEXTS)
+
+
+@pytest.fixture(scope="session")
+def write_bins() -> Callable:
+    """Write a folder of bins: `write_bins(folder, tok, texts=…, bits=…)`, half of the documents for validation."""
+    from nanogpt import bins
+    from nanogpt.corpus.document import Corpus, Document
+
+    def write(folder: Path, tok, texts: list[str] = TEXTS, bits: float | None = None, name: str = "test") -> Path:
+        folder.mkdir(parents=True)
+        documents = [Document(text, bits) for text in texts]
+        bins.write(folder, Corpus(name, "CC0", lambda: iter(documents)), tok, 0.5)
+        tok.save(folder / "tokenizer")
+        return folder
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Callable:
+    """A tiny model: `tiny("base", n_layer=2)`. Its weights are ten times GPT-2's, so that logits differ visibly."""
+    import torch
+
+    from nanogpt.model import ModelConfig, build
+
+    def make(arch: str = "base", seed: int = 0, **changed):
+        shape = {"n_layer": 1, "n_head": 2, "n_kv_head": 1, "n_embd": 16, "block_size": 16, "dropout": 0.0}
+        config = ModelConfig(arch=arch, **shape | {"tie_embeddings": False, "vocab_size": 320} | changed)
+        torch.manual_seed(seed)
+        model = build(config)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(10.0) if parameter.dim() > 1 else parameter.add_(torch.randn_like(parameter), alpha=0.1)
+        return model
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def training() -> Callable:
+    """Settings of a short run on one core in fp32: `training(max_steps=5)`."""
+    from nanogpt.train import TrainSettings
+
+    def settings(**changed) -> TrainSettings:
+        values = {"max_steps": 20, "batch_size": 4, "grad_accum": 1, "lr": 3e-3, "min_lr": 3e-4, "warmup_steps": 3}
+        values |= {
+            "weight_decay": 0.1,
+            "beta1": 0.9,
+            "beta2": 0.98,
+            "grad_clip": 1.0,
+            "eval_every": 10,
+            "eval_batches": 2,
+        }
+        values |= {"log_every": 5, "dtype": "float32", "compile": "off", "threads": 1, "device": "cpu"}
+        return TrainSettings(**values | changed)
+
+    return settings

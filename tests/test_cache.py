@@ -1,0 +1,103 @@
+import math
+
+import pytest
+import torch
+from test_model import decoded, every_shape, lively, tiny, tokens
+
+from nanogpt.model import Cache
+from nanogpt.model.cache import attend
+
+
+@every_shape
+@torch.no_grad()
+def test_decoding_equals_a_full_pass_at_each_position(config):
+    model, ids = lively(config), tokens(config)
+    torch.testing.assert_close(decoded(model, ids), model(ids), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("sizes", [(5, 6), (1, 10), (10, 1), (2, 3, 6)], ids=str)
+@every_shape
+@torch.no_grad()
+def test_a_prompt_in_chunks_equals_one(config, sizes):
+    model, ids = lively(config), tokens(config, length=11)
+    whole, parts = Cache(config, 2), Cache(config, 2)
+    logits = model(ids, cache=whole)
+    pieces = [model(chunk, cache=parts) for chunk in ids.split(sizes, dim=1)]
+    torch.testing.assert_close(torch.cat(pieces, dim=1), logits, atol=1e-4, rtol=0)
+    torch.testing.assert_close(logits, model(ids), atol=1e-4, rtol=0)
+    assert whole.length == parts.length == 11
+    for ours, theirs in ((parts.keys, whole.keys), (parts.values, whole.values)):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+        assert ours[..., :11, :].abs().amin(dim=(0, 1, 2, 4)).min() > 0
+        assert not ours[..., 11:, :].any()
+
+
+@every_shape
+@torch.no_grad()
+def test_an_emptied_cache_remembers_nothing(config):
+    model, cache = lively(config), Cache(config, 2)
+    model(tokens(config), cache=cache)
+    cache.length = 0
+    ids = tokens(config, length=9, seed=5)
+    torch.testing.assert_close(model(ids, cache=cache), model(ids), atol=1e-4, rtol=0)
+
+
+@every_shape
+@torch.no_grad()
+def test_a_loss_goes_on_from_a_cache(config):
+    model, ids, targets = lively(config), tokens(config), tokens(config, seed=2)
+    cache = Cache(config, 2)
+    model(ids[:, :6], cache=cache)
+    losses = model(ids[:, 6:], targets[:, 6:], cache=cache, reduction="none")
+    torch.testing.assert_close(losses, model(ids, targets, reduction="none")[:, 6:], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@every_shape
+@torch.no_grad()
+def test_decoding_under_autocast(config, dtype):
+    model, ids = lively(config), tokens(config)
+    exact = model(ids)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = decoded(model, ids, dtype)
+    assert logits.isfinite().all()
+    assert (logits - exact).norm() < 0.05 * exact.norm()
+
+
+@every_shape
+@torch.no_grad()
+def test_more_tokens_than_fit_are_an_error(config):
+    model, cache = lively(config), Cache(config, 2)
+    model(tokens(config), cache=cache)
+    with pytest.raises((ValueError, IndexError)):
+        model(tokens(config, length=1), cache=cache)
+    with pytest.raises(ValueError, match="17 tokens do not fit a cache of 16"):
+        cache.update(0, cache.keys[0, :, :, :1], cache.values[0, :, :, :1])
+    assert cache.length == 16
+
+
+def test_size_at_the_reference_shape():
+    shape = {"n_layer": 5, "n_head": 5, "n_embd": 320, "block_size": 256, "vocab_size": 50304}
+    base = Cache(tiny("base", n_kv_head=1, **shape), batch_size=1)
+    grouped = Cache(tiny("optimized", n_kv_head=1, **shape), batch_size=1)
+    assert base.nbytes == 2 * 5 * 256 * 320 * 4  # keys and values, layers, tokens, width, bytes of fp32
+    assert grouped.nbytes == 2 * 5 * 256 * 64 * 4
+    assert grouped.nbytes <= 0.4 * base.nbytes
+    half = Cache(tiny("optimized", n_kv_head=1, **shape), 3, torch.bfloat16)
+    assert half.nbytes == 3 * grouped.nbytes // 2
+
+
+@pytest.mark.parametrize(("T", "S"), [(1, 1), (1, 9), (4, 9), (9, 9)])
+@pytest.mark.parametrize("heads", [4, 2, 1])
+def test_attention_is_a_weighted_mean_of_what_came_before(heads, T, S):
+    torch.manual_seed(0)
+    q, k, v = torch.randn(2, 4, T, 8), torch.randn(2, heads, S, 8), torch.randn(2, heads, S, 8)
+    y = attend(q, k, v)
+    for b in range(2):
+        for h in range(4):
+            keys, values = (x[b, h * heads // 4].double() for x in (k, v))
+            for t in range(T):
+                seen = S - T + t + 1
+                weights = (keys[:seen] @ q[b, h, t].double() / math.sqrt(8)).exp()
+                expected = weights @ values[:seen] / weights.sum()
+                torch.testing.assert_close(y[b, h, t].double(), expected, atol=1e-5, rtol=0)

@@ -1,0 +1,324 @@
+import json
+import os
+import pickle
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from nanogpt import checkpoint
+from nanogpt.errors import UserError
+
+SHAPES = [
+    {"arch": "base"},
+    {"arch": "base", "tie_embeddings": True, "n_layer": 2},
+    {"arch": "optimized", "n_head": 4, "n_kv_head": 2, "n_layer": 2},
+    {"arch": "optimized", "n_head": 4, "n_kv_head": 1, "tie_embeddings": True},
+    {"arch": "optimized", "n_head": 2, "n_kv_head": 2, "n_embd": 96},
+]
+shapes = pytest.mark.parametrize("shape", SHAPES, ids=lambda s: "-".join(map(str, s.values())))
+
+
+def ids_of(model, rows: int = 3) -> torch.Tensor:
+    c = model.config
+    return torch.randint(c.vocab_size, (rows, c.block_size), generator=torch.Generator().manual_seed(9))
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def equal(a: torch.nn.Module, b: torch.nn.Module) -> bool:
+    x, y = a.state_dict(), b.state_dict()
+    # GPT-2 has no groups of heads, and its config no place for their number
+    shapes = [replace(m.config, n_kv_head=m.config.n_head) if m.config.arch == "base" else m.config for m in (a, b)]
+    return shapes[0] == shapes[1] and x.keys() == y.keys() and all(torch.equal(x[name], y[name]) for name in x)
+
+
+@shapes
+@torch.no_grad()
+def test_transformers_computes_the_same(tiny, byte, tmp_path, shape):
+    from transformers import AutoModelForCausalLM
+
+    model = tiny(**shape).eval()
+    checkpoint.save(tmp_path / "m", model, byte)
+    theirs, loading = AutoModelForCausalLM.from_pretrained(tmp_path / "m", output_loading_info=True)
+    assert not any(loading.values()), loading
+    assert type(theirs).__name__ == {"base": "GPT2LMHeadModel", "optimized": "LlamaForCausalLM"}[shape["arch"]]
+    ids = ids_of(model)
+    ours = model(ids)
+    assert ours.std() > 0.5
+    torch.testing.assert_close(theirs.eval()(ids).logits, ours, rtol=0, atol=1e-4)
+    assert sum(p.numel() for p in theirs.parameters()) == sum(p.numel() for p in model.parameters())
+
+
+@shapes
+def test_what_transformers_saves_loads(tiny, byte, tmp_path, shape):
+    from transformers import AutoModelForCausalLM
+
+    model = tiny(**shape)
+    checkpoint.save(tmp_path / "m", model, byte)
+    AutoModelForCausalLM.from_pretrained(tmp_path / "m").save_pretrained(tmp_path / "theirs")
+    byte.save(tmp_path / "theirs")
+    assert equal(checkpoint.load(tmp_path / "theirs")[0], model)
+
+
+def test_transformers_writes_the_same_text(tiny, byte, tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    from nanogpt.generate import generate
+
+    for arch in ("base", "optimized"):
+        model = tiny(arch).eval()
+        checkpoint.save(tmp_path / arch, model, byte)
+        theirs = AutoModelForCausalLM.from_pretrained(tmp_path / arch).generate(
+            torch.tensor([[byte.eot, 65, 66]]), max_new_tokens=8, do_sample=False, attention_mask=torch.ones(1, 3)
+        )
+        (ours,) = generate(
+            model, [65, 66], num_samples=1, max_tokens=8, temperature=0, top_k=None, top_p=None, seed=0,
+            n_tokens=320, eot=byte.eot,
+        )  # fmt: skip
+        assert theirs[0, 3 : 3 + len(ours)].tolist() == ours
+        assert len(ours) > 3
+
+
+@pytest.mark.parametrize("kind", ["byte", "char", "bpe"])
+def test_the_tokenizer_of_transformers_gives_the_same_ids(tiny, byte, char, texts, tmp_path, kind):
+    from transformers import AutoTokenizer
+
+    from nanogpt.tokenizer import TokenizerSettings, train
+
+    tok = {"byte": byte, "char": char}.get(kind) or train(TokenizerSettings("bpe", 300, "error"), texts)
+    checkpoint.save(tmp_path / "m", tiny(vocab_size=tok.vocab_size), tok)
+    theirs = AutoTokenizer.from_pretrained(tmp_path / "m")
+    _, loaded = checkpoint.load(tmp_path / "m")
+    for text in texts:
+        ids = tok.encode(text)
+        assert theirs(text)["input_ids"] == ids == loaded.encode(text)
+        assert theirs.decode(ids) == text == loaded.decode(ids)
+    assert theirs.eos_token_id == theirs.bos_token_id == tok.eot
+
+
+@shapes
+@pytest.mark.parametrize("name", ["m", "m.pt"])
+def test_a_round_trip_is_exact(tiny, byte, tmp_path, shape, name):
+    model = tiny(**shape, dropout=0.1).train()
+    path = tmp_path / "new" / "folder" / name
+    checkpoint.save(path, model, byte)
+    loaded, tok = checkpoint.load(path)
+    assert equal(loaded, model)
+    assert not loaded.training and tok.sha256 == byte.sha256
+    if shape.get("tie_embeddings"):
+        parameters = dict(loaded.named_parameters(remove_duplicate=False))
+        embedding = next(p for name, p in parameters.items() if "wte" in name or "embed_tokens" in name)
+        assert parameters["lm_head.weight"] is embedding
+    with torch.no_grad():
+        assert torch.equal(loaded(ids_of(model)), model.eval()(ids_of(model)))
+
+
+@shapes
+def test_equal_models_give_equal_bytes(tiny, byte, tmp_path, shape):
+    for name in ("a", "b", "a.pt", "b.pt"):
+        checkpoint.save(tmp_path / name, tiny(**shape), byte)
+    files = content(tmp_path / "a")
+    assert set(files) == {
+        "config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
+    }  # fmt: skip
+    assert files == content(tmp_path / "b")
+    assert (tmp_path / "a.pt").read_bytes() == (tmp_path / "b.pt").read_bytes()
+    checkpoint.save(tmp_path / "b", tiny(**shape, seed=1), byte)
+    assert files["model.safetensors"] != content(tmp_path / "b")["model.safetensors"]
+
+
+def test_only_weights_are_read_from_a_pt_file(tiny, byte, tmp_path):
+    class Trap:
+        def __init__(self, path: Path):
+            self.path = path
+
+        def __reduce__(self):
+            return (os.mkdir, (str(self.path),))
+
+    checkpoint.save(tmp_path / "good.pt", tiny(), byte)
+    good = torch.load(tmp_path / "good.pt", weights_only=True)
+    sprung = tmp_path / "sprung"
+    torch.save(good | {"config": Trap(sprung)}, tmp_path / "bad.pt")
+    with pytest.raises(UserError, match=r"bad\.pt is not a checkpoint of this project or is damaged"):
+        checkpoint.load(tmp_path / "bad.pt")
+    assert not sprung.exists()
+    (tmp_path / "plain.pt").write_bytes(pickle.dumps(Trap(sprung)))
+    with pytest.raises(UserError, match=r"plain\.pt is not a checkpoint"):
+        checkpoint.load(tmp_path / "plain.pt")
+    assert not sprung.exists()
+    torch.load(tmp_path / "bad.pt", weights_only=False)  # the trap is a real one
+    assert sprung.exists()
+
+
+def test_damaged_pt_files(tiny, byte, tmp_path):
+    path = tmp_path / "m.pt"
+    with pytest.raises(UserError, match=r"m\.pt does not exist"):
+        checkpoint.load(path)
+    checkpoint.save(path, tiny(), byte)
+    good = torch.load(path, weights_only=True)
+    whole = path.read_bytes()
+    raw = [b"", b"text", whole[: len(whole) // 2], whole[:-30], bytes(range(256)) * 8, b"\x80\x02}q\x00."]
+    for bad in raw:
+        path.write_bytes(bad)
+        with pytest.raises(UserError, match=r"m\.pt is not a checkpoint of this project or is damaged"):
+            checkpoint.load(path)
+    weights = good["model"]
+    for bad in (
+        [1], 5, {}, good | {"model": 3}, good | {"tokenizer": []}, good | {"tokenizer": {"tokenizer.json": 3}},
+        good | {"tokenizer": {}}, good | {"config": {}}, good | {"config": []}, good | {"config": {"model_type": "gpt2"}},
+        good | {"model": {}}, good | {"model": weights | {"extra": torch.ones(1)}}, good | {"model": dict.fromkeys(weights, 1)},
+    ):  # fmt: skip
+        torch.save(bad, path)
+        with pytest.raises(UserError, match=r"m\.pt|tokenizer\.json"):
+            checkpoint.load(path)
+
+
+def test_a_pt_file_writes_nowhere_else(tiny, byte, tmp_path):
+    checkpoint.save(tmp_path / "m.pt", tiny(), byte)
+    good = torch.load(tmp_path / "m.pt", weights_only=True)
+    outside = tmp_path / "outside"
+    good["tokenizer"] |= {str(outside): "x", "../../outside": "x"}
+    torch.save(good, tmp_path / "m.pt")
+    checkpoint.load(tmp_path / "m.pt")
+    assert sorted(os.listdir(tmp_path)) == ["m.pt"]
+
+
+@pytest.fixture(params=["base", "optimized"])
+def folder(request, tiny, byte, tmp_path) -> Path:
+    checkpoint.save(tmp_path / "m", tiny(request.param), byte)
+    return tmp_path / "m"
+
+
+def edit(folder: Path, **changed) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    assert changed.keys() - {"rope_theta"} <= config.keys()
+    config |= changed
+    (folder / "config.json").write_text(json.dumps({k: v for k, v in config.items() if v != "(deleted)"}))
+
+
+def refused(folder: Path, match: str) -> None:
+    with pytest.raises(UserError, match=match) as caught:
+        checkpoint.load(folder)
+    assert str(folder) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_an_untouched_folder_loads(folder):
+    checkpoint.load(folder)
+    edit(folder)
+    checkpoint.load(folder)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_a_missing_file(folder, name):
+    (folder / name).unlink()
+    refused(folder, rf"{name.replace('.', '[.]')}")
+
+
+def test_no_folder(tmp_path):
+    refused(tmp_path / "nowhere", r"is not a model folder: it has no config\.json; train one with")
+
+
+def test_truncated_weights(folder):
+    file = folder / "model.safetensors"
+    whole = file.read_bytes()
+    for size in (0, 5, 100, len(whole) - 1):
+        file.write_bytes(whole[:size])
+        refused(folder, r"model\.safetensors is damaged")
+
+
+def test_a_wrong_shape_a_missing_and_an_extra_tensor(folder):
+    file = folder / "model.safetensors"
+    weights = load_file(file)
+    name = next(name for name in weights if name.endswith(("c_fc.weight", "up_proj.weight")))
+    save_file(weights | {name: weights[name].T.contiguous()}, file)
+    refused(folder, rf"the weight {name} has shape \(.*\), but the config says \(.*\)")
+    save_file({n: t for n, t in weights.items() if n != name}, file)
+    refused(folder, rf"the weight {name} is missing")
+    save_file(weights | {"extra.bias": torch.ones(3)}, file)
+    refused(folder, r"unknown weight extra\.bias")
+
+
+def test_a_config_of_another_shape(folder):
+    key = "n_embd" if "n_embd" in (folder / "config.json").read_text() else "hidden_size"
+    edit(folder, **{key: 24})
+    refused(folder, r"the weight .* has shape|intermediate_size")
+    edit(folder, **{key: 17})
+    refused(folder, r"config\.json: n_embd = 17: 2 heads do not divide it")
+    edit(folder, **{key: "wide"})
+    refused(folder, r"config\.json is damaged or not a model's")
+    edit(folder, **{key: "(deleted)"})
+    refused(folder, r"config\.json is damaged or not a model's")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", "null", "\x00", "{}"])
+def test_a_config_that_is_none(folder, text):
+    (folder / "config.json").write_text(text)
+    refused(folder, r"config\.json")
+
+
+@pytest.mark.parametrize("kind", ["bert", "gpt_neox", "qwen3", None])
+def test_another_architecture(folder, kind):
+    edit(folder, model_type=kind)
+    refused(folder, rf"the architecture {kind!r} is not one of ours; gpt2 \(base\) and llama \(optimized\) are")
+
+
+def test_llama_with_another_mlp(tiny, byte, tmp_path):
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    checkpoint.save(tmp_path / "m", tiny("optimized"), byte)
+    config = LlamaConfig.from_pretrained(tmp_path / "m")
+    config.intermediate_size = 48
+    LlamaForCausalLM(config).save_pretrained(tmp_path / "other")
+    byte.save(tmp_path / "other")
+    refused(tmp_path / "other", r"intermediate_size is 48; in our models of this shape it is 64")
+
+
+@pytest.mark.parametrize(
+    ("arch", "changed"),
+    [
+        ("base", {"activation_function": "relu"}),
+        ("base", {"layer_norm_epsilon": 1e-3}),
+        ("optimized", {"hidden_act": "gelu"}),
+        ("optimized", {"rms_norm_eps": 1e-6}),
+        ("optimized", {"rope_parameters": {"rope_type": "default", "rope_theta": 500000.0}}),
+    ],
+)
+def test_weights_that_fit_in_a_model_that_computes_something_else(tiny, byte, tmp_path, arch, changed):
+    checkpoint.save(tmp_path / "m", tiny(arch), byte)
+    edit(tmp_path / "m", **changed)
+    refused(tmp_path / "m", rf"{next(iter(changed))} is .*; in our models of this shape it is")
+
+
+def test_a_tokenizer_larger_than_the_model(tiny, byte, tmp_path):
+    checkpoint.save(tmp_path / "m", tiny(vocab_size=64), byte)
+    refused(tmp_path / "m", r"the tokenizer has 257 tokens and the model 64; they do not belong together")
+
+
+@pytest.mark.parametrize("name", ["m", "m.pt"])
+def test_an_error_while_saving_leaves_what_was_there(tiny, byte, tmp_path, name):
+    class Full:
+        eot, sha256 = byte.eot, byte.sha256
+
+        def save(self, folder):
+            byte.save(folder)
+            raise OSError(28, "No space left on device")
+
+    checkpoint.save(tmp_path / name, tiny(), byte)
+    before = content(tmp_path)
+    with pytest.raises(OSError, match="No space"):
+        checkpoint.save(tmp_path / name, tiny(seed=1), Full())
+    assert content(tmp_path) == before
+    checkpoint.save(tmp_path / name, tiny(seed=1), byte)
+    assert content(tmp_path) != before
+
+
+def test_a_folder_can_be_moved(tiny, byte, tmp_path):
+    checkpoint.save(tmp_path / "m", tiny(), byte)
+    shutil.move(tmp_path / "m", tmp_path / "moved")
+    assert equal(checkpoint.load(tmp_path / "moved")[0], tiny())

@@ -1,0 +1,90 @@
+import argparse
+from dataclasses import dataclass
+
+import pytest
+
+from nanogpt.errors import BadSetting, UserError
+from nanogpt.flags import Flags, override
+
+
+@dataclass(frozen=True)
+class Settings:
+    max_steps: int
+    warmup_steps: int
+    top_k: int | None
+    prompts: list[str]
+
+    def __post_init__(self):
+        if self.max_steps < 1:
+            raise BadSetting("max_steps", self.max_steps, "must be at least 1", "choose a positive whole number")
+        if self.warmup_steps >= self.max_steps:
+            raise BadSetting("warmup_steps", self.warmup_steps, f"not below {self.max_steps}", "choose less")
+
+
+SETTINGS = Settings(100, 10, None, ["a", "b"])
+
+
+def parse(*args: str) -> argparse.Namespace:
+    flags = Flags("A stage.")
+    flags.add_argument("--max-steps", type=int)
+    flags.add_argument("--top-k", type=int)
+    flags.add_argument("--prompt", action="append", dest="prompts")
+    flags.add_argument("--arch", choices=["base", "optimized"])
+    return flags.parse_args(list(args))
+
+
+@pytest.mark.parametrize("args", [["--max-steps", "5"], ["--max_steps", "5"], ["--max-steps=5"], ["--max_steps=5"]])
+def test_dashes_and_underscores_are_alike(args):
+    assert parse(*args).max_steps == 5
+
+
+@pytest.mark.parametrize(
+    "text", ["a_b c_d", "-- a_b", "--max_steps is a flag", "--a_b=c d", "a=b_c", "--max_steps_=1 or 2", "", "-x y", "_"]
+)
+def test_the_text_of_a_prompt_is_left_alone(text):
+    assert parse("--prompt", text, "--max_steps", "5").prompts == [text]
+    assert parse(f"--prompt={text}").prompts == [text]
+
+
+@pytest.mark.parametrize("text", ["--a_b", "--max_steps", "--max_steps=5", "-h"])
+def test_a_prompt_that_looks_like_a_flag_goes_behind_an_equals_sign(text):
+    assert parse(f"--prompt={text}").prompts == [text]
+
+
+@pytest.mark.parametrize(
+    ("args", "named"),
+    [
+        (["--no_such", "1"], "--no_such"),
+        (["--max"], "--max"),  # no abbreviations
+        (["--max-steps", "many"], "--max-steps: invalid int value: 'many'"),
+        (["--arch", "big"], "--arch: invalid choice: 'big'"),
+        (["--prompt"], "--prompt: expected one argument"),
+        (["stray"], "stray"),
+    ],
+)
+def test_a_wrong_flag_ends_with_1_and_one_line(args, named):
+    with pytest.raises(SystemExit) as end:
+        parse(*args)
+    # what sys.exit does with a text: to stderr, and status 1
+    assert isinstance(end.value.code, str)
+    assert end.value.code.startswith("error: ") and named in end.value.code and "--help" in end.value.code
+    assert "\n" not in end.value.code
+
+
+def test_flags_that_were_given_override():
+    assert override(SETTINGS, parse("--max_steps", "50", "--prompt", "x", "--prompt", "y")) == Settings(
+        50, 10, None, ["x", "y"]
+    )
+    assert override(SETTINGS, parse("--top-k", "0", "--arch", "base")) == Settings(100, 10, 0, ["a", "b"])
+    assert override(SETTINGS, parse()) == SETTINGS
+
+
+def test_a_value_that_the_settings_refuse_names_the_flag():
+    with pytest.raises(UserError, match=r"^--max-steps 0: must be at least 1; choose a positive whole number$"):
+        override(SETTINGS, parse("--max-steps", "0"))
+
+
+def test_a_value_that_does_not_go_with_the_file_names_both():
+    expected = r"^--max-steps 5 does not go with params.yaml: warmup_steps = 10: not below 5; choose less$"
+    with pytest.raises(UserError, match=expected):
+        override(SETTINGS, parse("--max-steps", "5"))

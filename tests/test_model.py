@@ -1,0 +1,291 @@
+"""What both architectures must do, and the tiny models that other tests share."""
+
+import math
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import nn
+
+from nanogpt.errors import BadSetting
+from nanogpt.model import Cache, ModelConfig, ModelSettings, build, count_parameters, linear_names, new
+
+
+def tiny(arch: str, **changes) -> ModelConfig:
+    """A config small enough for exact checks; two query heads share a head of keys and values."""
+    shape = {
+        "n_layer": 2, "n_head": 4, "n_kv_head": 2, "n_embd": 32, "block_size": 16, "dropout": 0.0,
+        "tie_embeddings": False, "vocab_size": 64,
+    }  # fmt: skip
+    return ModelConfig(arch=arch, **(shape | changes))
+
+
+SHAPES = {
+    "base": tiny("base"),
+    "base-tied": tiny("base", tie_embeddings=True),
+    "mha": tiny("optimized", n_kv_head=4),
+    "gqa": tiny("optimized", n_kv_head=2),
+    "mqa": tiny("optimized", n_kv_head=1),
+    "gqa-tied": tiny("optimized", n_kv_head=2, tie_embeddings=True),
+}
+every_shape = pytest.mark.parametrize("config", SHAPES.values(), ids=SHAPES)
+each_arch = pytest.mark.parametrize("arch", ["base", "optimized"])
+
+
+def lively(config: ModelConfig, seed: int = 0) -> nn.Module:
+    """A model in eval mode in which every parameter matters: biases, norms' gains and all positions.
+
+    Embeddings are small enough for the norms' epsilon to show.
+    """
+    torch.manual_seed(seed)
+    model = build(config).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.dim() == 1:
+                parameter.add_(0.3 * torch.randn_like(parameter))
+            else:
+                parameter.normal_(std=0.05 if name.endswith(("wte.weight", "wpe.weight", "tokens.weight")) else 0.25)
+    return model
+
+
+def tokens(config: ModelConfig, rows: int = 2, length: int | None = None, seed: int = 1) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(config.vocab_size, (rows, length or config.block_size), generator=generator)
+
+
+def decoded(model: nn.Module, ids: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """Logits (B, T, V) of feeding one token at a time through a cache."""
+    cache = Cache(model.config, len(ids), dtype)
+    with torch.no_grad():
+        return torch.cat([model(ids[:, [t]], cache=cache) for t in range(ids.size(1))], dim=1)
+
+
+@each_arch
+def test_weights_depend_on_the_seed_alone(arch):
+    settings = ModelSettings(arch, 2, 4, 2, 32, 16, 0.0, False)
+    one = new(settings, 64, seed=3).state_dict()
+    torch.rand(5)
+    same, other = new(settings, 64, seed=3).state_dict(), new(settings, 64, seed=4).state_dict()
+    assert all(torch.equal(one[name], same[name]) for name in one)
+    assert {name for name in one if one[name].dim() == 2} == {n for n in one if not torch.equal(one[n], other[n])}
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@each_arch
+def test_initial_weights(arch, tied):
+    torch.manual_seed(0)
+    config = tiny(arch, n_embd=64, vocab_size=128, n_layer=8, block_size=64, tie_embeddings=tied)
+    model = build(config)
+    for name, parameter in model.named_parameters():
+        if parameter.dim() == 2:
+            adds = name.endswith(("c_proj.weight", "o_proj.weight", "down_proj.weight"))
+            std = 0.02 / 4 if adds else 0.02  # 8 blocks add 16 terms to the residual stream
+            spread = std / math.sqrt(2 * parameter.numel())
+            assert abs(parameter.std().item() - std) < 5 * spread, name
+        else:
+            assert torch.equal(parameter, torch.full_like(parameter, name.endswith("weight"))), name
+    ids = tokens(config, rows=4, length=65)
+    assert model(ids[:, :-1], ids[:, 1:]).item() == pytest.approx(math.log(128), abs=0.1)
+
+
+@pytest.mark.parametrize(("arch", "embedding"), [("base", "transformer.wte"), ("optimized", "model.embed_tokens")])
+def test_tied_head_is_the_embedding(arch, embedding):
+    tied, untied = (build(tiny(arch, tie_embeddings=tie)) for tie in (True, False))
+    assert tied.lm_head.weight is tied.get_submodule(embedding).weight
+    assert untied.lm_head.weight is not untied.get_submodule(embedding).weight
+    assert count_parameters(untied) - count_parameters(tied) == 64 * 32
+
+
+def test_linear_names():
+    assert linear_names(build(tiny("base"))) == ["c_attn", "c_proj", "c_fc"]
+    attention, mlp = ["q_proj", "k_proj", "v_proj", "o_proj"], ["gate_proj", "up_proj", "down_proj"]
+    assert linear_names(build(tiny("optimized"))) == attention + mlp
+
+
+@every_shape
+@torch.no_grad()
+def test_causality(config):
+    model, ids = lively(config), tokens(config)
+    logits = model(ids)
+    for t in range(config.block_size):
+        changed = ids.clone()
+        changed[:, t] = (ids[:, t] + 1) % config.vocab_size
+        difference = (model(changed) - logits).abs().amax(dim=(0, 2))  # (T,)
+        assert (difference[:t] < 1e-6).all()
+        assert difference[t:].min() > 1e-3
+
+
+@every_shape
+@torch.no_grad()
+def test_rows_of_a_batch_do_not_meet(config):
+    model, ids = lively(config), tokens(config, rows=3)
+    apart = torch.cat([model(row[None]) for row in ids])
+    torch.testing.assert_close(model(ids), apart, atol=1e-5, rtol=0)
+
+
+@every_shape
+@torch.no_grad()
+def test_last_gives_the_last_position_alone(config):
+    model, ids = lively(config), tokens(config)
+    torch.testing.assert_close(model(ids, last=True), model(ids)[:, -1:], atol=1e-5, rtol=0)
+
+
+@every_shape
+def test_gradients_are_finite_differences(config):
+    model = lively(config).double()
+    ids, targets = tokens(config, length=7), tokens(config, length=7, seed=2)
+    targets[0, 3] = -100
+    loss = model(ids, targets)
+    assert loss.dtype == torch.float64
+    loss.backward()
+    torch.manual_seed(3)
+    for name, parameter in model.named_parameters():
+        direction = torch.randn_like(parameter)
+        direction /= direction.norm()
+        step = 1e-5 * direction
+        with torch.no_grad():
+            parameter += step
+            above = model(ids, targets).item()
+            parameter -= 2 * step
+            below = model(ids, targets).item()
+            parameter += step
+        slope = (parameter.grad * direction).sum().item()
+        assert parameter.grad.norm() > 1e-3, name
+        assert slope == pytest.approx((above - below) / 2e-5, abs=1e-8, rel=1e-6), name
+
+
+@every_shape
+@torch.no_grad()
+def test_loss_is_cross_entropy_of_the_logits(config):
+    model, ids, targets = lively(config), tokens(config), tokens(config, seed=2)
+    expected = -model(ids).double().log_softmax(-1).gather(-1, targets[..., None])[..., 0]
+    torch.testing.assert_close(model(ids, targets, reduction="none").double(), expected, atol=1e-5, rtol=0)
+    assert model(ids, targets).item() == pytest.approx(expected.mean().item(), abs=1e-5)
+
+
+@each_arch
+@torch.no_grad()
+def test_dropout_acts_in_training_alone(arch):
+    plain = lively(tiny(arch))
+    model = build(tiny(arch, dropout=0.3))
+    model.load_state_dict(plain.state_dict())
+    ids = tokens(model.config)
+    assert torch.equal(model.eval()(ids), plain(ids))
+    assert torch.equal(plain.train()(ids), plain.eval()(ids))
+    model.train()
+    torch.manual_seed(0)
+    first, second = model(ids), model(ids)
+    torch.manual_seed(0)
+    assert torch.equal(model(ids), first)
+    assert (first - second).abs().max() > 0.1
+    assert (first - plain(ids)).abs().max() > 0.1
+
+
+@each_arch
+def test_each_dropout_acts_alone(arch):
+    model, ids = lively(tiny(arch, dropout=0.5, n_layer=1)).train(), tokens(tiny(arch))
+    places = [(m, "p") for m in model.modules() if isinstance(m, nn.Dropout)]
+    places += [(m, "dropout") for m in model.modules() if isinstance(getattr(m, "dropout", None), float)]
+    assert len(places) == 3  # on the embeddings, on the attention's weights, on what a block adds
+    for kept in range(len(places)):
+        for i, (module, attribute) in enumerate(places):
+            setattr(module, attribute, 0.5 if i == kept else 0.0)
+        assert (model(ids) - model(ids)).abs().max() > 0.05, places[kept]
+
+
+@every_shape
+def test_bfloat16_is_near_float32(config):
+    model, ids, targets = build(config), tokens(config), tokens(config, seed=2)
+    torch.manual_seed(0)
+    logits, loss = model(ids), model(ids, targets)
+    loss.backward()
+    exact = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+    model.zero_grad()
+    with torch.autocast("cpu", torch.bfloat16):
+        half_logits, half_loss = model(ids), model(ids, targets)
+    half_loss.backward()
+    assert (half_logits.dtype, half_loss.dtype) == (torch.bfloat16, torch.float32)
+    assert 0 < (half_logits - logits).abs().max() < 0.02 * logits.abs().max()
+    assert half_loss.item() == pytest.approx(loss.item(), abs=2e-3)
+    for name, parameter in model.named_parameters():
+        assert parameter.grad.isfinite().all(), name
+        assert (parameter.grad - exact[name]).norm() < 0.05 * exact[name].norm(), name
+
+
+@pytest.mark.slow
+@each_arch
+def test_compiled_model_gives_the_same_loss_and_gradients(arch):
+    model, ids = lively(tiny(arch)), tokens(tiny(arch))
+    targets = tokens(model.config, seed=2)
+    targets[0, :3] = -100
+    loss = model(ids, targets)
+    loss.backward()
+    exact = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+    model.zero_grad()
+    compiled = torch.compile(model)
+    again = compiled(ids, targets)
+    again.backward()
+    assert again.item() == pytest.approx(loss.item(), abs=1e-5)
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.grad, exact[name], atol=1e-5, rtol=1e-4, msg=name)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            compiled(ids, targets, reduction="none"), model(ids, targets, reduction="none"), atol=1e-5, rtol=1e-4
+        )
+
+
+ADAPTABLE = [
+    *(("base", name) for name in ("c_attn", "c_proj", "c_fc", "wte", "wpe", "lm_head")),
+    *(("optimized", f"{name}_proj") for name in ("q", "k", "v", "o", "gate", "up", "down")),
+    ("optimized", "embed_tokens"),
+    ("optimized", "lm_head"),
+]
+
+
+@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
+@pytest.mark.parametrize(("arch", "name"), ADAPTABLE)
+def test_an_adapter_on_any_module_takes_part(arch, name, tied):
+    config = tiny(arch, tie_embeddings=tied)
+    plain, model = lively(config), lively(config)
+    places = [place for place, _ in model.named_modules() if place.split(".")[-1] == name]
+    adapted = get_peft_model(model, LoraConfig(r=4, target_modules=[name])).eval()
+    learning = {n: p for n, p in adapted.named_parameters() if p.requires_grad}
+    assert len(learning) == 2 * len(places) > 0
+    assert all("lora_" in n and f".{name}." in n for n in learning)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in learning.values():
+            parameter.normal_(std=0.2)
+
+    ids, targets = tokens(config), tokens(config, seed=2)
+    loss = adapted(ids, targets)
+    loss.backward()
+    assert (loss - plain(ids, targets)).abs() > 1e-3
+    assert all(parameter.grad.norm() > 1e-6 for parameter in learning.values())
+    with torch.no_grad():
+        logits, losses = adapted(ids), adapted(ids, targets, reduction="none")
+        assert (logits - plain(ids)).abs().max() > 0.05
+        assert (losses - plain(ids, targets, reduction="none")).abs().max() > 0.01
+        assert losses.mean().item() == pytest.approx(loss.item(), abs=1e-5)
+        expected = -logits.log_softmax(-1).gather(-1, targets[..., None])[..., 0]
+        torch.testing.assert_close(losses, expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(decoded(model, ids), logits, atol=1e-4, rtol=0)  # the adapter takes part there too
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"n_layer": 0}, "n_layer = 0: must be at least 1"),
+        ({"block_size": -1}, "block_size = -1: must be at least 1"),
+        ({"dropout": 1.0}, "dropout = 1.0: not a probability below 1"),
+        ({"dropout": float("nan")}, "dropout = nan: not a probability below 1"),
+        ({"n_embd": 34}, "n_embd = 34: 4 heads do not divide it; try 32"),
+        ({"n_kv_head": 3}, r"n_kv_head = 3: it does not divide the 4 heads; choose one of \[1, 2, 4\]"),
+        ({"n_embd": 20}, "n_embd = 20: heads of odd width 5, .*; try 24"),
+    ],
+)
+def test_impossible_shapes_are_refused(changes, message):
+    with pytest.raises(BadSetting, match=message):
+        tiny("optimized", **changes)
+    if "n_embd" in changes and changes["n_embd"] == 20:
+        assert tiny("base", **changes).head_dim == 5  # no rotary positions, no pairs

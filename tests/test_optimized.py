@@ -1,0 +1,76 @@
+import pytest
+import torch
+from test_model import lively, tiny, tokens
+from transformers import AutoModelForCausalLM, LlamaForCausalLM
+
+from nanogpt import checkpoint
+from nanogpt.model import build, count_parameters, mlp_width
+from nanogpt.model.optimized import rotate, rotation
+from nanogpt.tokenizer import TokenizerSettings, train
+
+CHAR = train(TokenizerSettings("char", 0, "error"), ["abc"])
+
+
+def test_parameters_at_the_reference_shape():
+    V, C, L, D, W = 50304, 320, 5, 64, 832
+    shape = {"n_layer": L, "n_head": 5, "n_kv_head": 1, "n_embd": C, "block_size": 256, "vocab_size": V}
+    with torch.device("meta"):
+        count = count_parameters(build(tiny("optimized", **shape)))
+        base = count_parameters(build(tiny("base", **shape)))
+    attention, mlp = 2 * C * C + 2 * C * D, 3 * C * W
+    assert count == 2 * V * C + L * (attention + mlp + 2 * C) + C
+    assert 0.95 * base < count < base
+
+
+@pytest.mark.parametrize("n_embd", [32, 192, 320, 384, 768])
+def test_mlp_weighs_what_gpt2s_does_at_most(n_embd):
+    width = mlp_width(tiny("optimized", n_embd=n_embd))
+    assert width % 64 == 0
+    if n_embd >= 192:
+        assert 3 * width <= 8 * n_embd < 3 * (width + 64)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("n_kv_head", [4, 2, 1])
+@torch.no_grad()
+def test_logits_are_those_of_llama_in_transformers(n_kv_head, tied, tmp_path):
+    model = lively(tiny("optimized", n_kv_head=n_kv_head, tie_embeddings=tied))
+    checkpoint.save(tmp_path / "model", model, CHAR)
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "model").eval()
+    assert type(theirs) is LlamaForCausalLM
+    ids = tokens(model.config, rows=3)
+    logits = model(ids)
+    assert logits.std() > 0.1
+    assert (theirs(ids).logits - logits).abs().max() < 1e-4
+
+
+def test_rotation_makes_products_depend_on_distance_alone():
+    torch.manual_seed(0)
+    q, k = torch.randn(2, 1, 1, 1, 8).double().expand(2, 1, 1, 40, 8)
+    turn = rotation(0, 40, 8, q.device)
+    products = (rotate(q, *turn) @ rotate(k, *turn).transpose(-1, -2))[0, 0]  # (T, T)
+    for distance in range(-39, 40):
+        along = products.diagonal(distance)
+        torch.testing.assert_close(along, along[:1].expand_as(along), atol=1e-4, rtol=0)
+    assert products[0].std() > 0.1
+    torch.testing.assert_close(rotate(q, *turn).norm(dim=-1), q.norm(dim=-1), atol=1e-5, rtol=0)
+
+
+def test_rotation_turns_pairs_as_complex_numbers():
+    torch.manual_seed(0)
+    x = torch.randn(1, 1, 5, 8)
+    turned = rotate(x, *rotation(3, 5, 8, x.device))
+    pairs = torch.complex(x[..., :4].double(), x[..., 4:].double())
+    angles = torch.arange(3, 8).double()[:, None] * 10_000.0 ** (-torch.arange(4).double() / 4)
+    expected = pairs * torch.polar(torch.ones_like(angles), angles)
+    torch.testing.assert_close(turned.double(), torch.cat([expected.real, expected.imag], -1), atol=1e-5, rtol=0)
+
+
+def test_rotation_stays_exact_in_half_precision():
+    """Far positions have angles that bfloat16 cannot tell apart, so they are never stored in it."""
+    model = build(tiny("optimized")).to(torch.bfloat16)
+    assert all(not name.endswith(("cos", "sin")) for name, _ in model.named_buffers())
+    cos, sin = rotation(1000, 2, 8, torch.device("cpu"))
+    assert cos.dtype == sin.dtype == torch.float32
+    angle = torch.tensor(1001.0, dtype=torch.float64)
+    assert cos[1, 0].item() == pytest.approx(angle.cos().item(), abs=1e-4)
