@@ -24,7 +24,8 @@ BATCH_DOCUMENTS, BATCH_CHARACTERS = 1000, 4_000_000
 def write(folder: Path, corpus: Corpus, tokenizer: Tokenizer, val_fraction: float) -> dict:
     """Encode a corpus into `train.bin`, `val.bin` and `manifest.json`; return what the manifest says.
 
-    `folder` exists, empty. Where a document does not bring its split, every k-th from the first goes to validation, k = max(2, round(1 / val_fraction)).
+    `folder` exists, empty. Where a document does not bring its split, every k-th from the first goes
+    to validation, k = max(2, round(1 / val_fraction)).
     Raises UserError where either side would be empty.
     """
     dtype = "uint16" if tokenizer.vocab_size <= 2**16 else "uint32"

@@ -29,8 +29,8 @@ def main() -> None:
         return
     custom = args.base_checkpoint or args.lora_checkpoint
     page, figures = compare.compare(
-        args.base_checkpoint or "models/pretrain", args.lora_checkpoint or "models/lora", None if custom else "models/merged",
-        settings, seed, given.train.dtype,
+        args.base_checkpoint or "models/pretrain", args.lora_checkpoint or "models/lora",
+        None if custom else "models/merged", settings, seed, given.train.dtype,
     )  # fmt: skip
     if custom:
         print(page)

@@ -72,7 +72,9 @@ def refused(project, *command: str) -> str:
 def test_text_that_cannot_be_read(project, name, content, message):
     if content is not None:
         (project / name).write_bytes(content)
-    assert re.search(message, refused(project, "stages.prepare", "--source", "files", "--path", name, "--num-samples", "50"))
+    assert re.search(
+        message, refused(project, "stages.prepare", "--source", "files", "--path", name, "--num-samples", "50")
+    )
 
 
 def test_an_unknown_source(project):

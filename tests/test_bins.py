@@ -1,19 +1,15 @@
 import json
 import math
 import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from nanogpt import bins, tokens
 from nanogpt.corpus.document import Corpus, Document
 from nanogpt.errors import UserError
 from nanogpt.tokenizer import TokenizerSettings, train
-from nanogpt.tokens import Bin, Counts, Windows
+from nanogpt.tokens import Bin, Counts
 
 BYTE = train(TokenizerSettings("byte", 0, "error"), [])
 

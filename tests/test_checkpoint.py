@@ -170,9 +170,10 @@ def test_damaged_pt_files(tiny, byte, tmp_path):
             checkpoint.load(path)
     weights = good["model"]
     for bad in (
-        [1], 5, {}, good | {"model": 3}, good | {"tokenizer": []}, good | {"tokenizer": {"tokenizer.json": 3}},
-        good | {"tokenizer": {}}, good | {"config": {}}, good | {"config": []}, good | {"config": {"model_type": "gpt2"}},
-        good | {"model": {}}, good | {"model": weights | {"extra": torch.ones(1)}}, good | {"model": dict.fromkeys(weights, 1)},
+        [1], 5, {}, good | {"model": 3}, good | {"model": {}}, good | {"model": dict.fromkeys(weights, 1)},
+        good | {"model": weights | {"extra": torch.ones(1)}},
+        good | {"tokenizer": []}, good | {"tokenizer": {}}, good | {"tokenizer": {"tokenizer.json": 3}},
+        good | {"config": {}}, good | {"config": []}, good | {"config": {"model_type": "gpt2"}},
     ):  # fmt: skip
         torch.save(bad, path)
         with pytest.raises(UserError, match=r"m\.pt|tokenizer\.json"):

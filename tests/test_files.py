@@ -18,8 +18,15 @@ TEXTS = ["One.\n\nTwo paragraphs.", 'With "quotes", commas\nand lines', "Ünïco
 
 
 def settings(path, **changes) -> DataSettings:
-    values = {"source": "files", "num_samples": None, "val_fraction": 0.1, "pattern": "**/*", "field": "text", "seed": 1}
-    return DataSettings(**(values | {"path": str(path)} | changes))
+    values = {
+        "source": "files",
+        "num_samples": None,
+        "val_fraction": 0.1,
+        "pattern": "**/*",
+        "field": "text",
+        "seed": 1,
+    }
+    return DataSettings(source="files", **(values | {"path": str(path)} | changes))
 
 
 def read(path, **changes) -> list[str]:

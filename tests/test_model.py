@@ -67,7 +67,8 @@ def test_weights_depend_on_the_seed_alone(arch):
     torch.rand(5)
     same, other = new(settings, 64, seed=3).state_dict(), new(settings, 64, seed=4).state_dict()
     assert all(torch.equal(one[name], same[name]) for name in one)
-    assert {name for name in one if one[name].dim() == 2} == {n for n in one if not torch.equal(one[n], other[n])}
+    drawn = {name for name in one if one[name].dim() == 2 and "wpe" not in name}
+    assert drawn == {name for name in one if not torch.equal(one[name], other[name])}
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -79,13 +80,17 @@ def test_initial_weights(arch, tied):
     for name, parameter in model.named_parameters():
         if parameter.dim() == 2:
             adds = name.endswith(("c_proj.weight", "o_proj.weight", "down_proj.weight"))
-            std = 0.02 / 4 if adds else 0.02  # 8 blocks add 16 terms to the residual stream
+            std = math.sqrt(2 / (5 * 64)) / (4 if adds else 1)  # 8 blocks add 16 terms to the residual stream
+            if name.endswith("wpe.weight"):  # sine and cosine of one angle: the same length at every position
+                torch.testing.assert_close(parameter.norm(dim=1), torch.full((64,), std * 8))
+                continue
             spread = std / math.sqrt(2 * parameter.numel())
             assert abs(parameter.std().item() - std) < 5 * spread, name
         else:
             assert torch.equal(parameter, torch.full_like(parameter, name.endswith("weight"))), name
     ids = tokens(config, rows=4, length=65)
-    assert model(ids[:, :-1], ids[:, 1:]).item() == pytest.approx(math.log(128), abs=0.1)
+    # independent normal logits of variance 64 std^2 = 0.4 cost half of that above the uniform guess
+    assert model(ids[:, :-1], ids[:, 1:]).item() == pytest.approx(math.log(128) + 0.2, abs=0.15)
 
 
 @pytest.mark.parametrize(("arch", "embedding"), [("base", "transformer.wte"), ("optimized", "model.embed_tokens")])

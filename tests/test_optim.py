@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -68,7 +69,7 @@ def test_the_learning_rates_way(warmup, steps):
     assert max(rates) == pytest.approx(0.8)
     assert rates[-1] == pytest.approx(0.2)
     falling = rates[warmup:]
-    assert all(a > b for a, b in zip(falling, falling[1:], strict=False))
+    assert all(a > b for a, b in pairwise(falling))
     # a half cosine is symmetric about its middle
     assert [a + b for a, b in zip(falling, reversed(falling), strict=True)] == pytest.approx([1.0] * len(falling))
     if len(falling) % 2:

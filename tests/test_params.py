@@ -24,7 +24,7 @@ def line_of(lines: list[str], key: str) -> int:
 
 
 def changed(folder: Path, **edits: str) -> tuple[Path, list[str]]:
-    """params.yaml with some keys (dots as __) set to other YAML; DELETED takes the line out, `name: x` replaces it all."""
+    """params.yaml with some keys (dots as __) set to other YAML, deleted, or replaced by a whole `name: x`."""
     lines = FILE.read_text().splitlines()
     for key, value in edits.items():
         index = line_of(lines, key.replace("__", "."))

@@ -13,8 +13,8 @@ CHAR = TokenizerSettings("char", 0, "error")
 
 
 def own(path, **changed) -> DataSettings:
-    values = dict(source="files", num_samples=None, val_fraction=0.1, seed=1, path=str(path), pattern="*", field="text")
-    return DataSettings(**values | changed)
+    values = {"num_samples": None, "val_fraction": 0.1, "seed": 1, "pattern": "*", "field": "text"} | changed
+    return DataSettings(source="files", path=str(path), **values)
 
 
 def test_a_folder_with_bins_and_the_tokenizer_trained_on_them(tmp_path):

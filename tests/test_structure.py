@@ -9,14 +9,14 @@ from ruamel.yaml import YAML
 from nanogpt import settings
 
 # A module imports only from those before it.
-ORDER = """
-    errors atomic params flags metrics
-    corpus/document corpus/grammar corpus/story_words corpus/stories corpus/abstract_words corpus/abstracts
-    corpus/files corpus/__init__
-    tokenizer tokens bins prepare
-    model/config model/cache model/loss model/base model/optimized model/__init__
-    hardware optim checkpoint evaluate train lora generate compare bench settings
-""".split()
+ORDER = [
+    "errors", "atomic", "params", "flags", "metrics",
+    "corpus/document", "corpus/grammar", "corpus/story_words", "corpus/stories", "corpus/abstract_words",
+    "corpus/abstracts", "corpus/files", "corpus/__init__",
+    "tokenizer", "tokens", "bins", "prepare",
+    "model/config", "model/cache", "model/loss", "model/base", "model/optimized", "model/__init__",
+    "hardware", "optim", "checkpoint", "evaluate", "train", "lora", "generate", "compare", "bench", "settings",
+]  # fmt: skip
 STAGES = {
     "check": "check",
     "prepare": "prepare",

@@ -1,6 +1,3 @@
-import json
-import math
-import os
 import subprocess
 import sys
 
@@ -46,7 +43,7 @@ def test_missing_and_damaged_bins(tmp_path):
 def test_bins_of_another_tokenizer(tmp_path):
     bins.write(tmp_path, corpus(texts(10)), BYTE, 0.1)
     char = train(TokenizerSettings("char", 0, "error"), ["abc"])
-    with pytest.raises(UserError, match=r"another tokenizer \(byte\) than the model's \(char\); prepare the text again"):
+    with pytest.raises(UserError, match=r"another tokenizer \(byte\) than the model's \(char\); prepare"):
         Bin.open(tmp_path, "train", char)
 
 

@@ -79,6 +79,12 @@ def test_the_same_seed_gives_the_same_bits(tiny, training, arch, dropout):
         assert not equal(first, trained(tiny(arch), training()))
 
 
+def test_a_loaded_model_and_one_that_was_just_validated_drop_too(tiny, training):
+    plain = trained(tiny(dropout=0.2), training())
+    assert equal(plain, trained(tiny(dropout=0.2).eval(), training()))
+    assert equal(plain, trained(tiny(dropout=0.2), training(eval_every=1)))
+
+
 def test_dropout_differs_from_step_to_step_and_seed_to_seed(tiny, training):
     """With one window in the data, batches are all the same: what differs is dropout alone."""
     data = noise(17)

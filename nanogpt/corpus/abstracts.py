@@ -27,13 +27,13 @@ RULES = {
     ],
     "OUTCOME": [(3, "{CONFIRMED} {DETAIL} {AGREED}"), (2, "{OVERTURNED} {DETAIL} {DISAGREED}")],
     "CONFIRMED": [
-        "As {FORESEEN}, {effect} {turn.did} by {PERCENT}.{DIGIT}%, {ABOVEALL} in {group=GROUP@topic}.",
-        "{INDEED} {effect} {turn.did}, by {PERCENT}.{DIGIT}% overall and by {SHARE}.{DIGIT}% in {group=GROUP@topic}.",
+        "As {FORESEEN}, {effect} {turn.did} by {PERCENT}.{DIGIT}%, {ABOVEALL} in {GROUP@topic}.",
+        "{INDEED} {effect} {turn.did}, by {PERCENT}.{DIGIT}% overall and by {SHARE}.{DIGIT}% in {GROUP@topic}.",
     ],
     "OVERTURNED": [
-        "{INSTEAD}, {effect} {turn.undid} by {PERCENT}.{DIGIT}%, {ABOVEALL} in {group=GROUP@topic}.",
+        "{INSTEAD}, {effect} {turn.undid} by {PERCENT}.{DIGIT}%, {ABOVEALL} in {GROUP@topic}.",
         "To our {SURPRISE} {effect} {turn.undid}, by {PERCENT}.{DIGIT}% overall and by {SHARE}.{DIGIT}% in"
-        " {group=GROUP@topic}.",
+        " {GROUP@topic}.",
     ],
     "DETAIL": [
         "All but {FEW} of the {count} {unit} agreed, so {DOUBT} cannot {EXPLAIN} it.",
@@ -46,7 +46,7 @@ RULES = {
     ],
     "DISAGREED": [
         "{^THUS} {cause} cannot {SHAPE} {topic}, although {USE@topic}.",
-        "We {REJECT} the idea that {effect} must {turn}; for {topic} in {group}, {USE@topic}.",
+        "We {REJECT} the idea that {effect} must {turn}; for {topic}, {USE@topic}.",
     ],
 }
 

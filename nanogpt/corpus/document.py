@@ -44,7 +44,9 @@ class DataSettings:
     def __post_init__(self) -> None:
         if self.num_samples is not None and self.num_samples < 2:
             raise BadSetting(
-                "num_samples", self.num_samples, "too few to split into training and validation",
+                "num_samples",
+                self.num_samples,
+                "too few to split into training and validation",
                 "choose 2 or more, or null for all of a file",
             )
         if self.num_samples is None and self.source != "files":

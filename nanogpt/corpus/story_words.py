@@ -1,9 +1,9 @@
 """The words of the stories: tables for `nanogpt.corpus.grammar`, each row as likely as its neighbours."""
 
-GIRLS = "Lily Mia Anna Clara Nora Ella Ruby Daisy Alice Emma Hazel Ivy Zoe Molly Flora Tess Wendy Bella Nina Julia"
-BOYS = "Tom Ben Sam Max Leo Jack Finn Oscar Henry Noah Theo Luke Adam Hugo Felix Owen Jonas Peter Simon Milo"
-OTHER_GIRLS = "Kate Maya Lucy Greta Amira Pia Olga Priya Sofia Elsa Rosa Tara Vera June Mei Ada"
-OTHER_BOYS = "Paul Omar Kai Ravi Tim Dan Nils Emil Carl Ivan Hans Otto Jamal Pablo Yusuf Marco"
+GIRLS = "Lily Mia Anna Clara Nora Ella Ruby Daisy Alice Emma Hazel Zoe"
+BOYS = "Tom Ben Sam Max Leo Jack Finn Oscar Henry Theo Adam Hugo"
+OTHER_GIRLS = "Kate Maya Lucy Amira Pia Olga Priya Sofia Rosa Tara"
+OTHER_BOYS = "Paul Omar Kai Ravi Dan Emil Ivan Otto Jamal Yusuf"
 
 
 def _children(girls: str, boys: str) -> str:

@@ -84,14 +84,21 @@ class Base(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        """Normal 0.02; what is added to the residual stream smaller, as 2 * n_layer terms add up in it."""
+        """Normal; what is added to the residual stream smaller, as 2 * n_layer terms add up in it.
+
+        Positions start as waves (Vaswani et al. 2017, https://arxiv.org/abs/1706.03762) and are learned
+        from there: neighbours resemble each other, so heads find "the token before" early.
+        """
+        std = self.config.initial_std
         for name, parameter in self.named_parameters():
             if parameter.dim() == 2:
                 residual = name.endswith("c_proj.weight")
                 shrink = math.sqrt(2 * self.config.n_layer) if residual else 1
-                nn.init.normal_(parameter, std=0.02 / shrink)
+                nn.init.normal_(parameter, std=std / shrink)
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)
+        with torch.no_grad():
+            self.transformer.wpe.weight.copy_(waves(self.config.block_size, self.config.n_embd) * std * math.sqrt(2))
 
     def forward(
         self,
@@ -117,3 +124,10 @@ class Base(nn.Module):
             cache.length += T
         x = self.transformer.ln_f(x[:, -1:] if last else x)
         return self.lm_head(x) if targets is None else head_loss(self.lm_head, x, targets, reduction)
+
+
+def waves(T: int, width: int) -> Tensor:
+    """(T, width) fp32: sines and cosines of the position, at wavelengths from 2 pi to 10,000 times that."""
+    frequencies = 10_000.0 ** (-torch.arange(0, width, 2) / width)  # (width / 2, rounded up)
+    angles = torch.arange(T)[:, None] * frequencies
+    return torch.cat([angles.sin(), angles.cos()], dim=1)[:, :width]

@@ -42,6 +42,15 @@ class ModelSettings:
             )
 
     @property
+    def initial_std(self) -> float:
+        """Standard deviation of fresh weights: that of GPT-2 at GPT-2's width, larger in narrower models.
+
+        With GPT-2's own 0.02 the attention of a narrow model starts out so even that it learns to look
+        back late. sqrt(2 / (5 n_embd)) is Nguyen & Salazar's (arXiv:1910.05895).
+        """
+        return (2 / (5 * self.n_embd)) ** 0.5
+
+    @property
     def head_dim(self) -> int:
         """Width of one attention head."""
         return self.n_embd // self.n_head

@@ -122,12 +122,12 @@ class Optimized(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        """Normal 0.02; what is added to the residual stream smaller, as 2 * n_layer terms add up in it."""
+        """Normal; what is added to the residual stream smaller, as 2 * n_layer terms add up in it."""
         for name, parameter in self.named_parameters():
             if parameter.dim() == 2:
                 residual = name.endswith(("o_proj.weight", "down_proj.weight"))
                 shrink = math.sqrt(2 * self.config.n_layer) if residual else 1
-                nn.init.normal_(parameter, std=0.02 / shrink)
+                nn.init.normal_(parameter, std=self.config.initial_std / shrink)
 
     def forward(
         self,
