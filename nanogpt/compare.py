@@ -1,5 +1,6 @@
 """Several models side by side: figures on both domains, and the same prompts through each."""
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,16 +61,25 @@ def scores(model: nn.Module, domains: dict[str, Bin], byte_lengths: np.ndarray, 
 
 
 def compare(
-    base: Path | str, adapter: Path | str, merged: Path | str | None, settings: SampleSettings, seed: int, dtype: Dtype
+    base: Path | str,
+    adapter: Path | str,
+    merged: Path | str | None,
+    settings: SampleSettings,
+    seed: int,
+    dtype: Dtype,
+    strict: bool = True,
 ) -> tuple[str, dict]:
     """Score the models on both domains and let each write from the same prompts and seed.
 
     `base` and `merged` are model folders, `adapter` the folder of one for `base`. Returns a page of
     Markdown and the figures by model and domain. A domain whose bins are missing or in other tokens
-    is an error.
+    raises UserError, or is left out unless `strict`.
     """
     net, tok = checkpoint.load(base)
-    domains = {role: Bin.open(f"data/{role}", "val", tok) for role in ("pretrain", "finetune")}
+    domains = {}
+    for role in ("pretrain", "finetune"):
+        with contextlib.nullcontext() if strict else contextlib.suppress(UserError):
+            domains[role] = Bin.open(f"data/{role}", "val", tok)
     results, samples = {}, {prompt: {} for prompt in settings.prompts}
 
     def run(name: str, model: nn.Module) -> None:
@@ -97,9 +107,11 @@ def markdown(
     `results` is model -> domain -> score, `samples` prompt -> model -> texts.
     """
     titles = [f"{data.source} ({role})" for role, data in domains.items()]
-    lines = ["# The models side by side", "", "Bits per byte (and perplexity) on validation text; lower is better.", ""]
-    lines += ["| model | " + " | ".join(titles) + " |", "|---" * (len(titles) + 1) + "|"]
-    for name, by_domain in results.items():
+    lines = ["# The models side by side"]
+    if domains:
+        lines += ["", "Bits per byte (and perplexity) on validation text; lower is better.", ""]
+        lines += ["| model | " + " | ".join(titles) + " |", "|---" * (len(titles) + 1) + "|"]
+    for name, by_domain in results.items() if domains else ():
         cells = [f"{by_domain[d].bpb:.3f} ({by_domain[d].perplexity:.2f})" for d in domains]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     for prompt, by_model in samples.items():

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import sys
+from pathlib import Path
 from typing import NoReturn
 
 from nanogpt.errors import BadSetting, UserError
@@ -12,7 +13,8 @@ class Flags(argparse.ArgumentParser):
     """A parser that takes dashes and underscores alike and ends with status 1 on a wrong flag."""
 
     def __init__(self, description: str):
-        super().__init__(description=description, allow_abbrev=False)
+        prog = f"python -m stages.{Path(sys.argv[0]).stem}"
+        super().__init__(prog=prog, description=description, allow_abbrev=False)
 
     def parse_args(self, args: list[str] | None = None, namespace: argparse.Namespace | None = None):
         """As argparse does, after turning `--num_samples` into `--num-samples`."""

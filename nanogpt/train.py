@@ -111,14 +111,19 @@ class Run:
         return figures
 
 
+def check_seed(seed: int) -> None:
+    """Raise BadSetting for a seed that torch's generator on the CPU would not tell from another."""
+    if not 0 <= seed < 2**32:
+        raise BadSetting("seed", seed, f"not between 0 and {2**32 - 1}", "choose a small whole number, like 1")
+
+
 def train(model: nn.Module, train_data: Windows, val_data: Windows, settings: TrainSettings, seed: int) -> Run:
     """Teach the parameters of `model` that require gradients, in place.
 
     Which windows a step reads is a function of (seed, step), and so is its randomness. Raises
     UserError where a loss is not finite, or for a seed that is negative or too large.
     """
-    if not 0 <= seed < 2**32:
-        raise BadSetting("seed", seed, f"not between 0 and {2**32 - 1}", "choose a small whole number, like 1")
+    check_seed(seed)
     device = hardware.device(settings.device)
     hardware.threads(settings.threads)
     torch.set_flush_denormal(True)

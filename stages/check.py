@@ -7,9 +7,10 @@ from nanogpt.flags import Flags
 def main() -> None:
     """Write the constant out; raises UserError for a mistake in the settings or the sources."""
     Flags(__doc__).parse_args()
-    from nanogpt import atomic, corpus, params, settings, tokenizer
+    from nanogpt import atomic, corpus, params, settings, tokenizer, train
 
     everything = params.load_all(**settings.SECTIONS)
+    train.check_seed(everything.seed)
     for role in ("pretrain", "finetune"):
         corpus.look(getattr(everything.data, role))
     tokenizer.look(everything.tokenizer)

@@ -11,7 +11,7 @@ def main() -> None:
     """Score both domains, attach, train, score both again, save the adapter."""
     started = time.monotonic()
     flags = Flags(__doc__)
-    flags.add_argument("--base-checkpoint", default="models/pretrain", help="model to adapt (default: %(default)s)")
+    flags.add_argument("--base-checkpoint", help="model to adapt, scored on --data alone (default: models/pretrain)")
     flags.add_argument("--data", default="data/finetune", help="folder of bins (default: %(default)s)")
     flags.add_argument("--r", type=int, help="rank, in place of lora.r")
     flags.add_argument("--max-steps", type=int, metavar="N", help="in place of lora.max_steps")
@@ -23,8 +23,11 @@ def main() -> None:
     given = params.load(seed=int, train=train.TrainSettings, lora=lora.LoraSettings)
     settings = override(given.lora, args)
     training = settings.training(given.train)
-    net, tok = checkpoint.load(args.base_checkpoint)
-    domains = {"pretrain": Bin.open("data/pretrain", "val", tok), "finetune": Bin.open(args.data, "val", tok)}
+    base = args.base_checkpoint or "models/pretrain"
+    net, tok = checkpoint.load(base)
+    domains = {"finetune": Bin.open(args.data, "val", tok)}
+    if not args.base_checkpoint:
+        domains["pretrain"] = Bin.open("data/pretrain", "val", tok)
     before = compare.scores(net, domains, tok.byte_lengths(), training.dtype)
     adapted = lora.attach(net, settings, given.seed)
     windows = [
@@ -33,7 +36,7 @@ def main() -> None:
     ]
     run = train.train(net, *windows, training, given.seed)
     after = compare.scores(net, domains, tok.byte_lengths(), training.dtype)
-    lora.save(adapted, args.out or "models/lora", args.base_checkpoint)
+    lora.save(adapted, args.out or "models/lora", base)
     folder = Path(args.out or "metrics")
     run.save_curves(folder, "lora-finetune")
     figures = run.figures(after["finetune"], domains["finetune"], started)

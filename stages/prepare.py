@@ -13,6 +13,8 @@ def main() -> None:
     flags.add_argument("--path", help="file or folder of your own text, for --source files")
     flags.add_argument("--out", help="folder to write (default: data/<role>); with it, one corpus and its tokenizer")
     args = flags.parse_args()
+    if args.path:
+        args.source = args.source or "files"
     from nanogpt import params, prepare
     from nanogpt.corpus.document import Data
     from nanogpt.tokenizer import TokenizerSettings

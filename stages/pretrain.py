@@ -30,7 +30,7 @@ def main() -> None:
     run = train.train(net, *windows, settings, given.seed)
     score = evaluate.score_bin(net, val_data, tok.byte_lengths(), settings.dtype)
     checkpoint.save(args.out or "models/pretrain", net, tok)
-    folder = Path(args.out or "metrics")
+    folder = Path(args.out.removesuffix(".pt") if args.out else "metrics")
     run.save_curves(folder, "pretrain")
     metrics.write(folder / "pretrain.json", run.figures(score, val_data, started))
 

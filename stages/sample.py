@@ -30,7 +30,7 @@ def main() -> None:
     custom = args.base_checkpoint or args.lora_checkpoint
     page, figures = compare.compare(
         args.base_checkpoint or "models/pretrain", args.lora_checkpoint or "models/lora",
-        None if custom else "models/merged", settings, seed, given.train.dtype,
+        None if custom else "models/merged", settings, seed, given.train.dtype, strict=not custom,
     )  # fmt: skip
     if custom:
         print(page)

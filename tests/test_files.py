@@ -18,15 +18,8 @@ TEXTS = ["One.\n\nTwo paragraphs.", 'With "quotes", commas\nand lines', "Ünïco
 
 
 def settings(path, **changes) -> DataSettings:
-    values = {
-        "source": "files",
-        "num_samples": None,
-        "val_fraction": 0.1,
-        "pattern": "**/*",
-        "field": "text",
-        "seed": 1,
-    }
-    return DataSettings(source="files", **(values | {"path": str(path)} | changes))
+    values = {"num_samples": None, "val_fraction": 0.1, "seed": 1, "pattern": "**/*", "field": "text"}
+    return DataSettings(**({"source": "files", "path": str(path)} | values | changes))
 
 
 def read(path, **changes) -> list[str]:

@@ -53,6 +53,8 @@ class DataSettings:
             raise BadSetting(
                 "num_samples", None, f"{self.source} has no end", "say how many documents to draw, like 50000"
             )
+        if self.seed < 0:
+            raise BadSetting("seed", self.seed, "is negative", "choose a small whole number, like 1")
         if not 0 < self.val_fraction <= 0.5:
             raise BadSetting("val_fraction", self.val_fraction, "not between 0 and 0.5", "choose 0.01 to 0.1")
 

@@ -61,8 +61,8 @@ PLOTS = {
     ],
     "BROKEN": [
         "{^hero.he} loved {hero.his} {COLOUR} {thing=BREAKABLE}. But one {SKY} {day=DAY}, {USE}, the {thing.part}"
-        " {SNAP}. {CARRIED} The {mender} took {TOOL} and some {SUPPLY}, and {mender.he} worked on the {thing.part} for {SPAN}."
-        " {WORKED}",
+        " {SNAP}. {CARRIED} The {mender} took {TOOL} and some {SUPPLY}, and {mender.he} worked on the {thing.part}"
+        " for {SPAN}. {WORKED}",
     ],
     "CARRIED": [
         '"Do not cry," {SAID} {friend=FRIEND}, who was {DOING}. They took the {thing} to the {mender=MENDER} near'
@@ -142,8 +142,8 @@ PLOTS = {
     ],
     "GARDEN": [
         "One {SKY} {day=DAY} {kin} {GAVE} {hero.him} {number=NUMBER} {plant=PLANT} seeds."
-        " {hero} planted them {CORNER} and watered them from {COLOUR.a} can. {WAITED} {^THEN} all {number} came up, and one {plant} plant grew as high"
-        " as {TALL}. {COOKED}",
+        " {hero} planted them {CORNER} and watered them from {COLOUR.a} can. {WAITED} {^THEN} all {number} came up,"
+        " and one {plant} plant grew as high as {TALL}. {COOKED}",
     ],
     "WAITED": [
         'For {WEEKS} nothing grew. "{ADVICE}," {SAID} {friend=FRIEND}, who was {DOING} by the fence.',
