@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 HF_LAYOUT = {"base": True, "optimized": False}  # GPT-2 in transformers stores (in, out): PEFT's fan_in_fan_out
 
+Targets = Literal["all-linear", "all"] | list[str]
 MERGE_TOLERANCE = 1e-3  # nats: rounding moves the loss by about 1e-6 in fp32
 
 
@@ -30,7 +31,7 @@ class LoraSettings:
     r: int
     alpha: float
     dropout: float
-    target_modules: Literal["all-linear"] | list[str]
+    target_modules: Targets
     max_steps: int
     batch_size: int
     lr: float
@@ -67,8 +68,12 @@ def attach(model: nn.Module, settings: LoraSettings, seed: int) -> "PeftModel":
     return get_peft_model(model, config)
 
 
-def targets_of(model: nn.Module, wanted: Literal["all-linear"] | list[str]) -> list[str]:
-    """The leaf names of the modules to adapt; all linear ones of the blocks, without the head, or as named."""
+def targets_of(model: nn.Module, wanted: Targets) -> list[str]:
+    """The leaf names of the modules to adapt.
+
+    "all-linear" are those of the blocks, without the head; "all" adds the head and the embeddings,
+    which a second domain needs where it uses tokens that the first one hardly has.
+    """
     if wanted == "all-linear":
         return linear_names(model)
     known = {
@@ -76,6 +81,7 @@ def targets_of(model: nn.Module, wanted: Literal["all-linear"] | list[str]) -> l
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear | nn.Embedding)
     }
+    wanted = sorted(known) if wanted == "all" else wanted
     for name in wanted:
         if name not in known:
             choice = ", ".join(sorted(known))

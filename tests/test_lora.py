@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from nanogpt import checkpoint, lora
 from nanogpt.errors import BadSetting, UserError
-from nanogpt.lora import LoraSettings
+from nanogpt.lora import LoraSettings, targets_of
 from nanogpt.tokens import Bin, Windows
 from nanogpt.train import train
 
@@ -62,6 +62,11 @@ class Trained:
 @pytest.fixture(scope="module")
 def bins(tmp_path_factory, byte, write_bins) -> Path:
     return write_bins(tmp_path_factory.mktemp("bins") / "data", byte)
+
+
+def test_all_adds_the_head_and_the_embeddings(tiny):
+    assert targets_of(tiny("base", **SHAPE), "all") == ["c_attn", "c_fc", "c_proj", "lm_head", "wpe", "wte"]
+    assert {"lm_head", "embed_tokens", "q_proj", "down_proj"} < set(targets_of(tiny("optimized", **SHAPE), "all"))
 
 
 def make(request, tmp_path_factory, tiny, byte, bins, training, wanted) -> Trained:

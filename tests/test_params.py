@@ -125,7 +125,13 @@ MISTAKES = [
     ({"sample__prompts": "hello"}, "sample.prompts", "'hello'", "not a list", r"write it as \[one, another\]"),
     ({"sample__prompts": "[one, 2]"}, r"sample.prompts\[1\]", "2", "not text", "put it in quotes"),
     ({"sample__prompts": "[null]"}, r"sample.prompts\[0\]", "None", "not text", "put it in quotes"),
-    ({"lora__target_modules": "c_attn"}, "lora.target_modules", "'c_attn'", ".*choices", r"choose all-linear or .*\]"),
+    (
+        {"lora__target_modules": "c_attn"},
+        "lora.target_modules",
+        "'c_attn'",
+        ".*choices",
+        r"choose all-linear \| all or ",
+    ),
     ({"lora__target_modules": "[]"}, "lora.target_modules", r"\[\]", "names no module", "write all-linear"),
     # right types, wrong values
     ({"model__n_head": "4", "model__n_embd": "190"}, "model.n_embd", "190", "4 heads do not divide it", "try 192"),
