@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 HF_LAYOUT = {"base": True, "optimized": False}  # GPT-2 in transformers stores (in, out): PEFT's fan_in_fan_out
 
 Targets = Literal["all-linear", "all"] | list[str]
+ENDS = {"lm_head", "wte", "embed_tokens"}  # the modules that share their weights in a tied model
 MERGE_TOLERANCE = 1e-3  # nats: rounding moves the loss by about 1e-6 in fp32
 
 
@@ -88,11 +89,6 @@ def targets_of(model: nn.Module, wanted: Targets) -> list[str]:
             raise UserError(
                 f"lora.target_modules: {model.config.arch} has no module {name!r}; it has {choice}, or write all-linear"
             )
-        if model.config.tie_embeddings and name in ("lm_head", "wte", "embed_tokens"):
-            raise UserError(
-                f"lora.target_modules: {name!r} shares its weights with the other end of the model, and merging would "
-                "change both; name others, or pretrain with model.tie_embeddings: false"
-            )
     return list(wanted)
 
 
@@ -151,7 +147,8 @@ def base_of(folder: Path | str) -> Path:
 def merge(adapted: "PeftModel") -> tuple[nn.Module, dict[str, float]]:
     """Add the adapter into the weights, W + (alpha / r) B A, and prove that nothing else changed.
 
-    Random tokens go through the model before and after. Returns the plain model and the greatest
+    Random tokens go through the model before and after. Where embedding and head share their weights
+    and the adapter is on one of them, they part: it changes each on its own. Returns the plain model and the greatest
     and mean difference of logits and the change of loss in nats. Raises UserError where the loss
     moves by more than MERGE_TOLERANCE.
     """
@@ -161,6 +158,8 @@ def merge(adapted: "PeftModel") -> tuple[nn.Module, dict[str, float]]:
     tokens = torch.randint(config.vocab_size, (4, config.block_size + 1), generator=generator)
     ids, targets = tokens[:, :-1], tokens[:, 1:]
     logits, loss = adapted(ids), adapted(ids, targets)
+    if ENDS & set(adapted.peft_config["default"].target_modules):
+        _untie(adapted.get_base_model())
     model = adapted.merge_and_unload().eval()
     difference = (model(ids) - logits).abs()
     moved = (model(ids, targets) - loss).abs().item()
@@ -171,6 +170,14 @@ def merge(adapted: "PeftModel") -> tuple[nn.Module, dict[str, float]]:
         "mean_abs_logit_difference": difference.mean().item(),
         "loss_change_nats": moved,
     }
+
+
+def _untie(model: nn.Module) -> None:
+    """Give the head weights of its own, equal to those it shared."""
+    if model.config.tie_embeddings:
+        head = getattr(model.lm_head, "base_layer", model.lm_head)
+        head.weight = nn.Parameter(head.weight.detach().clone(), requires_grad=False)
+        model.config = dataclasses.replace(model.config, tie_embeddings=False)
 
 
 def _read_config(folder: Path | str) -> "LoraConfig":

@@ -238,11 +238,24 @@ def test_an_unknown_target_names_those_that_exist(tiny, arch):
         lora.attach(tiny(arch), settings(target_modules=[other]), 1)
 
 
-@pytest.mark.parametrize(("arch", "name"), [("base", "wte"), ("base", "lm_head"), ("optimized", "embed_tokens")])
-def test_tied_ends_cannot_be_adapted(tiny, arch, name):
-    with pytest.raises(UserError, match=rf"target_modules: '{name}' shares its weights .*tie_embeddings: false"):
-        lora.attach(tiny(arch, tie_embeddings=True), settings(target_modules=[name]), 1)
-    lora.attach(tiny(arch), settings(target_modules=[name]), 1)
+@pytest.mark.parametrize("targets", ["all", "all-linear"])
+@pytest.mark.parametrize("arch", ["base", "optimized"])
+def test_merging_parts_tied_ends_that_an_adapter_changes(tiny, byte, tmp_path, arch, targets):
+    model = tiny(arch, tie_embeddings=True)
+    adapted = lora.attach(model, settings(target_modules=targets), 1)
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in adapted.named_parameters():
+        if "lora_" in name:
+            parameter.data = torch.randn(parameter.shape, generator=generator) / 10
+    ids = torch.arange(8)[None]
+    with torch.no_grad():
+        before = adapted.eval()(ids)
+    merged, _ = lora.merge(adapted)
+    assert merged.config.tie_embeddings == (targets == "all-linear")
+    checkpoint.save(tmp_path / "merged", merged, byte)
+    again, _ = checkpoint.load(tmp_path / "merged")
+    with torch.no_grad():
+        torch.testing.assert_close(again(ids), before, atol=1e-4, rtol=0)
 
 
 def test_the_other_architecture(plain, tiny):

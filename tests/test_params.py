@@ -130,7 +130,7 @@ MISTAKES = [
         "lora.target_modules",
         "'c_attn'",
         ".*choices",
-        r"choose all-linear \| all or ",
+        r"choose all-linear \| all or .*",
     ),
     ({"lora__target_modules": "[]"}, "lora.target_modules", r"\[\]", "names no module", "write all-linear"),
     # right types, wrong values
