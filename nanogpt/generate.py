@@ -36,12 +36,6 @@ def generate(
     return [list(takewhile(lambda token: token != eot, (step[row] for step in steps))) for row in range(num_samples)]
 
 
-def stream(model: nn.Module, prompt_ids: list[int], *, eot: int, **settings) -> Iterator[int]:
-    """One continuation, each id as soon as it is known: the first that `generate` would give for these settings."""
-    steps = decode(model, prompt_ids, num_samples=1, eot=eot, **settings)
-    return takewhile(lambda token: token != eot, (step[0] for step in steps))
-
-
 @torch.inference_mode()
 def decode(
     model: nn.Module,

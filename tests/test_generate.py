@@ -9,7 +9,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from nanogpt import checkpoint
-from nanogpt.generate import choose, filter_logits, generate, stream
+from nanogpt.generate import choose, filter_logits, generate
 from nanogpt.tokenizer import TokenizerSettings, train
 
 EOT, N_TOKENS = 49, 50  # of the 64 rows of the tiny models' embedding
@@ -237,15 +237,6 @@ def test_ids_tied_with_the_last_one_kept_are_kept():
     logits = torch.tensor([[1.0, 2.0, 1.0, 0.0]])
     for filters in [(2, None), (None, 0.6)]:
         assert filter_logits(logits, *filters).isfinite().tolist() == [[True, True, True, False]]
-
-
-@each_arch
-def test_a_stream_is_the_first_text(arch):
-    model = lively(tiny(arch)).train()
-    (text,) = written(model, num_samples=1, max_tokens=30)
-    settings = {"temperature": 1.0, "top_k": None, "top_p": None, "seed": 1, "n_tokens": N_TOKENS, "max_tokens": 30}
-    assert list(stream(model, PROMPT, eot=EOT, **settings)) == text
-    assert model.training
 
 
 @pytest.mark.parametrize("how", ["along a text", "across rows", "across seeds"])
