@@ -5,6 +5,7 @@ The stream is eot, document, eot, document, eot ..., as `tokens` reads it.
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from itertools import chain
@@ -30,13 +31,14 @@ def write(folder: Path, corpus: Corpus, tokenizer: Tokenizer, val_fraction: floa
     """
     dtype = "uint16" if tokenizer.vocab_size <= 2**16 else "uint32"
     every = max(2, round(1 / val_fraction))
+    skipped: Counter[str] = Counter()
     counts = {split: Counts() for split in SPLITS}
     for split in SPLITS:
         (folder / f"{split}.bin").write_bytes(np.array([tokenizer.eot], DTYPES[dtype]).tobytes())
         counts[split].tokens = 1
     with (folder / "train.bin").open("ab") as train, (folder / "val.bin").open("ab") as val:
         files = {"train": train, "val": val}
-        numbered = enumerate(corpus.documents())
+        numbered = enumerate(corpus.documents(skipped))
         placed = ((document.split or ("train" if i % every else "val"), document) for i, document in numbered)
         for batch in _batches(placed):
             for split in SPLITS:

@@ -2,7 +2,7 @@
 
 from nanogpt.bench import BenchmarkSettings
 from nanogpt.compare import SampleSettings
-from nanogpt.corpus.document import Data
+from nanogpt.corpus import Data
 from nanogpt.lora import LoraSettings
 from nanogpt.model import ModelSettings
 from nanogpt.tokenizer import TokenizerSettings

@@ -12,7 +12,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import Literal
@@ -32,21 +32,28 @@ BYTES = [bytes([byte]) for byte in range(256)]
 
 @dataclass(frozen=True)
 class TokenizerSettings:
-    """Section `tokenizer` of params.yaml. `vocab_size` counts the end token and is read by bpe only."""
+    """Section `tokenizer` of params.yaml. `vocab_size` counts the end token and is read by bpe only.
 
-    kind: Literal["gpt2", "char", "byte", "bpe"]
+    `auto` is what suits the corpus: char for Shakespeare, bpe for all others.
+    """
+
+    kind: Literal["auto", "gpt2", "char", "byte", "bpe"]
     vocab_size: int
     unknown: Literal["error", "replace"]
 
     def __post_init__(self) -> None:
         least = len(BYTES) + 1
-        if self.kind == "bpe" and self.vocab_size < least:
+        if self.kind in ("auto", "bpe") and self.vocab_size < least:
             raise BadSetting(
                 "vocab_size",
                 self.vocab_size,
                 f"bpe needs {least} at least, one for each byte and the end of a document",
                 "choose 1024 to 50257",
             )
+
+    def suited(self, kind: Literal["bpe", "char"]) -> "TokenizerSettings":
+        """These settings with `kind` in place of auto."""
+        return replace(self, kind=kind) if self.kind == "auto" else self
 
 
 class Tokenizer:
@@ -218,7 +225,7 @@ PRE_TOKENIZERS = {
 
 
 def train(settings: TokenizerSettings, texts: Iterable[str]) -> Tokenizer:
-    """A tokenizer of the kind the settings name; char and bpe learn their vocabulary from `texts`.
+    """A tokenizer of the kind the settings name, other than auto; char and bpe learn their vocabulary from `texts`.
 
     A small corpus may give bpe fewer tokens than `vocab_size`. Raises UserError where gpt2's
     vocabulary can be neither found nor fetched.

@@ -1,4 +1,4 @@
-"""Read all of params.yaml and look at the sources, before DVC deletes the outs of any other stage."""
+"""Read all of params.yaml, fetch and look at the sources, before DVC deletes the outs of any other stage."""
 
 from nanogpt import errors
 from nanogpt.flags import Flags
@@ -12,7 +12,7 @@ def main() -> None:
     everything = params.load_all(**settings.SECTIONS)
     train.check_seed(everything.seed)
     for role in ("pretrain", "finetune"):
-        corpus.look(getattr(everything.data, role))
+        corpus.look(corpus.load(getattr(everything.data, role), everything.data))
     tokenizer.look(everything.tokenizer)
     atomic.write_text("data/checked", "params.yaml and the sources were read without complaint\n")
 

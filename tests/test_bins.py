@@ -15,7 +15,7 @@ BYTE = train(TokenizerSettings("byte", 0, "error"), [])
 
 
 def corpus(documents: list[Document]) -> Corpus:
-    return Corpus("test", "CC0", lambda: iter(documents))
+    return Corpus("test", "CC0", lambda skipped: iter(documents))
 
 
 def texts(n: int) -> list[Document]:

@@ -4,6 +4,7 @@ import hashlib
 import math
 import re
 import string
+from collections import Counter
 from itertools import pairwise
 from random import Random
 
@@ -14,7 +15,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from nanogpt.corpus import abstracts, stories
 from nanogpt.corpus.document import Corpus, DataSettings, Document
-from nanogpt.corpus.grammar import Grammar
+from nanogpt.corpus.grammar import GeneratorSettings, Grammar
 
 SOURCES = {"stories": stories, "abstracts": abstracts}
 BLOCK = 256
@@ -36,13 +37,12 @@ AMBIGUOUS = Grammar({"TEXT": ["{SIZE}{SIZE} {THING}", "{SIZE} {THING}"]}, {"SIZE
 
 
 def load(name: str, count: int, seed: int) -> Corpus:
-    return SOURCES[name].load(
-        DataSettings(source=name, num_samples=count, val_fraction=0.1, seed=seed, path="", pattern="", field="")
-    )
+    settings = DataSettings(source=name, num_samples=count, val_fraction=0.1, path="", pattern="", field="")
+    return SOURCES[name].load(settings, GeneratorSettings(seed))
 
 
 def draw(name: str, count: int, seed: int = 0) -> list[Document]:
-    return list(load(name, count, seed).documents())
+    return list(load(name, count, seed).documents(Counter()))
 
 
 @pytest.fixture(params=SOURCES)
@@ -138,7 +138,7 @@ def test_a_seed_decides_every_document_and_more_samples_only_add(name):
 def test_a_corpus_starts_again_from_the_first(name):
     corpus = load(name, 20, seed=3)
     assert corpus.name == name and corpus.licence == "MIT (generated)"
-    assert list(corpus.documents()) == list(corpus.documents())
+    assert list(corpus.documents(Counter())) == list(corpus.documents(Counter()))
 
 
 # To be renewed where a grammar is changed on purpose, and only there.

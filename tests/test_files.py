@@ -1,6 +1,7 @@
 import csv
 import json
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 import hypothesis
@@ -14,16 +15,17 @@ from nanogpt.corpus import files
 from nanogpt.corpus.document import DataSettings, Document
 from nanogpt.errors import UserError
 
+STRICT = files.FilesSettings(strict=True)
 TEXTS = ["One.\n\nTwo paragraphs.", 'With "quotes", commas\nand lines', "Ünïcode 😀 <|endoftext|> \u2028 end"]
 
 
 def settings(path, **changes) -> DataSettings:
-    values = {"num_samples": None, "val_fraction": 0.1, "seed": 1, "pattern": "**/*", "field": "text"}
+    values = {"num_samples": None, "val_fraction": 0.1, "pattern": "**/*", "field": "text"}
     return DataSettings(**({"source": "files", "path": str(path)} | values | changes))
 
 
 def read(path, **changes) -> list[str]:
-    return [document.text for document in files.load(settings(path, **changes)).documents()]
+    return [document.text for document in files.load(settings(path, **changes), STRICT).documents(Counter())]
 
 
 def write_rows(path: Path, texts: list[str]) -> Path:
@@ -87,8 +89,10 @@ def test_a_folder_is_read_in_sorted_order_and_other_endings_are_passed_over(tmp_
 
 def test_num_samples_and_reading_again(tmp_path):
     path = write_rows(tmp_path / "a.jsonl", TEXTS)
-    corpus = files.load(settings(path, num_samples=2))
-    assert list(corpus.documents()) == list(corpus.documents()) == [Document(text) for text in TEXTS[:2]]
+    corpus = files.load(settings(path, num_samples=2), STRICT)
+    assert (
+        list(corpus.documents(Counter())) == list(corpus.documents(Counter())) == [Document(text) for text in TEXTS[:2]]
+    )
     assert corpus.name == str(path)
     assert corpus.licence == "your own"
 
@@ -99,12 +103,12 @@ def test_a_csv_field_longer_than_the_libraries_limit(tmp_path):
 
 def complaint(path, **changes) -> str:
     with pytest.raises(UserError) as caught:
-        files.load(settings(path, **changes))
+        files.load(settings(path, **changes), STRICT)
     return str(caught.value)
 
 
 def late_complaint(path, **changes) -> str:
-    documents = files.load(settings(path, **changes)).documents()
+    documents = files.load(settings(path, **changes), STRICT).documents(Counter())
     with pytest.raises(UserError) as caught:
         list(documents)
     return str(caught.value)

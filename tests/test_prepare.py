@@ -3,7 +3,7 @@ import os
 import pytest
 
 from nanogpt import tokenizer
-from nanogpt.corpus import DataSettings
+from nanogpt.corpus import Corpus, DataSettings, files
 from nanogpt.errors import UserError
 from nanogpt.prepare import prepare
 from nanogpt.tokenizer import TokenizerSettings
@@ -12,29 +12,28 @@ from nanogpt.tokens import Bin
 CHAR = TokenizerSettings("char", 0, "error")
 
 
-def own(path, **changed) -> DataSettings:
-    values = {"num_samples": None, "val_fraction": 0.1, "seed": 1, "pattern": "*", "field": "text"} | changed
-    return DataSettings(source="files", path=str(path), **values)
+def own(path) -> Corpus:
+    return files.load(DataSettings("files", None, 0.1, str(path), "*", "text"), files.FilesSettings(strict=True))
 
 
 def test_a_folder_with_bins_and_the_tokenizer_trained_on_them(tmp_path):
     (tmp_path / "own.txt").write_text("one\n\ntwo\n\nthree\n")
-    manifest = prepare(tmp_path / "out", own(tmp_path / "own.txt"), CHAR)
+    manifest = prepare(tmp_path / "out", own(tmp_path / "own.txt"), 0.1, CHAR)
     tok = tokenizer.load(tmp_path / "out" / "tokenizer")
     assert [tok.decode(ids) for ids in Bin.open(tmp_path / "out", "train", tok).documents()] == ["two", "three"]
     assert manifest["splits"]["val"]["documents"] == 1
-    prepare(tmp_path / "second", own(tmp_path / "own.txt"), tmp_path / "out" / "tokenizer")
+    prepare(tmp_path / "second", own(tmp_path / "own.txt"), 0.1, tmp_path / "out" / "tokenizer")
     assert sorted(os.listdir(tmp_path / "second")) == ["manifest.json", "train.bin", "val.bin"]
 
 
 def test_a_mistake_leaves_what_was_there(tmp_path):
     text = tmp_path / "own.txt"
     text.write_text("one\n\ntwo\n\nthree\n")
-    prepare(tmp_path / "out", own(text), CHAR)
+    prepare(tmp_path / "out", own(text), 0.1, CHAR)
     before = (tmp_path / "out" / "train.bin").read_bytes()
     text.write_text("a single document")
     with pytest.raises(UserError, match=r"1 document\(s\)"):
-        prepare(tmp_path / "out", own(text), CHAR)
+        prepare(tmp_path / "out", own(text), 0.1, CHAR)
     assert (tmp_path / "out" / "train.bin").read_bytes() == before
     assert sorted(os.listdir(tmp_path)) == ["out", "own.txt"]
 
@@ -42,10 +41,10 @@ def test_a_mistake_leaves_what_was_there(tmp_path):
 def test_characters_that_the_pretraining_corpus_lacks(tmp_path):
     for name, content in (("first", "one\n\ntwo"), ("other", "öne\n\ntwo")):
         (tmp_path / f"{name}.txt").write_text(content, encoding="utf-8")
-    prepare(tmp_path / "first", own(tmp_path / "first.txt"), CHAR)
+    prepare(tmp_path / "first", own(tmp_path / "first.txt"), 0.1, CHAR)
     with pytest.raises(UserError, match=r"ö.*tokenizer\.unknown: replace"):
-        prepare(tmp_path / "other", own(tmp_path / "other.txt"), tmp_path / "first" / "tokenizer")
+        prepare(tmp_path / "other", own(tmp_path / "other.txt"), 0.1, tmp_path / "first" / "tokenizer")
     replacing = TokenizerSettings("char", 0, "replace")
-    prepare(tmp_path / "first", own(tmp_path / "first.txt"), replacing)
-    manifest = prepare(tmp_path / "other", own(tmp_path / "other.txt"), tmp_path / "first" / "tokenizer")
+    prepare(tmp_path / "first", own(tmp_path / "first.txt"), 0.1, replacing)
+    manifest = prepare(tmp_path / "other", own(tmp_path / "other.txt"), 0.1, tmp_path / "first" / "tokenizer")
     assert manifest["splits"]["val"]["replaced"] == 1

@@ -1,18 +1,21 @@
 """The house as it stands: arrows point downhill, and DVC knows what each stage really imports."""
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from imports import ROOT, closure, imported
 from ruamel.yaml import YAML
 
 from nanogpt import settings
+from nanogpt.corpus.document import Source
 
 # A module imports only from those before it.
 ORDER = [
-    "errors", "atomic", "params", "flags", "metrics",
+    "errors", "atomic", "scratch", "params", "flags", "metrics",
     "corpus/document", "corpus/grammar", "corpus/story_words", "corpus/stories", "corpus/abstract_words",
-    "corpus/abstracts", "corpus/files", "corpus/__init__",
+    "corpus/abstracts", "corpus/pages", "corpus/hub", "corpus/arxiv_api", "corpus/shakespeare", "corpus/files",
+    "corpus/__init__",
     "tokenizer", "tokens", "bins", "prepare",
     "model/config", "model/cache", "model/loss", "model/base", "model/optimized", "model/__init__",
     "hardware", "optim", "checkpoint", "evaluate", "train", "lora", "generate", "compare", "bench", "settings",
@@ -83,6 +86,8 @@ def test_every_setting_steers_a_stage_besides_check():
     declared = {key for stage in STAGES if stage != "check" for key in spec(stage).get("params", [])}
     for role in ("pretrain", "finetune"):
         declared |= {key.replace("${key}", role) for key in declared}
+    for source in get_args(Source):
+        declared |= {f"data.{key}" for key in leaves({source: PARAMS["data"][source]})}
     assert set(leaves(PARAMS)) - declared == set()
     assert set(spec("check")["params"]) == set(PARAMS) == set(settings.SECTIONS)
 

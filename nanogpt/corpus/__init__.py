@@ -1,24 +1,60 @@
-"""Text from every source through one interface: `corpus.load(settings).documents()`.
+"""Text from every source through one interface: `corpus.load(data.pretrain, data).documents(skipped)`.
 
-A source is one module with a function `load(settings, seed) -> Corpus` and one line in the table.
+A source is one module with a function `load(settings, own) -> Corpus`, the settings of its own, a
+section in `Data`, and one line in the table.
 """
 
-from nanogpt.corpus import abstracts, files, stories
+from collections import Counter
+from dataclasses import dataclass
+
+from nanogpt.corpus import abstracts, arxiv_api, files, hub, shakespeare, stories
+from nanogpt.corpus.arxiv_api import ArxivSettings
 from nanogpt.corpus.document import Corpus, DataSettings, Document
+from nanogpt.corpus.files import FilesSettings
+from nanogpt.corpus.grammar import GeneratorSettings
+from nanogpt.corpus.hub import HubSettings
+from nanogpt.corpus.shakespeare import ShakespeareSettings
 
-SOURCES = {"stories": stories.load, "abstracts": abstracts.load, "files": files.load}
+
+@dataclass(frozen=True)
+class Data:
+    """Section `data` of params.yaml: the two corpora by role, then what belongs to one source."""
+
+    pretrain: DataSettings
+    finetune: DataSettings
+    stories: GeneratorSettings
+    abstracts: GeneratorSettings
+    tinystories: HubSettings
+    scientific_papers: HubSettings
+    arxiv_api: ArxivSettings
+    shakespeare: ShakespeareSettings
+    files: FilesSettings
 
 
-def load(settings: DataSettings) -> Corpus:
+SOURCES = {
+    "stories": stories.load,
+    "abstracts": abstracts.load,
+    "tinystories": hub.load,
+    "scientific_papers": hub.load,
+    "arxiv_api": arxiv_api.load,
+    "shakespeare": shakespeare.load,
+    "files": files.load,
+}
+
+
+def load(settings: DataSettings, data: Data) -> Corpus:
     """The corpus that the settings name. Raises UserError where its source cannot be opened."""
-    return SOURCES[settings.source](settings)
+    return SOURCES[settings.source](settings, getattr(data, settings.source))
 
 
-def look(settings: DataSettings) -> None:
-    """Read a source that lies outside the program from end to end. Raises UserError where it is at fault."""
-    if settings.source == "files":
-        for _ in load(settings).documents():
+def look(corpus: Corpus) -> None:
+    """Read a corpus that comes from outside from end to end, fetching what is missing.
+
+    Raises UserError where something is wrong with it.
+    """
+    if not corpus.exact:
+        for _ in corpus.documents(Counter()):
             pass
 
 
-__all__ = ["SOURCES", "Corpus", "DataSettings", "Document", "load"]
+__all__ = ["SOURCES", "Corpus", "Data", "DataSettings", "Document", "load", "look"]

@@ -6,7 +6,7 @@ was expected, and the conclusion agrees with it.
 
 from nanogpt.corpus.abstract_words import TABLES
 from nanogpt.corpus.document import Corpus, DataSettings
-from nanogpt.corpus.grammar import Grammar, corpus
+from nanogpt.corpus.grammar import GeneratorSettings, Grammar, corpus
 
 RULES = {
     "TEXT": ["{QUESTION} {STUDY} {OUTCOME}"],
@@ -53,6 +53,6 @@ RULES = {
 GRAMMAR = Grammar(RULES, TABLES)
 
 
-def load(settings: DataSettings) -> Corpus:
-    """As many abstracts as `settings.num_samples` says, drawn by `settings.seed`, with the exact bits of each."""
-    return corpus("abstracts", GRAMMAR, settings)
+def load(settings: DataSettings, generator: GeneratorSettings) -> Corpus:
+    """As many abstracts as `settings.num_samples` says, drawn by `generator.seed`, with the exact bits of each."""
+    return corpus("abstracts", GRAMMAR, settings, generator)

@@ -1,10 +1,16 @@
-"""What every source of text yields, and the settings that choose one."""
+"""What every source of text yields, and the settings of a corpus that do not depend on its source."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 from nanogpt.errors import BadSetting
+
+Source = Literal[
+    "stories", "abstracts", "tinystories", "scientific_papers", "arxiv_api", "shakespeare", "files"
+]  # fmt: skip
+ENDLESS = ("stories", "abstracts", "arxiv_api")
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,21 +28,28 @@ class Document:
 
 @dataclass(frozen=True)
 class Corpus:
-    """A source of documents. Each call of `documents` starts again from the first, same order."""
+    """A source of documents. Each call of `documents` starts again from the first, same order.
+
+    `documents(skipped)` adds to `skipped` what it had to pass over, counted by reason. `exact` says
+    that the texts are drawn from a known distribution, to which repeated ones belong. `revision`
+    identifies the state of the source where it has versions; `tokenizer` is the kind that suits it.
+    """
 
     name: str
     licence: str
-    documents: Callable[[], Iterator[Document]]
+    documents: Callable[[Counter[str]], Iterator[Document]]
+    exact: bool = False
+    revision: str | None = None
+    tokenizer: Literal["bpe", "char"] = "bpe"
 
 
 @dataclass(frozen=True)
 class DataSettings:
     """Section `data.pretrain` or `data.finetune` of params.yaml."""
 
-    source: Literal["stories", "abstracts", "files"]
+    source: Source
     num_samples: int | None
     val_fraction: float
-    seed: int
     path: str
     pattern: str
     field: str
@@ -49,19 +62,9 @@ class DataSettings:
                 "too few to split into training and validation",
                 "choose 2 or more, or null for all of a file",
             )
-        if self.num_samples is None and self.source != "files":
+        if self.num_samples is None and self.source in ENDLESS:
             raise BadSetting(
-                "num_samples", None, f"{self.source} has no end", "say how many documents to draw, like 50000"
+                "num_samples", None, f"{self.source} has no end", "say how many documents to take, like 50000"
             )
-        if self.seed < 0:
-            raise BadSetting("seed", self.seed, "is negative", "choose a small whole number, like 1")
         if not 0 < self.val_fraction <= 0.5:
             raise BadSetting("val_fraction", self.val_fraction, "not between 0 and 0.5", "choose 0.01 to 0.1")
-
-
-@dataclass(frozen=True)
-class Data:
-    """Section `data` of params.yaml: the two corpora by role."""
-
-    pretrain: DataSettings
-    finetune: DataSettings

@@ -9,7 +9,9 @@ of nothing but white space are passed over, and white space at both ends is cut 
 import csv
 import itertools
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +27,14 @@ LONGEST_CSV_FIELD = 2**31 - 1  # the csv module's own limit is 128 KiB; a C long
 ROWS = 1024
 
 
-def load(settings: DataSettings) -> Corpus:
+@dataclass(frozen=True)
+class FilesSettings:
+    """Section `data.files` of params.yaml: stop at a bad record, or pass over it and count it."""
+
+    strict: bool
+
+
+def load(settings: DataSettings, own: FilesSettings) -> Corpus:
     """The documents of the file or folder `settings.path`, folders in sorted order.
 
     Raises UserError here for what opening the files shows: a missing path, nothing to read, an
@@ -37,7 +46,7 @@ def load(settings: DataSettings) -> Corpus:
         if check := CHECKS.get(path.suffix.lower()):
             check(path, settings.field)
 
-    def documents() -> Iterator[Document]:
+    def documents(skipped: Counter[str]) -> Iterator[Document]:
         empty = True
         for text in itertools.islice(_texts(paths, settings.field), settings.num_samples):
             empty = False

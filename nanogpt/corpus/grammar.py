@@ -17,12 +17,15 @@ parted by `|`, and `~` in a cell stands for the row's first cell. A template is 
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from math import log2
 from random import Random
 
 from nanogpt.corpus.document import Corpus, DataSettings, Document
+from nanogpt.errors import BadSetting
 
 Rules = Mapping[str, Sequence[str | tuple[int, str]]]
 Tables = Mapping[str, str]
@@ -31,6 +34,17 @@ START = "TEXT"
 SLOT = re.compile(r"\{(?P<cap>\^?)(?:(?P<name>[a-z]+)=)?(?P<what>\w+)(?:@(?P<at>[a-z]+))?(?:\.(?P<column>\w+))?\}")
 
 Row = dict[str, str]  # column -> cell, and "^" + column -> cell with a capital; "" is the first column
+
+
+@dataclass(frozen=True)
+class GeneratorSettings:
+    """Section `data.stories` or `data.abstracts` of params.yaml: which texts are drawn."""
+
+    seed: int
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise BadSetting("seed", self.seed, "is negative", "choose a small whole number, like 1")
 
 
 class Grammar:
@@ -106,12 +120,12 @@ def _row(columns: Sequence[str], cells: str) -> Row:
     return named | {"^" + column: cell[:1].upper() + cell[1:] for column, cell in named.items()}
 
 
-def corpus(name: str, grammar: Grammar, settings: DataSettings) -> Corpus:
-    """The first `settings.num_samples` texts that `settings.seed` draws: asking for more only adds to the end."""
+def corpus(name: str, grammar: Grammar, settings: DataSettings, generator: GeneratorSettings) -> Corpus:
+    """The first `settings.num_samples` texts that `generator.seed` draws: asking for more only adds to the end."""
 
-    def documents() -> Iterator[Document]:
-        rng = Random(settings.seed)  # only random() is used: its sequence for a seed is the same in every Python
+    def documents(skipped: Counter[str]) -> Iterator[Document]:
+        rng = Random(generator.seed)  # only random() is used: its sequence for a seed is the same in every Python
         draws = iter(lambda: grammar.draw(rng), None)
         return (Document(text, bits) for text, bits in islice(draws, settings.num_samples))
 
-    return Corpus(name, "MIT (generated)", documents)
+    return Corpus(name, "MIT (generated)", documents, exact=True)

@@ -5,7 +5,7 @@ that only sees the last few words pays again for what one that reads the whole s
 """
 
 from nanogpt.corpus.document import Corpus, DataSettings
-from nanogpt.corpus.grammar import Grammar, corpus
+from nanogpt.corpus.grammar import GeneratorSettings, Grammar, corpus
 from nanogpt.corpus.story_words import TABLES
 
 OPENING = {
@@ -186,6 +186,6 @@ PLOTS = {
 GRAMMAR = Grammar(OPENING | PLOTS, TABLES)
 
 
-def load(settings: DataSettings) -> Corpus:
-    """As many stories as `settings.num_samples` says, drawn by `settings.seed`, with the exact bits of each."""
-    return corpus("stories", GRAMMAR, settings)
+def load(settings: DataSettings, generator: GeneratorSettings) -> Corpus:
+    """As many stories as `settings.num_samples` says, drawn by `generator.seed`, with the exact bits of each."""
+    return corpus("stories", GRAMMAR, settings, generator)

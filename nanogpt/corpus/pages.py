@@ -1,0 +1,93 @@
+"""Documents fetched from the network, kept page by page, so that an interruption loses one page at most.
+
+A page is a Parquet file that appears whole or not at all. It carries the state from which fetching
+goes on after it, so pages and state cannot disagree. What was fetched once is never fetched again:
+asking for more documents only adds pages.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from tqdm import tqdm
+
+from nanogpt import atomic
+from nanogpt.errors import UserError
+
+STATE = b"nanogpt"
+
+
+class Pages:
+    """The pages of one folder, in order.
+
+    `documents` counts what they hold, `states` is what came with each. Raises UserError where a page
+    is damaged.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder, self.documents, self.states = folder, 0, []
+        while (path := self._path(len(self.states))).exists():
+            rows, state = _look(path)
+            self.documents += rows
+            self.states.append(state)
+
+    def append(self, texts: list[str], state: dict) -> None:
+        """Write one more page; `state` is of JSON values."""
+        import pyarrow  # slow to import, and the built-in corpora do not need it
+        import pyarrow.parquet
+
+        schema = pyarrow.schema([("text", pyarrow.large_string())], metadata={STATE: json.dumps(state)})
+        sink = pyarrow.BufferOutputStream()
+        pyarrow.parquet.write_table(pyarrow.table([texts], schema=schema), sink, compression="zstd")
+        atomic.write_bytes(self._path(len(self.states)), sink.getvalue())
+        self.documents += len(texts)
+        self.states.append(state)
+
+    def fetch(self, wanted: int | None, more: Callable[[list[dict]], Iterator[tuple[list[str], dict]]]) -> None:
+        """Append the pages that `more(states)` yields until `wanted` documents are there, None for all, or it ends.
+
+        The last state of a source that has ended carries `"end": true`; then there is nothing to fetch.
+        """
+        if self._enough(wanted):
+            return
+        name = self.folder.name.rpartition("-")[0]
+        with tqdm(desc=name, total=wanted, initial=self.documents, unit=" documents", mininterval=1) as bar:
+            for texts, state in more(self.states):
+                self.append(texts, state)
+                bar.update(len(texts))
+                if self._enough(wanted):
+                    return
+
+    def texts(self) -> Iterator[str]:
+        """The documents of all pages, one page in memory at a time."""
+        import pyarrow
+        import pyarrow.parquet
+
+        for path in map(self._path, range(len(self.states))):
+            try:
+                table = pyarrow.parquet.read_table(path)
+            except (pyarrow.ArrowException, OSError) as error:
+                raise _damaged(path, error) from None
+            yield from table.column("text").to_pylist()
+
+    def _enough(self, wanted: int | None) -> bool:
+        ended = bool(self.states) and self.states[-1].get("end", False)
+        return ended or (wanted is not None and self.documents >= wanted)
+
+    def _path(self, number: int) -> Path:
+        return self.folder / f"{number:06}.parquet"
+
+
+def _look(path: Path) -> tuple[int, dict]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            return file.metadata.num_rows, json.loads(file.schema_arrow.metadata[STATE])
+    except (pyarrow.ArrowException, OSError, ValueError, LookupError, TypeError) as error:
+        raise _damaged(path, error) from None
+
+
+def _damaged(path: Path, error: Exception) -> UserError:
+    return UserError(f"{path}: damaged ({error}); delete the folder {path.parent} and fetch again")
