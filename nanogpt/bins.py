@@ -1,25 +1,36 @@
-"""Writes bins: a corpus as two flat files of token ids and a manifest, in bounded memory.
+"""Writes bins: a corpus as two flat files of token ids and a manifest, on all cores, in bounded memory.
 
-The stream is eot, document, eot, document, eot ..., as `tokens` reads it.
+The stream is eot, document, eot, document, eot ..., as `tokens` reads it. A text that was there before
+is not kept, so none is in both files, unless repeated texts belong to the corpus.
 """
 
+import hashlib
 import json
 import math
-from collections import Counter
+import os
+import tempfile
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import asdict
-from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+from tqdm import tqdm
 
+from nanogpt import repeats
 from nanogpt.corpus.document import Corpus, Document
 from nanogpt.errors import UserError
 from nanogpt.tokenizer import Tokenizer
 from nanogpt.tokens import DTYPES, SPLITS, Counts
 
-BATCH_DOCUMENTS, BATCH_CHARACTERS = 1000, 4_000_000
+BATCH_DOCUMENTS, BATCH_CHARACTERS = 1000, 1_000_000
+CHUNK = 1 << 16  # notes read at a time
+PIECE = 1 << 24  # bytes moved at a time
+# What is noted of each document on the way; `split` is its place in SPLITS, `tokens` has its end token.
+NOTE = np.dtype([("split", "u1"), ("tokens", "i8"), ("bytes", "i8"), ("replaced", "i8"), ("bits", "f8")])
 
 
 def write(folder: Path, corpus: Corpus, tokenizer: Tokenizer, val_fraction: float) -> dict:
@@ -30,38 +41,44 @@ def write(folder: Path, corpus: Corpus, tokenizer: Tokenizer, val_fraction: floa
     Raises UserError where either side would be empty.
     """
     dtype = "uint16" if tokenizer.vocab_size <= 2**16 else "uint32"
-    every = max(2, round(1 / val_fraction))
+    paths = [folder / f"{split}.bin" for split in SPLITS]
     skipped: Counter[str] = Counter()
-    counts = {split: Counts() for split in SPLITS}
-    for split in SPLITS:
-        (folder / f"{split}.bin").write_bytes(np.array([tokenizer.eot], DTYPES[dtype]).tobytes())
-        counts[split].tokens = 1
-    with (folder / "train.bin").open("ab") as train, (folder / "val.bin").open("ab") as val:
-        files = {"train": train, "val": val}
-        numbered = enumerate(corpus.documents(skipped))
-        placed = ((document.split or ("train" if i % every else "val"), document) for i, document in numbered)
-        for batch in _batches(placed):
-            for split in SPLITS:
-                documents = [document for place, document in batch if place == split]
-                _append(files[split], DTYPES[dtype], documents, tokenizer, counts[split])
-    train, val = counts["train"].documents, counts["val"].documents
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".notes.") as scratch:
+        noted, digested = Path(scratch, "notes"), Path(scratch, "digests")
+        encoded = _encoded(_batches(_placed(corpus.documents(skipped), val_fraction)), tokenizer, DTYPES[dtype])
+        _write(encoded, paths, noted, digested, np.array([tokenizer.eot], DTYPES[dtype]).tobytes())
+        in_val = np.concatenate([notes["split"] for notes in _read(noted)]) == SPLITS.index("val")
+        again = np.zeros(len(in_val), bool) if corpus.exact else repeats.repeated(digested)
+        counts = _keep(noted, paths, ~again, np.dtype(DTYPES[dtype]).itemsize)
+        overlap = repeats.overlap(digested, in_val, ~again)
+    train, val = (one.documents for one in counts)
     if not train or not val:
         raise UserError(
-            f"{corpus.name}: {train + val} document(s), {train} of them for training and {val} for validation, "
-            "and each needs one at least; give more documents (data.<role>.num_samples, or more text; a .txt "
-            "file needs blank lines or <|endoftext|> lines between documents)"
+            f"{corpus.name}: {train + val} document(s) and {int(again.sum())} repeated, {train} of them for training and "
+            f"{val} for validation, and each needs one at least; give more documents (data.<role>.num_samples, or more "
+            "text; a .txt file needs blank lines or <|endoftext|> lines between documents)"
         )
     manifest = {
         "source": corpus.name,
+        "revision": corpus.revision,
         "licence": corpus.licence,
         "tokenizer": tokenizer.kind,
         "tokenizer_sha256": tokenizer.sha256,
         "vocab_size": tokenizer.vocab_size,
         "dtype": dtype,
-        "splits": {split: asdict(counts[split]) for split in SPLITS},
+        "documents_read": len(again),
+        "skipped": dict(sorted(skipped.items())),
+        "duplicates_removed": int(again.sum()),
+        "overlap": overlap,
+        "splits": {split: asdict(one) for split, one in zip(SPLITS, counts, strict=True)},
     }
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", "utf-8")
     return manifest
+
+
+def _placed(documents: Iterable[Document], val_fraction: float) -> Iterator[tuple[str, Document]]:
+    every = max(2, round(1 / val_fraction))
+    return ((document.split or ("train" if i % every else "val"), document) for i, document in enumerate(documents))
 
 
 def _batches(placed: Iterable[tuple[str, Document]]) -> Iterator[list[tuple[str, Document]]]:
@@ -75,14 +92,107 @@ def _batches(placed: Iterable[tuple[str, Document]]) -> Iterator[list[tuple[str,
     yield batch
 
 
-def _append(file: BinaryIO, dtype: str, documents: list[Document], tokenizer: Tokenizer, counts: Counts) -> None:
-    replaced = tokenizer.replaced
-    encoded = tokenizer.encode_batch([document.text for document in documents])
-    ids = np.fromiter(chain.from_iterable((*one, tokenizer.eot) for one in encoded), dtype)
-    file.write(ids.tobytes())
-    counts.documents += len(documents)
-    counts.tokens += len(ids)
-    counts.bytes += sum(len(document.text.encode()) for document in documents)
-    counts.replaced += tokenizer.replaced - replaced
-    bits = [counts.bits, *(document.bits for document in documents)]
-    counts.bits = None if None in bits else math.fsum(bits)
+Encoded = tuple[np.ndarray, bytes, list[bytes]]  # notes, digests, what to append to each bin
+
+
+def _encoded(batches: Iterable[list[tuple[str, Document]]], tokenizer: Tokenizer, dtype: str) -> Iterator[Encoded]:
+    """The batches encoded, in their order, a few of them at a time on all cores."""
+    cores = os.cpu_count() or 1
+    waiting: deque[Future[Encoded]] = deque()
+    with ThreadPoolExecutor(cores) as pool:
+        for batch in batches:
+            waiting.append(pool.submit(_encode, batch, tokenizer, dtype))
+            if len(waiting) > 2 * cores:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _encode(batch: list[tuple[str, Document]], tokenizer: Tokenizer, dtype: str) -> Encoded:
+    eot = np.array([tokenizer.eot], np.uint32)
+    notes, digests, ids = np.zeros(len(batch), NOTE), [], [[] for _ in SPLITS]
+    for i, (place, document) in enumerate(batch):
+        split, text, array = SPLITS.index(place), document.text.encode(), tokenizer.encode_array(document.text)
+        ids[split] += array, eot
+        digests.append(repeats.digest(text))
+        bits = math.nan if document.bits is None else document.bits
+        notes[i] = (split, len(array) + 1, len(text), tokenizer.unknown(document.text), bits)
+    flat = [np.concatenate(arrays).astype(dtype).tobytes() if arrays else b"" for arrays in ids]
+    return notes, b"".join(digests), flat
+
+
+def _write(encoded: Iterable[Encoded], paths: list[Path], noted: Path, digested: Path, eot: bytes) -> None:
+    with ExitStack() as stack:
+        notes, digests, *bins = (stack.enter_context(path.open("wb")) for path in (noted, digested, *paths))
+        bar = stack.enter_context(tqdm(desc="text to tokens", unit="B", unit_scale=True, mininterval=1, disable=None))
+        for file in bins:
+            file.write(eot)
+        for note, digest, ids in encoded:
+            notes.write(note.tobytes())
+            digests.write(digest)
+            for file, piece in zip(bins, ids, strict=True):
+                file.write(piece)
+            bar.update(int(note["bytes"].sum()))
+
+
+def _read(noted: Path) -> Iterator[np.ndarray]:
+    with noted.open("rb") as file:
+        while len(notes := np.fromfile(file, NOTE, CHUNK)):
+            yield notes
+    yield np.empty(0, NOTE)
+
+
+def _keep(noted: Path, paths: list[Path], kept: np.ndarray, itemsize: int) -> list[Counts]:
+    """Take the documents out of the bins that are not `kept`, (n,) bool, and count the others."""
+    counts, start = [Counts(tokens=1) for _ in paths], 0
+    with ExitStack() as stack:
+        bins = [_Moved(stack.enter_context(path.open("r+b")), itemsize) for path in paths]
+        for notes in _read(noted):
+            keep = kept[start : start + len(notes)]
+            start += len(notes)
+            for split, (moved, count) in enumerate(zip(bins, counts, strict=True)):
+                mine = notes["split"] == split
+                moved.keep(notes["tokens"][mine] * itemsize, keep[mine])
+                _add(count, notes[mine & keep])
+        for moved in bins:
+            moved.end()
+    for path, count in zip(paths, counts, strict=True):
+        count.bytes_per_token = count.bytes / count.tokens
+        with path.open("rb") as file:
+            count.sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    return counts
+
+
+def _add(counts: Counts, notes: np.ndarray) -> None:
+    counts.documents += len(notes)
+    counts.tokens += int(notes["tokens"].sum())
+    counts.bytes += int(notes["bytes"].sum())
+    counts.replaced += int(notes["replaced"].sum())
+    bits = math.nan if counts.bits is None else math.fsum([counts.bits, *notes["bits"]])
+    counts.bits = None if math.isnan(bits) else bits
+
+
+class _Moved:
+    """A file whose records move forward over those that are not kept."""
+
+    def __init__(self, file: BinaryIO, start: int):
+        self._file, self._from, self._to = file, start, start
+
+    def keep(self, sizes: np.ndarray, keep: np.ndarray) -> None:
+        """Go over the next records, `sizes` (n,) in bytes, and keep those where `keep` (n,) is True."""
+        edges = np.flatnonzero(np.diff(keep, prepend=False, append=False)).reshape(-1, 2)  # runs of kept ones
+        ends = np.concatenate([[0], np.cumsum(sizes)])
+        for first, after in edges:
+            self._move(self._from + int(ends[first]), int(ends[after] - ends[first]))
+        self._from += int(ends[-1])
+
+    def _move(self, start: int, size: int) -> None:
+        for offset in range(0, size if start > self._to else 0, PIECE):
+            self._file.seek(start + offset)
+            piece = self._file.read(min(PIECE, size - offset))
+            self._file.seek(self._to + offset)
+            self._file.write(piece)
+        self._to += size
+
+    def end(self) -> None:
+        self._file.truncate(self._to)

@@ -13,7 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, pairwise
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -61,7 +61,7 @@ class Tokenizer:
 
     `pieces[id]` is the UTF-8 of each id, empty for the end token `eot` = `n_tokens` - 1 and for the ids
     from `n_tokens` up, which exist only to round `vocab_size`, the rows of the embedding, up to a
-    multiple of 64. `replaced` counts the characters that `encode` had to replace so far.
+    multiple of 64.
     """
 
     def __init__(self, kind: str, pieces: Sequence[bytes]):
@@ -70,7 +70,6 @@ class Tokenizer:
         self.n_tokens = len(pieces) + 1
         self.vocab_size = -(-self.n_tokens // 64) * 64
         self.pieces = [*pieces, *[b""] * (self.vocab_size - len(pieces))]
-        self.replaced = 0
 
     @property
     def sha256(self) -> str:
@@ -79,11 +78,15 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, without an end token."""
+        return self.encode_array(text).tolist()
+
+    def encode_array(self, text: str) -> np.ndarray:
+        """The same as (n,) unsigned integers; other threads run meanwhile."""
         raise NotImplementedError
 
-    def encode_batch(self, texts: list[str]) -> list[list[int]]:
-        """`encode` of each text."""
-        return [self.encode(text) for text in texts]
+    def unknown(self, text: str) -> int:
+        """How many characters of a text have no tokens of their own."""
+        return 0
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of token ids; end tokens have none, and bytes that are no UTF-8 become U+FFFD."""
@@ -138,17 +141,14 @@ class BytePairs(Tokenizer):
 
         super().__init__(kind, pieces)
         self._ranks = {piece: rank for rank, piece in enumerate(pieces)}
-        self._encoding = Encoding(kind, pat_str=PATTERN, mergeable_ranks=self._ranks, special_tokens={EOT: self.eot})
+        self.encoding = Encoding(kind, pat_str=PATTERN, mergeable_ranks=self._ranks, special_tokens={EOT: self.eot})
 
-    def encode(self, text: str) -> list[int]:
-        """Token ids of a text, without an end token."""
-        return list(chain.from_iterable(map(self._encoding.encode_ordinary, _parts(text))))
-
-    def encode_batch(self, texts: list[str]) -> list[list[int]]:
-        """`encode` of each text, on several threads."""
-        if any(len(text) > LONGEST_RUN for text in texts):
-            return super().encode_batch(texts)
-        return self._encoding.encode_ordinary_batch(texts)
+    def encode_array(self, text: str) -> np.ndarray:
+        """(n,) uint32; half a surrogate pair, which a damaged command line brings, counts as U+FFFD."""
+        if not _encodes(text):
+            text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        parts = [self.encoding.encode_to_numpy(part, disallowed_special=()) for part in _parts(text)]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def _hugging_face(self) -> dict:
         letters = _byte_letters()
@@ -195,18 +195,20 @@ class Characters(Tokenizer):
         self._ids = np.full(0x110000, -1, np.int32)  # by code point
         self._ids[[ord(character) for character in characters]] = np.arange(len(characters))
 
-    def encode(self, text: str) -> list[int]:
-        """Token ids of a text, without an end token. Raises UserError for a character that is not known."""
-        # half a surrogate pair, which a damaged command line brings, is a character we do not know
-        codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
+    def encode_array(self, text: str) -> np.ndarray:
+        """(n,) uint32. Raises UserError for a character that is not known where there is no substitute."""
+        codes = _codes(text)
         ids = self._ids[codes]
         unknown = ids < 0
         if unknown.any():
             if self._substitute is None:
                 raise _unknown(codes[unknown])
-            self.replaced += int(unknown.sum())
             ids[unknown] = self._ids[ord(self._substitute)]
-        return ids.tolist()
+        return ids.astype(np.uint32)
+
+    def unknown(self, text: str) -> int:
+        """How many characters of a text the substitute stands in for."""
+        return int(np.count_nonzero(self._ids[_codes(text)] < 0))
 
     def _hugging_face(self) -> dict:
         vocab = {character: i for i, character in enumerate(self._characters)}
@@ -318,6 +320,19 @@ def _parts(text: str) -> list[str]:
     runs = (run.span() for run in re.finditer(r"\s+", text))
     cuts = [cut for start, end in runs for cut in range(start + LONGEST_RUN, end, LONGEST_RUN)]
     return [text[start:end] for start, end in pairwise([0, *cuts, len(text)])]
+
+
+def _encodes(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _codes(text: str) -> np.ndarray:
+    """(n,) uint32 code points; half a surrogate pair is a character that we do not know."""
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
 
 
 def _byte_letters() -> list[str]:

@@ -29,14 +29,17 @@ DTYPES = {"uint16": "<u2", "uint32": "<u4"}
 class Counts:
     """What a bin holds: `tokens` with the end tokens, `bytes` of UTF-8 without them.
 
-    `bits` is the sum of `Document.bits`, None where one is unknown.
+    `bits` is the sum of `Document.bits`, None where one is unknown; `replaced` are characters that
+    the tokenizer does not know; `sha256` is that of the file.
     """
 
     documents: int = 0
     tokens: int = 0
     bytes: int = 0
+    bytes_per_token: float = 0.0
     bits: float | None = 0.0
     replaced: int = 0
+    sha256: str = ""
 
 
 @dataclass(frozen=True)
@@ -107,8 +110,9 @@ class Windows:
     def __init__(self, bin: Bin, block_size: int, seed: int):
         if len(bin) <= block_size:
             raise UserError(
-                f"{bin.split}.bin has {len(bin)} tokens, and a window of model.block_size = {block_size} needs "
-                f"{block_size + 1}; choose a smaller model.block_size or give more text"
+                f"{bin.split}.bin of {bin.source} has {len(bin)} tokens, and a window of model.block_size = {block_size} "
+                f"needs {block_size + 1}; choose a smaller model.block_size or "
+                + ("a greater data.<role>.val_fraction, or give more text" if bin.split == "val" else "give more text")
             )
         self.bin, self.block_size, self.seed = bin, block_size, seed
         # one window less than would fit leaves room to shift the cuts, so that in time every token is seen

@@ -1,4 +1,4 @@
-"""Time training steps of base against optimized on this machine: metrics/benchmark.json."""
+"""Time training steps of base against optimized on this machine (metrics/benchmark.json), or text to tokens."""
 
 from nanogpt import errors
 from nanogpt.flags import Flags, override
@@ -7,21 +7,51 @@ from nanogpt.flags import Flags, override
 def main() -> None:
     """Measure, print the table, write the figures."""
     flags = Flags(__doc__)
+    flags.add_argument("--what", choices=["training", "prepare"], default="training", help="default: %(default)s")
     flags.add_argument(
         "--dtype", choices=["auto", "float32", "bfloat16"], help="bfloat16 adds that variant, float32 not"
     )
     flags.add_argument("--batch-size", type=int, metavar="N", help="sequences a step")
     flags.add_argument("--block-size", type=int, metavar="N", help="tokens a sequence")
-    flags.add_argument("--num-iters", type=int, metavar="N", help="timed steps of each variant")
-    flags.add_argument("--out", default="metrics/benchmark.json", help="file to write (default: %(default)s)")
+    flags.add_argument("--num-iters", type=int, metavar="N", help="timed steps of each variant; turns of prepare")
+    flags.add_argument("--path", help="prepare: file or folder of text to repeat to size (default: data.pretrain)")
+    flags.add_argument(
+        "--megabytes", type=int, metavar="N", default=100, help="prepare: how much (default: %(default)s)"
+    )
+    flags.add_argument("--kind", choices=["gpt2", "bpe", "byte"], help="prepare: in place of tokenizer.kind")
+    flags.add_argument("--vocab-size", type=int, metavar="N", help="prepare: in place of tokenizer.vocab_size")
+    flags.add_argument("--out", help="file to write (default: metrics/benchmark.json for training, none for prepare)")
     args = flags.parse_args()
-    from nanogpt import bench, hardware, metrics, params
+    from nanogpt import hardware, metrics
 
-    settings = override(params.load(benchmark=bench.BenchmarkSettings).benchmark, args)
     print(hardware.describe(), flush=True)
-    figures = bench.benchmark(settings)
-    print(bench.table(figures))
-    metrics.write(args.out, figures)
+    figures = prepare(args) if args.what == "prepare" else training(args)
+    if out := args.out or (args.what == "training" and "metrics/benchmark.json"):
+        metrics.write(out, figures)
+
+
+def training(args) -> dict:
+    """Steps of both architectures."""
+    from nanogpt import params
+    from nanogpt.bench import training
+
+    figures = training.benchmark(override(params.load(benchmark=training.BenchmarkSettings).benchmark, args))
+    print(training.table(figures))
+    return figures
+
+
+def prepare(args) -> dict:
+    """Text to bins."""
+    from nanogpt import corpus, params
+    from nanogpt.bench import preparing
+    from nanogpt.tokenizer import TokenizerSettings
+
+    given = params.load(data=corpus.Data, tokenizer=TokenizerSettings)
+    args.source = "files" if args.path else None
+    source = corpus.load(override(given.data.pretrain, args), given.data)
+    figures = preparing.benchmark(source, override(given.tokenizer, args), args.megabytes, args.num_iters or 3)
+    print(preparing.table(figures))
+    return figures
 
 
 if __name__ == "__main__":

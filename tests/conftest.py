@@ -60,7 +60,7 @@ def write_bins() -> Callable:
     def write(folder: Path, tok, texts: list[str] = TEXTS, bits: float | None = None, name: str = "test") -> Path:
         folder.mkdir(parents=True)
         documents = [Document(text, bits) for text in texts]
-        bins.write(folder, Corpus(name, "CC0", lambda skipped: iter(documents)), tok, 0.5)
+        bins.write(folder, Corpus(name, "CC0", lambda skipped: iter(documents), exact=True), tok, 0.5)
         tok.save(folder / "tokenizer")
         return folder
 

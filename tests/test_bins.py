@@ -1,11 +1,16 @@
+import hashlib
 import json
 import math
 import os
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from nanogpt import bins, tokens
+from nanogpt import bins, repeats, tokens
 from nanogpt.corpus.document import Corpus, Document
 from nanogpt.errors import UserError
 from nanogpt.tokenizer import TokenizerSettings, train
@@ -14,8 +19,8 @@ from nanogpt.tokens import Bin, Counts
 BYTE = train(TokenizerSettings("byte", 0, "error"), [])
 
 
-def corpus(documents: list[Document]) -> Corpus:
-    return Corpus("test", "CC0", lambda skipped: iter(documents))
+def corpus(documents: list[Document], **about) -> Corpus:
+    return Corpus("test", "CC0", lambda skipped: iter(documents), **about)
 
 
 def texts(n: int) -> list[Document]:
@@ -54,23 +59,76 @@ def test_the_sources_own_split_wins_and_batches_keep_the_order(tmp_path, monkeyp
 
 
 def test_the_manifest_counts(tmp_path):
-    documents = [Document("é", bits=0.1), *[Document("ab", bits=0.1)] * 10]
-    returned = bins.write(tmp_path, corpus(documents), BYTE, 0.01)
+    def documents(skipped):
+        yield Document("é", bits=0.1)
+        skipped["not text"] += 2
+        yield from [Document("ab", bits=0.1)] * 10
+
+    source = Corpus("test", "CC0", documents, exact=True, revision="1a2b")
+    returned = bins.write(tmp_path, source, BYTE, 0.01)
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     assert manifest == returned
+    sha256 = {split: hashlib.sha256((tmp_path / f"{split}.bin").read_bytes()).hexdigest() for split in ("train", "val")}
+    train = {"documents": 10, "tokens": 31, "bytes": 20, "bytes_per_token": 20 / 31, "bits": math.fsum([0.1] * 10)}
+    val = {"documents": 1, "tokens": 4, "bytes": 2, "bytes_per_token": 0.5, "bits": 0.1}
     assert manifest == {
         "source": "test",
+        "revision": "1a2b",
         "licence": "CC0",
         "tokenizer": "byte",
         "tokenizer_sha256": BYTE.sha256,
         "vocab_size": 320,
         "dtype": "uint16",
+        "documents_read": 11,
+        "skipped": {"not text": 2},
+        "duplicates_removed": 0,
+        "overlap": 0,
         "splits": {
-            "train": {"documents": 10, "tokens": 31, "bytes": 20, "bits": math.fsum([0.1] * 10), "replaced": 0},
-            "val": {"documents": 1, "tokens": 4, "bytes": 2, "bits": 0.1, "replaced": 0},
+            "train": train | {"replaced": 0, "sha256": sha256["train"]},
+            "val": val | {"replaced": 0, "sha256": sha256["val"]},
         },
     }
-    assert Bin.open(tmp_path, "val", BYTE).counts == Counts(1, 4, 2, 0.1, 0)
+    assert Bin.open(tmp_path, "val", BYTE).counts == Counts(1, 4, 2, 0.5, 0.1, 0, sha256["val"])
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    kinds=st.lists(st.tuples(st.integers(0, 12), st.sampled_from([None, "train", "val"])), min_size=2, max_size=60),
+    notes=st.integers(1, 9),
+    batch=st.integers(1, 7),
+)
+def test_each_text_is_kept_once_where_it_came_first(kinds, notes, batch):
+    documents = [Document("x" * kind, split=split) for kind, split in kinds]
+    places = [split or ("train" if i % 4 else "val") for i, (_, split) in enumerate(kinds)]
+    first: dict[str, str] = {}
+    for document, place in zip(documents, places, strict=True):
+        first.setdefault(document.text, place)
+    wanted = {split: [text for text, place in first.items() if place == split] for split in ("train", "val")}
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bins, "CHUNK", notes)
+        patch.setattr(bins, "PIECE", notes)
+        patch.setattr(bins, "BATCH_DOCUMENTS", batch)
+        patch.setattr(repeats, "SHARE", notes)
+        if not all(wanted.values()):
+            with pytest.raises(UserError, match=rf"and {len(documents) - len(first)} repeated"):
+                bins.write(Path(folder), corpus(documents), BYTE, 0.25)
+            return
+        manifest = bins.write(Path(folder), corpus(documents), BYTE, 0.25)
+        for split in ("train", "val"):
+            assert read(Path(folder), split) == wanted[split]
+            assert manifest["splits"][split]["bytes"] == sum(map(len, wanted[split]))
+    assert manifest["duplicates_removed"] == len(documents) - len(first)
+    assert manifest["overlap"] == 0
+    assert not {*wanted["train"]} & {*wanted["val"]}
+
+
+def test_a_corpus_of_known_distribution_keeps_its_repeated_texts_and_counts_the_overlap(tmp_path):
+    documents = [
+        Document(text, split=split) for text, split in [("a", "train"), ("a", "val"), ("a", "val"), ("b", "val")]
+    ]
+    manifest = bins.write(tmp_path, corpus(documents, exact=True), BYTE, 0.5)
+    assert (read(tmp_path, "train"), read(tmp_path, "val")) == (["a"], ["a", "a", "b"])
+    assert (manifest["duplicates_removed"], manifest["overlap"]) == (0, 2)
 
 
 def test_unknown_bits_and_replaced_characters(tmp_path):
@@ -99,7 +157,14 @@ def test_a_large_vocabulary_needs_uint32(tmp_path):
     assert char.decode(next(Bin.open(tmp_path, "val", char).documents())) == "\U00012fff"
 
 
-@pytest.mark.parametrize("documents", [[], texts(1), [Document("a", split="train")] * 3])
-def test_an_empty_side_is_an_error(tmp_path, documents):
-    with pytest.raises(UserError, match=rf"test: {len(documents)} document\(s\).*data\.<role>\.num_samples"):
+@pytest.mark.parametrize(
+    ("documents", "said"),
+    [
+        ([], r"0 document\(s\) and 0 repeated"),
+        (texts(1), r"1 document\(s\) and 0 repeated, 0 of them for training"),
+        ([Document("a", split="train")] * 3, r"1 document\(s\) and 2 repeated, 1 of them for training and 0 for"),
+    ],
+)
+def test_an_empty_side_is_an_error(tmp_path, documents, said):
+    with pytest.raises(UserError, match=rf"test: {said}.*data\.<role>\.num_samples"):
         bins.write(tmp_path, corpus(documents), BYTE, 0.1)

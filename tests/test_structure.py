@@ -16,9 +16,9 @@ ORDER = [
     "corpus/document", "corpus/grammar", "corpus/story_words", "corpus/stories", "corpus/abstract_words",
     "corpus/abstracts", "corpus/pages", "corpus/hub", "corpus/arxiv_api", "corpus/shakespeare", "corpus/files",
     "corpus/__init__",
-    "tokenizer", "tokens", "bins", "prepare",
+    "tokenizer", "tokens", "repeats", "bins", "prepare",
     "model/config", "model/cache", "model/loss", "model/base", "model/optimized", "model/__init__",
-    "hardware", "optim", "checkpoint", "evaluate", "train", "lora", "generate", "compare", "bench", "settings",
+    "hardware", "optim", "checkpoint", "evaluate", "train", "lora", "generate", "compare", "bench/training", "bench/preparing", "settings",
 ]  # fmt: skip
 STAGES = {
     "check": "check",

@@ -105,7 +105,9 @@ def test_seeds_and_epochs_differ_and_every_token_is_seen_in_time():
 
 def test_a_bin_shorter_than_a_window():
     assert Windows(counting(9), 8, 0).batch(0, 2)[1].tolist() == [[*range(1, 9)]] * 2
-    with pytest.raises(UserError, match=r"train\.bin has 8 tokens, .*model\.block_size = 8 needs 9; choose a smaller"):
+    with pytest.raises(
+        UserError, match=r"train\.bin of counting has 8 tokens, .*model\.block_size = 8 needs 9; choose a smaller"
+    ):
         Windows(counting(8), 8, 0)
 
 

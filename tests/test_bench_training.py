@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
-from nanogpt import bench
-from nanogpt.bench import BenchmarkSettings, Variant
+from nanogpt.bench import training
+from nanogpt.bench.training import BenchmarkSettings, Variant
 from nanogpt.errors import BadSetting
 
 
@@ -30,7 +30,7 @@ def check(figures: dict, names: list[str]) -> None:
 @pytest.fixture(scope="module")
 def figures() -> dict:
     ballast = torch.ones(200 * 2**20)  # 800 MiB of this process, which are no business of the ones it measures
-    found = bench.benchmark(settings())
+    found = training.benchmark(settings())
     assert max(found["peak_mib"].values()) < ballast.nbytes / 2**20 * 0.9
     return found
 
@@ -42,7 +42,7 @@ def test_float32_leaves_bfloat16_out(figures):
 
 @pytest.mark.slow
 def test_bfloat16_adds_a_variant():
-    check(bench.benchmark(settings(dtype="bfloat16")), ["base_fp32", "optimized_fp32", "optimized_bf16"])
+    check(training.benchmark(settings(dtype="bfloat16")), ["base_fp32", "optimized_fp32", "optimized_bf16"])
 
 
 def test_parameters_by_hand(figures):
@@ -60,7 +60,7 @@ def test_the_cache_shrinks_by_the_groups(figures):
 
 
 def test_the_table_holds_the_figures(figures):
-    text = bench.table(figures)
+    text = training.table(figures)
     lines = text.splitlines()
     assert len(lines) == 1 + 2 + 2
     assert lines[1].startswith("base_fp32") and lines[1].endswith("1.00x")
@@ -74,7 +74,7 @@ def test_the_table_holds_the_figures(figures):
 def test_variants_train_from_the_same_tokens():
     names = [Variant(arch, dtype).name for arch in ("base", "optimized") for dtype in (torch.float32, torch.bfloat16)]
     assert names == ["base_fp32", "base_bf16", "optimized_fp32", "optimized_bf16"]
-    first, second = (bench._Trainer(Variant("base", torch.float32), settings()) for _ in range(2))
+    first, second = (training._Trainer(Variant("base", torch.float32), settings()) for _ in range(2))
     before = first.model.lm_head.weight.clone()
     assert torch.equal(first.batch[0], second.batch[0]) and torch.equal(before, second.model.lm_head.weight)
     assert first.step() > 0

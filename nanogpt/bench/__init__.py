@@ -1,0 +1,1 @@
+"""What this machine does: training steps, and text to tokens."""

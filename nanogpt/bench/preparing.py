@@ -1,0 +1,110 @@
+"""Text to bins: how fast, beside tiktoken alone on the same text, and with how much memory."""
+
+import itertools
+import json
+import multiprocessing
+import statistics
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+from nanogpt import hardware, prepare, tokenizer
+from nanogpt.corpus import Corpus, DataSettings, files
+from nanogpt.errors import UserError
+from nanogpt.tokenizer import BytePairs, TokenizerSettings
+
+
+def benchmark(corpus: Corpus, tokens: TokenizerSettings, megabytes: int, repeats: int) -> dict[str, float]:
+    """Seconds and rates of preparing `megabytes` (10^6 bytes) of a corpus, its texts repeated to size.
+
+    `prepare_mb_per_s` is from a .jsonl file to bins and manifest on the disk. `tiktoken_mb_per_s` is
+    tiktoken's `encode_ordinary_batch` with the same tokenizer on the same texts, already in memory.
+    Both are medians of `repeats` turns, taken in turn, each in a process of its own, without imports.
+    `train_s` is the time to train the tokenizer. Raises UserError for a tokenizer that is not tiktoken's.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        text, folder = Path(scratch, "text.jsonl"), Path(scratch, "tokenizer")
+        with text.open("w", encoding="utf-8") as file:
+            for one in repeated((document.text for document in corpus.documents(Counter())), megabytes * 10**6):
+                file.write(json.dumps({"text": one}) + "\n")
+        train_s, train_peak = _alone(_train, text, folder, tokens.suited(corpus.tokenizer))
+        turns = [
+            (_alone(_prepare, text, folder, Path(scratch, "out")), _alone(_tiktoken, text, folder))
+            for _ in range(repeats)
+        ]
+    ours = statistics.median(prepared[0] for prepared, _ in turns)
+    theirs = statistics.median(seconds for _, seconds in turns)
+    return {
+        "megabytes": float(megabytes),
+        "train_s": train_s,
+        "prepare_mb_per_s": megabytes / ours,
+        "tiktoken_mb_per_s": megabytes / theirs,
+        "prepare_over_tiktoken": theirs / ours,
+        "peak_mib": max(train_peak, *(prepared[1] for prepared, _ in turns)),
+    }
+
+
+def repeated(texts: Iterable[str], size: int) -> Iterator[str]:
+    """`texts` again and again until they hold `size` bytes; from the second time on each with a number.
+
+    Without the number they would be left out as repeated. Raises UserError where there is no text.
+    """
+    texts, left = list(texts), size
+    if not any(texts):
+        raise UserError("no text to repeat; name a file or folder with --path")
+    for turn in itertools.count():
+        for text in texts:
+            text = f"{turn}. {text}" if turn else text
+            left -= len(text.encode())
+            yield text
+            if left <= 0:
+                return
+
+
+def table(figures: dict[str, float]) -> str:
+    """The figures as lines for a terminal."""
+    return (
+        f"{figures['megabytes']:,.0f} MB of text: tokenizer trained in {figures['train_s']:.1f} s\n"
+        f"text to bins      {figures['prepare_mb_per_s']:8.2f} MB/s, peak memory {figures['peak_mib']:,.0f} MiB\n"
+        f"tiktoken's batch  {figures['tiktoken_mb_per_s']:8.2f} MB/s\n"
+        f"ratio             {figures['prepare_over_tiktoken']:8.2f}"
+    )
+
+
+def _alone(function, *args):
+    """The result in a fresh process, whose memory is its own."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *args).result()
+
+
+def _source(text: Path) -> Corpus:
+    return files.load(DataSettings("files", None, 0.01, str(text), "*", "text"), files.FilesSettings(strict=True))
+
+
+def _train(text: Path, folder: Path, settings: TokenizerSettings) -> tuple[float, float]:
+    start = time.perf_counter()
+    trained = tokenizer.train(settings, (document.text for document in _source(text).documents(Counter())))
+    seconds = time.perf_counter() - start
+    if not isinstance(trained, BytePairs):
+        raise UserError(f"tokenizer.kind = {settings.kind}: not an encoding of tiktoken; choose gpt2, bpe or byte")
+    trained.save(folder)
+    return seconds, hardware.peak_mib()
+
+
+def _prepare(text: Path, folder: Path, out: Path) -> tuple[float, float]:
+    start = time.perf_counter()
+    prepare.prepare(out, _source(text), 0.01, folder)
+    return time.perf_counter() - start, hardware.peak_mib()
+
+
+def _tiktoken(text: Path, folder: Path) -> float:
+    encoding = tokenizer.load(folder).encoding
+    seconds, texts = 0.0, (document.text for document in _source(text).documents(Counter()))
+    while batch := list(itertools.islice(texts, 1000)):
+        start = time.perf_counter()
+        encoding.encode_ordinary_batch(batch)
+        seconds += time.perf_counter() - start
+    return seconds
