@@ -47,7 +47,7 @@ def write(folder: Path, corpus: Corpus, tokenizer: Tokenizer, val_fraction: floa
         noted, digested = Path(scratch, "notes"), Path(scratch, "digests")
         encoded = _encoded(_batches(_placed(corpus.documents(skipped), val_fraction)), tokenizer, DTYPES[dtype])
         _write(encoded, paths, noted, digested, np.array([tokenizer.eot], DTYPES[dtype]).tobytes())
-        in_val = np.concatenate([notes["split"] for notes in _read(noted)]) == SPLITS.index("val")
+        in_val = np.concatenate([notes["split"] == SPLITS.index("val") for notes in _read(noted)])
         again = np.zeros(len(in_val), bool) if corpus.exact else repeats.repeated(digested)
         counts = _keep(noted, paths, ~again, np.dtype(DTYPES[dtype]).itemsize)
         overlap = repeats.overlap(digested, in_val, ~again)

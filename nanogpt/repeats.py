@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 SIZE = 16  # bytes of a digest: no two of 10^12 texts share one by chance, at odds of 10^14 to 1
-SHARE = 1 << 20  # digests compared at a time
+SHARE = 1 << 17  # digests compared at a time
 
 
 def digest(text: bytes) -> bytes:
@@ -44,7 +44,7 @@ def _shares(path: Path) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         with path.open("rb") as file:
             start = 0
             while len(rows := np.fromfile(file, (np.uint8, SIZE), SHARE)):
-                mine = np.flatnonzero(rows[:, 0] % shares == share) if shares > 1 else np.arange(len(rows))
+                mine = np.flatnonzero(rows[:, :2].copy().view(np.uint16)[:, 0] % shares == share)
                 places.append(mine + start)
                 digests.append(rows[mine].view(f"S{SIZE}")[:, 0])
                 start += len(rows)
