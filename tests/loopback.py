@@ -92,7 +92,7 @@ class Server:
             self._faults.clear()
 
     def __enter__(self) -> "Server":
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
         return self
 
     def __exit__(self, *error) -> None:
