@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 from loopback import FAULTS, Response, Server, wait_until
+from shared import SHARED
 
 from nanogpt import tokenizer
 from nanogpt.corpus import DataSettings, shakespeare
@@ -20,7 +21,6 @@ from nanogpt.prepare import prepare
 from nanogpt.tokenizer import TokenizerSettings
 from nanogpt.tokens import Bin
 
-SHARED = Path(os.environ.get("NANOGPT_SHARED", Path(__file__).parent.parent.parent / "shared"))
 REAL = SHARED / "corpora" / "tinyshakespeare.txt"
 TEXT = "\n  First Citizen:\r\nBefore we proceed, hear me\u2028speak — naïve!\n\n" * 100 + "no line end \t "
 

@@ -10,12 +10,12 @@ import pytest
 import tiktoken
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from shared import SHARED
 
 from nanogpt import tokenizer
 from nanogpt.errors import BadSetting, UserError
 from nanogpt.tokenizer import EOT, TokenizerSettings
 
-SHARED = Path(os.environ.get("NANOGPT_SHARED", Path(__file__).parents[1] / "../shared"))
 KINDS = ["byte", "char", "bpe"]
 WORDS = [
     "the",

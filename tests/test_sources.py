@@ -1,0 +1,137 @@
+"""Every source through a real `dvc repro`, from a server on the loopback address to samples."""
+
+import hashlib
+import io
+import json
+import random
+
+import pyarrow
+import pyarrow.compute
+import pyarrow.parquet
+import pytest
+from atom_feed import Arxiv, paper
+from clone import Clone
+from hub_server import Hub
+from loopback import Request, Response, Server
+from shared import SHARED
+
+pytestmark = pytest.mark.slow
+
+SHAKESPEARE = SHARED / "corpora" / "tinyshakespeare.txt"
+WORDS = [
+    "the",
+    "cat",
+    "sat",
+    "on",
+    "a",
+    "mat",
+    "and",
+    "saw",
+    "one",
+    "dog",
+    "run",
+    "home",
+    "to",
+    "tea",
+    "while",
+    "it",
+    "rains",
+]
+
+
+def story(n: int) -> str:
+    return f"Story {n}: {' '.join(random.Random(n).choices(WORDS, k=40))}."
+
+
+def parquet(texts: list[str]) -> bytes:
+    file = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.table({"text": texts}), file, row_group_size=50)
+    return file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory) -> Clone:
+    made = Clone(tmp_path_factory.mktemp("sources"))
+    made.env["HF_HOME"] = str(made.folder.parent / "hub-home")
+    made.env["HF_HUB_DOWNLOAD_TIMEOUT"] = "2"
+    return made
+
+
+def prepared(clone: Clone, role: str = "pretrain") -> dict:
+    """What the manifest says after `dvc repro sample`, of which the second time does nothing."""
+    clone.dvc("repro", "sample")
+    assert "Running stage" not in clone.dvc("repro", "sample").stdout
+    assert (clone.folder / "metrics/samples.md").is_file()
+    manifest = clone.json(f"data/{role}/manifest.json")
+    for split, about in manifest["splits"].items():
+        data = (clone.folder / f"data/{role}/{split}.bin").read_bytes()
+        assert about["sha256"] == hashlib.sha256(data).hexdigest()
+        assert about["bytes_per_token"] == pytest.approx(about["bytes"] / about["tokens"])
+    assert manifest["overlap"] == 0
+    return manifest
+
+
+def test_tinystories_and_scientific_papers_from_the_hub(clone):
+    hub = Hub()
+    stories = [story(n) for n in range(300)]
+    shards = {f"data/train-{i:05}-of-00002.parquet": parquet(stories[150 * i : 150 * (i + 1)]) for i in (0, 1)}
+    card = b"---\nlicense: cdla-sharing-1.0\n---\n"
+    commit = hub.commit("roneneldan/TinyStories", shards | {"README.md": card})
+    records = [{"id": str(n), "title": f"On {n}", "abstract": f"  We study\n  {story(n)}"} for n in range(200)]
+    lines = "".join(json.dumps(record) + "\n" for record in [*records, records[7]])
+    packed = pyarrow.compress(lines.encode(), codec="gzip", asbytes=True)
+    hub.commit("gfissore/arxiv-abstracts-2021", {"arxiv-abstracts.jsonl.gz": packed})
+    with hub.serve() as server:
+        clone.env["HF_ENDPOINT"] = server.url
+        clone.set(**{"data.pretrain.source": "tinystories", "data.pretrain.num_samples": 220})
+        clone.set(**{"data.finetune.source": "scientific_papers", "data.finetune.num_samples": None})
+        server.fail("parquet|blobs", "cut", times=2)
+        manifest = prepared(clone)
+        papers = clone.json("data/finetune/manifest.json")
+    assert (manifest["source"], manifest["revision"], manifest["licence"]) == (
+        "roneneldan/TinyStories", commit, "cdla-sharing-1.0",
+    )  # fmt: skip
+    assert sum(about["bytes"] for about in manifest["splits"].values()) == sum(map(len, stories[:220]))
+    assert (papers["documents_read"], papers["duplicates_removed"]) == (201, 1)
+    clone.set(**{"tokenizer.vocab_size": 420})  # the hub is gone, what was fetched is not
+    assert prepared(clone)["documents_read"] == 220
+
+
+def test_the_arxiv_api(clone):
+    with Server(Arxiv([paper(n) for n in range(120)])) as server:
+        clone.set(**{"data.arxiv_api.url": f"{server.url}/api/query", "data.arxiv_api.delay_s": 0.0})
+        clone.set(**{"data.finetune.source": "arxiv_api", "data.finetune.num_samples": 100})
+        manifest = prepared(clone, "finetune")
+    assert manifest["source"] == "arXiv API: cat:cs.CL"
+    assert manifest["licence"].startswith("CC0")
+    assert manifest["documents_read"] == 100
+
+
+@pytest.mark.skipif(not SHAKESPEARE.exists(), reason=f"{SHAKESPEARE} is not here: set NANOGPT_SHARED")
+def test_shakespeare(clone):
+    def site(request: Request) -> Response:
+        return Response(SHAKESPEARE.read_bytes())
+
+    with Server(site) as server:
+        clone.set(**{"data.shakespeare.url": f"{server.url}/input.txt", "tokenizer.unknown": "replace"})
+        clone.set(**{"data.pretrain.source": "shakespeare", "data.finetune.source": "stories"})
+        server.fail("input.txt", "cut")
+        manifest = prepared(clone)
+    assert (manifest["tokenizer"], manifest["splits"]["val"]["tokens"]) == ("char", 111_540 + 2)
+
+
+def test_files_with_bad_records(clone):
+    folder = clone.folder / "data/own/pretrain"
+    good = "".join(json.dumps({"text": story(n)}) + "\n" for n in range(150))
+    (folder / "a.jsonl").write_text(good + "{broken\n" + json.dumps({"text": story(3)}) + "\n")
+    (folder / "b.txt.gz").write_bytes(
+        pyarrow.compress("\n\n".join(story(n) for n in range(150, 200)).encode(), codec="gzip", asbytes=True)
+    )
+    clone.set(**{"data.pretrain.source": "files", "data.pretrain.num_samples": None, "tokenizer.kind": "byte"})
+    failed = clone.dvc("repro", "sample", ok=False)
+    assert "a.jsonl, line 151: not valid JSON" in failed.stderr
+    assert "strict: false" in failed.stderr
+    clone.set(**{"data.files.strict": False})
+    manifest = prepared(clone)
+    assert manifest["skipped"] == {"not valid JSON": 1}
+    assert (manifest["documents_read"], manifest["duplicates_removed"]) == (201, 1)
