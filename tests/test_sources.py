@@ -18,25 +18,7 @@ from shared import SHARED
 pytestmark = pytest.mark.slow
 
 SHAKESPEARE = SHARED / "corpora" / "tinyshakespeare.txt"
-WORDS = [
-    "the",
-    "cat",
-    "sat",
-    "on",
-    "a",
-    "mat",
-    "and",
-    "saw",
-    "one",
-    "dog",
-    "run",
-    "home",
-    "to",
-    "tea",
-    "while",
-    "it",
-    "rains",
-]
+WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "saw", "one", "dog", "run", "home", "to", "tea"]
 
 
 def story(n: int) -> str:

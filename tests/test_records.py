@@ -1,0 +1,552 @@
+import csv
+import gzip
+import io
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from unittest.mock import patch
+
+import hypothesis
+import pandas
+import pyarrow
+import pyarrow.parquet
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from imports import ROOT
+
+from nanogpt.corpus import records
+from nanogpt.corpus.records import Bad
+from nanogpt.errors import UserError
+
+TEXTS = ["One.\n\nTwo paragraphs.", 'With "quotes", commas\nand lines', "Ünïcode 😀 <|endoftext|> \u2028 end", "a\0b"]
+ANY = st.text(st.characters(codec="utf-8", exclude_characters="\r"))
+PACKED = ["", ".gz", ".zst"]
+# Written by zstd 1.5 from "One.\n\nTwo.\n"; the last four bytes are its checksum.
+ZSTD = bytes.fromhex("28b52ffd04585900004f6e652e0a0a54776f2e0a59769b98")
+
+
+def pack(content: bytes, ending: str) -> bytes:
+    if ending == ".gz":
+        return gzip.compress(content, 1)
+    if ending == ".zst":
+        sink = pyarrow.BufferOutputStream()
+        with pyarrow.CompressedOutputStream(sink, "zstd") as stream:
+            stream.write(content)
+        return sink.getvalue().to_pybytes()
+    return content
+
+
+def written(kind: str, texts: list[str]) -> bytes:
+    """The texts as the field `text`, beside another field, by the kind's own library."""
+    match kind:
+        case ".txt":
+            return "\n<|endoftext|>\n".join(["", *texts]).encode()
+        case ".jsonl":
+            return "".join(json.dumps({"id": i, "text": text}) + "\n" for i, text in enumerate(texts)).encode()
+        case ".csv":
+            file = io.StringIO(newline="")
+            writer = csv.DictWriter(file, ["id", "text"])
+            writer.writeheader()
+            writer.writerows({"id": i, "text": text} for i, text in enumerate(texts))
+            return file.getvalue().encode()
+        case ".parquet":
+            table = pyarrow.table({"id": range(len(texts)), "text": pyarrow.array(texts, pyarrow.string())})
+            sink = pyarrow.BufferOutputStream()
+            pyarrow.parquet.write_table(table, sink, row_group_size=2)
+            return sink.getvalue().to_pybytes()
+
+
+def read(path: Path) -> list[str | Bad]:
+    records.check(path, "text")
+    return list(records.read(path, "text"))
+
+
+def read_bytes(content: bytes, ending: str) -> list[str | Bad]:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"a{ending}"
+        path.write_bytes(content)
+        return read(path)
+
+
+def faults(content: bytes | str, ending: str) -> list[str]:
+    """What was read, with the reasons in place of what is bad."""
+    content = content if isinstance(content, bytes) else content.encode()
+    return [f"!{r.reason}" if isinstance(r, Bad) else r for r in read_bytes(content, ending)]
+
+
+def complaint(content: bytes | str, ending: str, field: str = "text") -> str:
+    """The message of a fault of the whole file."""
+    with tempfile.TemporaryDirectory() as folder, pytest.raises(UserError) as caught:
+        path = Path(folder) / f"a{ending}"
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        records.check(path, field)
+        list(records.read(path, field))
+    return str(caught.value)
+
+
+# What was written comes back
+
+
+@pytest.mark.parametrize("ending", PACKED)
+@pytest.mark.parametrize("kind", [".txt", ".jsonl", ".csv"])
+@hypothesis.settings(deadline=None, max_examples=40)
+@given(texts=st.lists(ANY, max_size=5), chunk=st.sampled_from([1, 7, 2**20]))
+def test_what_a_library_wrote_comes_back(kind, ending, texts, chunk):
+    if kind == ".txt":
+        texts = [text.strip() for text in texts if text.strip() and "<|endoftext|>" not in text]
+    with patch.object(records, "CHUNK", chunk):
+        back = read_bytes(pack(written(kind, texts), ending), kind + ending)
+    assert [text.strip() for text in back] == [text.strip() for text in texts]
+
+
+@hypothesis.settings(deadline=None)  # pyarrow's first import is slow
+@given(texts=st.lists(ANY, max_size=40))
+def test_what_parquet_holds_comes_back(texts):
+    assert read_bytes(written(".parquet", texts), ".parquet") == texts
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".jsonl.gz", ".csv", ".csv.zst", ".parquet"])
+def test_what_pandas_wrote_comes_back(tmp_path, ending):
+    frame = pandas.DataFrame({"id": range(len(TEXTS)), "text": TEXTS})
+    path = tmp_path / f"a{ending}"
+    match ending[1:4]:
+        case "jso":
+            frame.to_json(path, orient="records", lines=True, force_ascii=False)
+        case "csv":  # pandas packs .zst by a library that is not among ours
+            frame.to_csv(tmp_path / "a.csv", index=False, lineterminator="\r\n")
+            path.write_bytes(pack((tmp_path / "a.csv").read_bytes(), path.suffix))
+        case "par":
+            frame.to_parquet(path)
+    assert read(path) == TEXTS
+
+
+def test_endings_in_capitals(tmp_path):
+    path = tmp_path / "A.TXT.GZ"
+    path.write_bytes(gzip.compress(b"One.\n\nTwo."))
+    assert read(path) == ["One.", "Two."]
+    assert records.known(path)
+    assert not any(records.known(Path(name)) for name in ("a.gz", "a.parquet.gz", "a.json", "txt", "a.txt.bz2"))
+
+
+# .txt
+
+MARKS = ["<|endoftext|>", " <|endoftext|>\t", "<|endoftext|>\xa0"]
+LINES = ["", " \t", "\u3000", "\x85", "One.", "日本", "\0", "\r", " x<|endoftext|>", "<|endoftext|>>"]
+
+
+def split(content: str) -> list[str]:
+    """The documents, line by line."""
+    lines = content.split("\n")
+    marked = any(line.strip() == "<|endoftext|>" for line in lines)
+    documents = [[]]
+    for line in lines:
+        if line.strip() == ("<|endoftext|>" if marked else ""):
+            documents.append([])
+        else:
+            documents[-1].append(line)
+    texts = ["\n".join(document).replace("\r\n", "\n").strip() for document in documents]
+    inner = texts[1:-1] if marked else [text for text in texts[1:-1] if text]
+    return [*(text for text in texts[:1] if text), *inner, *(text for text in texts[1:][-1:] if text)]
+
+
+@hypothesis.settings(deadline=None, max_examples=300)
+@given(
+    lines=st.lists(st.sampled_from(LINES), max_size=12) | st.lists(st.sampled_from(LINES + MARKS), max_size=12),
+    newline=st.sampled_from(["\n", "\r\n"]),
+    chunk=st.integers(1, 40),
+)
+def test_txt_is_split_as_line_by_line(lines, newline, chunk):
+    content = newline.join(lines)
+    with patch.object(records, "CHUNK", chunk):
+        assert [text.strip() for text in read_bytes(content.encode(), ".txt")] == split(content)
+
+
+def test_a_marker_anywhere_in_the_file_decides(tmp_path):
+    content = b"One.\n\n" * 500_000 + b"<|endoftext|>\nTwo."
+    for ending in PACKED:
+        path = tmp_path / f"a.txt{ending}"
+        path.write_bytes(pack(content, ending))
+        assert [len(text) for text in read(path)] == [2_999_999, 4]
+
+
+def test_white_space_between_markers_is_a_document_and_at_the_ends_none():
+    assert faults("\n<|endoftext|>\nOne.\n<|endoftext|>\n \n<|endoftext|>\nTwo.\n<|endoftext|>\n\n", ".txt") == [
+        "One.",
+        " ",
+        "Two.",
+    ]
+
+
+# Packed files
+
+
+@pytest.mark.parametrize("ending", [".gz", ".zst"])
+@pytest.mark.parametrize(
+    "parts", [[b"One.\n\nT", b"wo."], [b"", b"One.\n", b"", b"\nTwo."], [b"O", *[b"n", b"e.\n\nTwo", b"."], b""]]
+)
+def test_several_members_one_after_the_other(parts, ending):
+    assert read_bytes(b"".join(pack(part, ending) for part in parts), f".txt{ending}") == ["One.", "Two."]
+
+
+def test_zstd_with_a_checksum_and_a_frame_to_skip():
+    skipped = bytes.fromhex("502a4d1803000000") + b"abc"
+    assert read_bytes(skipped + ZSTD + skipped, ".txt.zst") == ["One.", "Two."]
+
+
+@pytest.mark.parametrize("kind", [".txt", ".jsonl", ".csv"])
+@pytest.mark.parametrize("ending", [".gz", ".zst"])
+def test_a_file_that_is_cut_off(kind, ending):
+    import random
+
+    texts = [random.Random(i).randbytes(100).hex() for i in range(5000)]
+    content = pack(written(kind, texts), ending)
+    for end in (len(content) - 1, len(content) - 4, len(content) // 2, 100, 2, 0):
+        message = complaint(content[:end], kind + ending)
+        assert f"a{kind}{ending}: damaged, cut off, or not a {ending[1:]} file (" in message
+        assert message.endswith("); fetch or write it again")
+    double = content + content
+    assert "damaged" in complaint(double[:-5], kind + ending)
+
+
+@hypothesis.settings(deadline=None, max_examples=50)
+@given(data=st.data())
+def test_damage_anywhere_is_found_or_harmless(data):
+    for ending, content in ((".gz", gzip.compress(b"One.\n\nTwo.\n")), (".zst", ZSTD)):
+        damaged = bytearray(content)
+        damaged[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+        try:  # some bits say nothing
+            assert read_bytes(damaged, f".txt{ending}") == ["One.", "Two."]
+        except UserError as error:
+            assert "damaged" in str(error)
+
+
+@pytest.mark.parametrize("ending", [".gz", ".zst"])
+@pytest.mark.parametrize("tail", [b"garbage", b"One.\n\nTwo.", bytes(4)])
+def test_what_follows_the_packed_text_is_damage_too(ending, tail):
+    assert "damaged" in complaint(pack(b"One.\n\nTwo.", ending) + tail, f".txt{ending}")
+    assert "damaged" in complaint(b"One.\n\nTwo.", f".txt{ending}")
+
+
+# Encodings
+
+
+@pytest.mark.parametrize("ending", PACKED)
+@pytest.mark.parametrize("kind", [".txt", ".jsonl", ".csv"])
+def test_the_mark_of_utf8_is_dropped(kind, ending):
+    content = b"text,id\nOne.,1\n" if kind == ".csv" else written(kind, ["One."]).removeprefix(b"\n<|endoftext|>\n")
+    assert read_bytes(pack(b"\xef\xbb\xbf" + content, ending), kind + ending) == ["One."]
+
+
+@pytest.mark.parametrize("ending", PACKED)
+@pytest.mark.parametrize("kind", [".txt", ".jsonl", ".csv"])
+@pytest.mark.parametrize("codec", ["UTF-16-LE", "UTF-16-BE", "UTF-32-LE", "UTF-32-BE"])
+def test_other_encodings_are_named(kind, ending, codec):
+    content = ("\ufeff" + written(kind, ["One."]).decode()).encode(codec)
+    family = codec[:6]
+    message = complaint(pack(content, ending), kind + ending)
+    assert f"a{kind}{ending}: {family}, not UTF-8; convert it: iconv -f {family} -t UTF-8 old > new" in message
+
+
+def test_nothing_but_a_mark():
+    assert read_bytes(b"\xef\xbb\xbf", ".txt") == []
+    assert read_bytes(b"\xef\xbb\xbf", ".jsonl") == []
+
+
+@pytest.mark.parametrize(
+    ("ending", "content", "line"),
+    [
+        (".txt", "One.\n\nTwo\ncaf¿ x\n\nThree.", 4),
+        (".txt", "One.\n<|endoftext|>\n\ncaf¿ x\n<|endoftext|>\nThree.", 4),
+        (".jsonl", '{"text": "One."}\n{"text": "caf¿"}\n{"text": "Three."}\n', 2),
+        (".csv", 'text\nOne.\n"caf\n¿",\nThree.\n', 4),
+        (".csv", "text,who\nOne.,I\nTwo.,¿\nThree.,I\n", 3),
+    ],
+)
+def test_bytes_that_are_no_utf8_cost_their_record(tmp_path, ending, content, line):
+    path = tmp_path / f"a{ending}"
+    path.write_bytes(content.encode().replace("¿".encode(), b"\xe9"))
+    first, bad, last = read(path)
+    assert (first.strip(), bad.reason, last.strip()) == ("One.", "not UTF-8", "Three.")
+    place = content.split("\n")[line - 1].index("¿") + 1
+    assert f"a{ending}, line {line}, byte {place} of it: not valid UTF-8; convert the file" in bad.message
+    assert "iconv -f LATIN1 -t UTF-8 old > new" in bad.message
+
+
+@pytest.mark.parametrize("half", [b"\xed\xa0\x80", b"\xc3", b"\xc0\x80", b"\xf8"])
+def test_what_utf8_forbids(half):
+    for ending, before, after in ((".txt", b"", b""), (".jsonl", b'{"text": "', b'"}'), (".csv", b"text\n", b"")):
+        assert faults(before + half + after, ending) == ["!not UTF-8"]
+
+
+def test_windows_newlines():
+    assert faults("One\r\nmore.\r\n\r\nTwo.\r\n", ".txt") == ["One\nmore.\r", "Two.\r"]  # the ends are cut off later
+    assert faults('{"text": "One\\r\\nmore."}\r\n\r\n{"text": "Two."}\r\n', ".jsonl") == ["One\r\nmore.", "Two."]
+    assert faults('id,text\r\n1,"One\r\nmore."\r\n\r\n2,Two.\r\n', ".csv") == ["One\nmore.", "Two."]
+
+
+def test_a_lone_carriage_return_and_nul_are_ordinary():
+    assert faults("One\r\0more.\n\n\0", ".txt") == ["One\r\0more.", "\0"]
+    assert faults('text\n"One\r\0more."\n\0\n', ".csv") == ["One\r\0more.", "\0"]
+
+
+# Bad records: each is exactly one, what stands around it is read
+
+GOOD = {".jsonl": '{"text": "good"}\n', ".csv": "1,good\n", ".txt": "good\n\n"}
+BROKEN = {
+    ".jsonl": {
+        '{"text": \n': "not valid JSON",
+        '{"text": Infinite}\n': "not valid JSON",
+        '["text"]\n': "not a JSON object",
+        '{"story": "a"}\n': "no such field",
+        '{"text": null}\n': "not text",
+        '{"text": "\\ud800"}\n': "half a surrogate pair",
+        '{"text": "¿"}\n': "not UTF-8",
+        '{"text": "' + "x" * 3000 + '"}\n': "too long",
+    },
+    ".csv": {
+        "2\n": "too few fields",
+        "2,bad,comma\n": "too many fields",
+        '2,"a "quote" inside"\n': "not valid CSV",
+        "2,¿\n": "not UTF-8",
+        "¿,bad\n": "not UTF-8",
+        '2,"bad\nbad ¿\n\nbad"\n': "not UTF-8",
+        "2," + "x" * 3000 + "\n": "too long",
+    },
+    ".txt": {"bad ¿\n\n": "not UTF-8", "x" * 3000 + "\n\n": "too long", "many\n" * 600 + "\n": "too long"},
+}
+
+
+@pytest.mark.parametrize("kind", GOOD)
+@hypothesis.settings(deadline=None, max_examples=60)
+@given(data=st.data())
+def test_bad_records_in_any_position_are_counted_exactly(kind, data):
+    pieces = data.draw(st.lists(st.just(GOOD[kind]) | st.sampled_from(list(BROKEN[kind])), max_size=9))
+    packed = data.draw(st.sampled_from(PACKED))
+    content = ("id,text\n" * (kind == ".csv") + "".join(pieces)).encode().replace("¿".encode(), b"\xe9")
+    with patch.object(records, "LONGEST", 2000), patch.object(records, "CHUNK", data.draw(st.integers(100, 2000))):
+        read = [text.strip() for text in faults(pack(content, packed), kind + packed)]
+    assert read == ["good" if piece == GOOD[kind] else f"!{BROKEN[kind][piece]}" for piece in pieces]
+
+
+@hypothesis.settings(deadline=None)
+@given(st.lists(st.sampled_from(["1,good\n", "2,good\r\n", "few\n", '2,"open\n', '2,"open\r\n']), max_size=9))
+def test_every_open_quote_costs_one_row(pieces):
+    expected = {"few": "!too few fields", "1,g": "good", "2,g": "good", '2,"': "!not valid CSV"}
+    assert faults("id,text\n" + "".join(pieces), ".csv") == [expected[piece[:3]] for piece in pieces]
+
+
+def test_lines_are_counted_beyond_a_bad_row():
+    *bad, good, last = read_bytes(b'id,text\n1,"open\n2\n3\n"4\n",a\n5\n', ".csv")
+    assert good == "a"
+    assert [re.search(r"line (\d+)", one.message)[1] for one in [*bad, last]] == ["2", "3", "4", "7"]
+
+
+def test_an_open_quote_among_quoted_fields():
+    rows = "".join(f'{i},"{i} good"\n' for i in range(3))
+    good = ["0 good", "1 good", "2 good"]
+    assert faults(f'id,text\n{rows}9,"open\n{rows}', ".csv") == [*good, "!not valid CSV", *good]
+
+
+@pytest.mark.parametrize(
+    ("ending", "content", "message"),
+    [
+        (".jsonl", '{"text": "a"}\n{"text": \n', "a.jsonl, line 2: not valid JSON (Expecting value: line 2 column 1"),
+        (".jsonl", '\n["text"]\n', 'a.jsonl, line 2: not a JSON object but ["text"]; write it as {"text": "the text"}'),
+        (".jsonl", '{"story": "a", "id": 1}', "a.jsonl, line 1: no field 'text', the fields are: 'story', 'id'; set"),
+        (".jsonl", "[" * 100_000, "a.jsonl, line 1: not valid JSON (maximum recursion depth exceeded"),
+        (".jsonl", "1" * 5000, "a.jsonl, line 1: not valid JSON (Exceeds the limit"),
+        (".jsonl", '{"text": 5}', "a.jsonl, line 1: the field 'text' is not text but 5; set data.<role>.field"),
+        (".jsonl", '{"text": "\\udfff"}', "a.jsonl, line 1: the field 'text' has half of a surrogate pair"),
+        (".csv", "id,text\n1,a\n\n2\n", "a.csv, line 4: 1 fields, so 'text' is missing; repair the row"),
+        (".csv", 'id,text\n1,"a\nb",c\n', "a.csv, line 2: 3 fields, the header has 2; put quotes around text with c"),
+        (".csv", 'id,text\n"1\n",a\n1,"a\n', "a.csv, line 4: not valid CSV (unexpected end of data); check the quotes"),
+    ],
+)
+def test_a_message_says_what_where_and_what_to_do(ending, content, message):
+    bad = [record for record in read_bytes(content.encode(), ending) if isinstance(record, Bad)]
+    assert [message in record.message for record in bad] == [True], bad
+
+
+def test_empty_fields_beyond_the_header_and_short_rows_with_the_text():
+    assert faults("text,id\na,1,,\nb\n", ".csv") == ["a", "b"]
+
+
+# Records that are too long
+
+
+@pytest.mark.parametrize("ending", [".txt", ".jsonl", ".csv"])
+def test_the_longest_record_is_read_and_one_more_byte_is_too_many(ending):
+    begin, end = {".txt": ("", ""), ".jsonl": ('{"text": "', '"}\n'), ".csv": ("", "\n")}[ending]
+    header = "text\n" * (ending == ".csv")
+    for chunk in (30, 100, 2**20):
+        with patch.object(records, "LONGEST", 50), patch.object(records, "CHUNK", chunk):
+            text = "x" * (50 - len(begin + end))
+            assert faults(f"{header}{begin}{text}{end}", ending) == [text]
+            assert faults(f"{header}{begin}{text}x{end}", ending) == ["!too long"]
+
+
+@pytest.mark.parametrize("end", ["\n<|endoftext|>\n", "\n\n"])
+@hypothesis.settings(deadline=None)
+@given(
+    documents=st.lists(st.lists(st.sampled_from(["é", "long " * 7, "x" * 99]), min_size=1, max_size=9), max_size=6),
+    chunk=st.integers(30, 120),
+)
+def test_long_documents_of_many_lines(end, documents, chunk):
+    texts = ["\n".join(lines) for lines in documents]
+    with patch.object(records, "LONGEST", 80), patch.object(records, "CHUNK", chunk):
+        assert faults(end.join([*texts, ""]), ".txt") == [
+            text if len(text.encode()) <= 80 else "!too long" for text in texts
+        ]
+
+
+def test_lines_are_counted_beyond_what_is_too_long():
+    with patch.object(records, "LONGEST", 80), patch.object(records, "CHUNK", 64):
+        _, long, code = read_bytes(b"One.\n\n" + b"line\n" * 100 + b"\nmore\n\xe9", ".txt")
+        assert "a.txt, line 3: longer" in long.message
+        assert "a.txt, line 105, byte 1 of it" in code.message
+
+
+def test_messages_for_what_is_too_long():
+    with patch.object(records, "LONGEST", 3 * 2**20):
+        for ending, begin, number, remedy in (
+            (".txt", "a\n\n\n", 4, "divide the text by blank lines, or by lines <|endoftext|>"),
+            (".jsonl", '{"text": "a"}\n', 2, "divide the text into several records"),
+            (".csv", "text\na\n", 3, "divide the text, or close the quote that is open"),
+        ):
+            _, bad = read_bytes(f"{begin}{'x' * 4 * 2**20}".encode(), ending)
+            assert f"a{ending}, line {number}: longer than 3 MiB; {remedy}" in bad.message
+
+
+def test_rows_of_many_lines_and_lines_inside_rows_that_are_too_long():
+    with patch.object(records, "LONGEST", 30):
+        assert faults('text\na\n"' + "line\n" * 8 + '"\nb\n', ".csv")[:2] == ["a", "!too long"]
+        assert faults('text\na\n"open\n' + "x" * 31 + "\nb\n", ".csv") == ["a", "!too long", "!too long", "b"]
+        assert faults('text\na\n"open\n' + "b\n" * 20, ".csv") == ["a", "!too long", *["b"] * 20]
+
+
+LONG = {
+    "a.txt": (b"first\n\n", b"x y ", b"\n\nlast"),
+    "a.jsonl": (b'{"text": "first"}\n{"text": "', b"x y ", b'"}\n{"text": "last"}\n'),
+    "a.csv": (b'text\nfirst\n"', b"x y ", b'"\nlast\n'),
+    "lines.txt": (b"first\n\n", b"x\ny\n", b"\n\nlast"),
+    "marked.txt": (b"first\n<|endoftext|>\n", b"x\n\n ", b"\n<|endoftext|>\nlast"),
+    "a.txt.gz": (b"first\n\n", bytes(4), b"\n\nlast"),
+    "a.jsonl.zst": (b'{"text": "first"}\n{"text": "', b"x y ", b'"}\n{"text": "last"}\n'),
+    "open.csv": (b'text\nfirst\n"open\n', b"x" * 999 + b"\n", b"last\n"),
+}
+SLOW = list(LONG)[3:]
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in LONG])
+def test_memory_stays_bounded(tmp_path, name):
+    begin, piece, end = LONG[name]
+    path = tmp_path / name
+    path.write_bytes(pack(begin + piece * (200 * 2**20 // len(piece)) + end, path.suffix))
+    texts, reasons, mib = measured(path)
+    path.unlink()
+    assert (texts, reasons) == (["first", "last"], ["too long"])
+    assert mib < (350 if name == "open.csv" else 200)  # the csv module takes four bytes a character
+
+
+def measured(path: Path) -> tuple[list[str], list[str], float]:
+    """The short texts, the reasons, and the memory that a process of its own needs to read them, in MiB."""
+    code = (
+        "import json, resource, sys; from pathlib import Path; from nanogpt.corpus import records\n"
+        "texts, reasons = [], []\n"
+        "for r in records.read(Path(sys.argv[1]), 'text'):\n"
+        "    if isinstance(r, records.Bad): reasons.append(r.reason)\n"
+        "    elif len(r) < 10: texts.append(r)\n"
+        "print(json.dumps([texts, reasons, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss]))"
+    )
+    # A process starts with the peak of the one that started it: with a small one between, not with ours.
+    between = "import subprocess, sys; subprocess.run([sys.executable, *sys.argv[1:]], check=True)"
+    command = [sys.executable, "-c", between, "-c", code, path]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
+    texts, reasons, peak = json.loads(done.stdout)
+    return texts, reasons, peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+# Columns and Parquet
+
+
+@pytest.mark.parametrize("ending", [".csv", ".csv.gz", ".csv.zst", ".parquet"])
+def test_a_missing_column_is_a_fault_of_the_file(ending):
+    kind, packed = re.fullmatch(r"(\.\w+)(.*)", ending).groups()
+    message = complaint(pack(written(kind, TEXTS), packed), ending, "story")
+    assert "no field 'story', the fields are: 'id', 'text'; set data.<role>.field" in message
+
+
+@pytest.mark.parametrize("content", [b"", b"\n\n", b"\xef\xbb\xbf"])
+def test_a_csv_file_without_a_header(content):
+    assert "a.csv, line 1: no field 'text', the fields are: none" in complaint(content, ".csv")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [(b'"text\n', "not valid CSV"), (b"id\xe9,text\n", "line 1, byte 3 of it: not valid UTF-8")]
+)
+def test_a_bad_header_is_a_fault_of_the_file(content, message):
+    assert message in complaint(content, ".csv")
+
+
+def test_a_csv_field_longer_than_the_librarys_limit():
+    assert faults(written(".csv", ["x" * 200_000]), ".csv") == ["x" * 200_000]
+
+
+def parquet(column: pyarrow.Array | list, **options) -> bytes:
+    sink = pyarrow.BufferOutputStream()
+    pyarrow.parquet.write_table(pyarrow.table({"text": column}), sink, **options)
+    return sink.getvalue().to_pybytes()
+
+
+@pytest.mark.parametrize("kind", [pyarrow.string(), pyarrow.large_string(), pyarrow.string_view()])
+def test_every_type_of_text_in_parquet(kind):
+    texts = ["a", "é", None, "a"]
+    assert faults(parquet(pyarrow.array(texts, kind)), ".parquet") == ["a", "é", "!not text", "a"]
+    if kind != pyarrow.string_view():
+        assert faults(parquet(pyarrow.array(texts, kind).dictionary_encode()), ".parquet")[1:] == [
+            "é",
+            "!not text",
+            "a",
+        ]
+
+
+@pytest.mark.parametrize("column", [[1], [b"a"], [None], [["a"]]])
+def test_a_parquet_column_of_another_type(column):
+    assert "a.parquet: the field 'text' is not text but" in complaint(parquet(pyarrow.array(column)), ".parquet")
+
+
+def test_bad_values_in_parquet():
+    values = [b"a", b"\xff", b"x" * 101, b"b"]
+    text = pyarrow.Array.from_buffers(pyarrow.string(), 4, pyarrow.array(values, pyarrow.binary()).buffers())
+    with patch.object(records, "LONGEST", 100):
+        a, code, long, b = read_bytes(parquet(text), ".parquet")
+    assert (a, code.reason, long.reason, b) == ("a", "not UTF-8", "too long", "b")
+    assert "a.parquet, row 2: the field 'text' is not valid UTF-8" in code.message
+    assert "a.parquet, row 3: the field 'text': longer than 0 MiB; divide the text into several rows" in long.message
+
+
+@pytest.mark.parametrize("end", [0, 3, 100, -20, -1])
+def test_a_parquet_file_that_is_cut_off(end):
+    assert "a.parquet: damaged, cut off, or not a parquet file" in complaint(
+        written(".parquet", TEXTS)[:end], ".parquet"
+    )
+
+
+def test_damage_inside_a_parquet_file():
+    data = bytearray(parquet(pyarrow.array([f"{i} text" for i in range(5000)]), compression="zstd"))
+    data[1000:2000] = bytes(1000)
+    assert "a.parquet: damaged" in complaint(bytes(data), ".parquet")
+
+
+def test_a_large_row_group_is_read_piece_by_piece(tmp_path):
+    path = tmp_path / "a.parquet"
+    path.write_bytes(parquet([f"{i} " * 5000 for i in range(4000)], compression="none", use_dictionary=False))
+    assert path.stat().st_size > 90e6
+    before = pyarrow.total_allocated_bytes()
+    for i, text in enumerate(records.read(path, "text")):
+        assert text.startswith(f"{i} ")
+        assert pyarrow.total_allocated_bytes() - before < 40e6
