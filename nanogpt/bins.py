@@ -54,9 +54,9 @@ def write(folder: Path, corpus: Corpus, tokenizer: Tokenizer, val_fraction: floa
     train, val = (one.documents for one in counts)
     if not train or not val:
         raise UserError(
-            f"{corpus.name}: {train + val} document(s) and {int(again.sum())} repeated, {train} of them for training and "
-            f"{val} for validation, and each needs one at least; give more documents (data.<role>.num_samples, or more "
-            "text; a .txt file needs blank lines or <|endoftext|> lines between documents)"
+            f"{corpus.name}: {train + val} document(s) and {int(again.sum())} repeated, {train} of them for training "
+            f"and {val} for validation, and each needs one at least; give more documents (data.<role>.num_samples, or "
+            "more text; a .txt file needs blank lines or <|endoftext|> lines between documents)"
         )
     manifest = {
         "source": corpus.name,

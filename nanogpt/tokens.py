@@ -109,10 +109,10 @@ class Windows:
 
     def __init__(self, bin: Bin, block_size: int, seed: int):
         if len(bin) <= block_size:
+            share = "a greater data.<role>.val_fraction, " if bin.split == "val" else ""
             raise UserError(
-                f"{bin.split}.bin of {bin.source} has {len(bin)} tokens, and a window of model.block_size = {block_size} "
-                f"needs {block_size + 1}; choose a smaller model.block_size or "
-                + ("a greater data.<role>.val_fraction, or give more text" if bin.split == "val" else "give more text")
+                f"{bin.split}.bin of {bin.source} has {len(bin)} tokens, and a window of model.block_size = "
+                f"{block_size} needs {block_size + 1}; choose a smaller model.block_size, {share}or give more text"
             )
         self.bin, self.block_size, self.seed = bin, block_size, seed
         # one window less than would fit leaves room to shift the cuts, so that in time every token is seen

@@ -88,7 +88,9 @@ def test_a_corpus_shorter_than_a_block(project):
     data = DataSettings("files", None, 0.5, str(project / "short.txt"), "*", "text")
     prepare(project / "data" / "pretrain", own_files.load(data, STRICT), 0.5, TokenizerSettings("byte", 0, "error"))
     message = refused(project, "stages.pretrain")
-    assert re.search(r"train\.bin of .*short\.txt has 4 tokens.*model\.block_size = 256.*smaller model\.block_size", message)
+    assert re.search(
+        r"train\.bin of .*short\.txt has 4 tokens.*model\.block_size = 256.*smaller model\.block_size", message
+    )
 
 
 def test_a_prompt_with_characters_that_the_tokenizer_lacks(project):
