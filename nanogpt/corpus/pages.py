@@ -32,14 +32,24 @@ class Pages:
             self.states.append(state)
 
     def append(self, texts: list[str], state: dict) -> None:
-        """Write one more page; `state` is of JSON values."""
+        """Write one more page; `state` is of JSON values. Raises UserError where it cannot be written."""
         import pyarrow  # slow to import, and the built-in corpora do not need it
         import pyarrow.parquet
 
         schema = pyarrow.schema([("text", pyarrow.large_string())], metadata={STATE: json.dumps(state)})
+        table = pyarrow.table([pyarrow.array(texts, pyarrow.large_string())], schema=schema)
         sink = pyarrow.BufferOutputStream()
-        pyarrow.parquet.write_table(pyarrow.table([texts], schema=schema), sink, compression="zstd")
-        atomic.write_bytes(self._path(len(self.states)), sink.getvalue())
+        pyarrow.parquet.write_table(table, sink, compression="zstd", write_page_checksum=True)
+        path = self._path(len(self.states))
+        if path.exists():
+            raise UserError(
+                f"{path}: appeared meanwhile; wait for the other run that fetches the same, then run this one again "
+                f"(or delete the folder {self.folder} if there is none)"
+            )
+        try:
+            atomic.write_bytes(path, sink.getvalue())
+        except OSError as error:
+            raise UserError(f"{path}: cannot be written ({error.strerror}); what was fetched before is kept") from None
         self.documents += len(texts)
         self.states.append(state)
 
@@ -59,16 +69,19 @@ class Pages:
                     return
 
     def texts(self) -> Iterator[str]:
-        """The documents of all pages, one page in memory at a time."""
+        """The documents of all pages, one page in memory at a time. Raises UserError where a page is damaged."""
         import pyarrow
         import pyarrow.parquet
 
         for path in map(self._path, range(len(self.states))):
             try:
-                table = pyarrow.parquet.read_table(path)
-            except (pyarrow.ArrowException, OSError) as error:
+                with pyarrow.parquet.ParquetFile(path, page_checksum_verification=True) as file:
+                    texts = file.read(["text"]).column("text").to_pylist()
+                    if len(texts) != file.metadata.num_rows:
+                        raise OSError("documents are missing")
+            except (pyarrow.ArrowException, OSError, LookupError, UnicodeDecodeError) as error:
                 raise _damaged(path, error) from None
-            yield from table.column("text").to_pylist()
+            yield from texts
 
     def _enough(self, wanted: int | None) -> bool:
         ended = bool(self.states) and self.states[-1].get("end", False)
