@@ -36,9 +36,9 @@ class Counts:
     documents: int = 0
     tokens: int = 0
     bytes: int = 0
-    bytes_per_token: float = 0.0
     bits: float | None = 0.0
     replaced: int = 0
+    bytes_per_token: float = 0.0
     sha256: str = ""
 
 

@@ -88,7 +88,7 @@ def test_the_manifest_counts(tmp_path):
             "val": val | {"replaced": 0, "sha256": sha256["val"]},
         },
     }
-    assert Bin.open(tmp_path, "val", BYTE).counts == Counts(1, 4, 2, 0.5, 0.1, 0, sha256["val"])
+    assert Bin.open(tmp_path, "val", BYTE).counts == Counts(1, 4, 2, 0.1, 0, 0.5, sha256["val"])
 
 
 @settings(deadline=None, max_examples=60)
