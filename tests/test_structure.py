@@ -19,7 +19,7 @@ ORDER = [
     "corpus/__init__",
     "tokenizer", "tokens", "repeats", "bins", "prepare",
     "model/config", "model/cache", "model/loss", "model/base", "model/optimized", "model/__init__",
-    "hardware", "optim", "checkpoint", "evaluate", "train", "lora", "generate", "compare",
+    "hardware", "optim", "identity", "checkpoint", "evaluate", "train", "lora", "generate", "compare",
     "bench/training", "bench/preparing", "settings",
 ]  # fmt: skip
 STAGES = {
