@@ -1,8 +1,10 @@
 """Files and folders that appear complete in one rename, or not at all."""
 
 import contextlib
+import ctypes
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,20 +47,32 @@ def folder(path: os.PathLike | str) -> Iterator[Path]:
     try:
         yield aside
         _sync(aside)
-        if path.exists():  # a folder cannot be renamed over one that holds files
+        if not path.exists():
+            aside.rename(path)
+        elif _exchange(aside, path):
+            old = aside
+        else:  # for an instant nothing lies at path: a folder cannot be renamed over one that holds files
             old = _sibling(path)
             path.rename(old)
-        try:
-            aside.rename(path)
-        except BaseException:
-            if old:
+            try:
+                aside.rename(path)
+            except BaseException:
                 old.rename(path)
-            raise
+                raise
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
     if old:
         shutil.rmtree(old)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap two folders in one step where the system can: renameat2 of Linux, renamex_np of macOS."""
+    names, libc, swap = (os.fsencode(one), os.fsencode(other)), ctypes.CDLL(None), 2
+    if sys.platform == "linux" and hasattr(libc, "renameat2"):
+        here = -100  # AT_FDCWD
+        return libc.renameat2(here, names[0], here, names[1], swap) == 0
+    return sys.platform == "darwin" and libc.renamex_np(*names, swap) == 0
 
 
 def _sibling(path: Path) -> Path:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 import torch
@@ -12,14 +13,35 @@ from nanogpt import hardware
 from nanogpt.model.loss import IGNORED
 from nanogpt.tokens import Bin, Windows
 
+Z95 = NormalDist().inv_cdf(0.975)  # standard deviations on either side of the mean that hold 95%
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class Score:
-    """Summed surprise of some text: `nats` over `tokens` predicted tokens that spell `n_bytes` of UTF-8."""
+    """Surprise of some documents, each an entry of three (D,) arrays.
 
-    nats: float
-    tokens: int
-    n_bytes: int
+    `document_nats` float64, summed over `document_tokens` int64 predicted tokens, which spell
+    `document_bytes` int64 of UTF-8.
+    """
+
+    document_nats: np.ndarray
+    document_tokens: np.ndarray
+    document_bytes: np.ndarray
+
+    @property
+    def nats(self) -> float:
+        """Surprise of all documents."""
+        return self.document_nats.sum().item()
+
+    @property
+    def tokens(self) -> int:
+        """Predicted tokens, ends of documents counted."""
+        return self.document_tokens.sum().item()
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of UTF-8 that the documents take."""
+        return self.document_bytes.sum().item()
 
     @property
     def loss_nats(self) -> float:
@@ -35,6 +57,32 @@ class Score:
     def bpb(self) -> float:
         """Bits per byte of text, ends of documents counted: comparable across tokenizers."""
         return bits_per_byte(self.nats / math.log(2), self.n_bytes)
+
+    @property
+    def bpb_ci95(self) -> float | None:
+        """Half the width of the 95% confidence interval of `bpb` over documents, None where there is only one.
+
+        Documents are the sample, and tokens of one document are not independent: bits per byte is a
+        ratio of two sums over documents, whose standard error is that of the linearised ratio
+        (Cochran, Sampling Techniques, 3rd ed. 1977, section 2.11), with the normal distribution's
+        quantile. It holds for many documents; with fewer than about 30 it is too narrow.
+        """
+        n = len(self.document_nats)
+        if n < 2:
+            return None
+        residuals = self.document_nats / math.log(2) - self.bpb * self.document_bytes
+        return Z95 * math.sqrt(n / (n - 1) * (residuals**2).sum().item()) / self.n_bytes
+
+    def change(self, before: "Score") -> "Score":
+        """How much greater this surprise is than another model's of the same documents, as a score.
+
+        So its `bpb` is the change in bits per byte, and its interval is the paired one, free of what
+        makes a document hard for both models. Raises ValueError where the documents differ.
+        """
+        same = (self.document_tokens, self.document_bytes), (before.document_tokens, before.document_bytes)
+        if not all(map(np.array_equal, *same)):
+            raise ValueError("the two scores are not of the same documents in the same tokens")
+        return Score(self.document_nats - before.document_nats, self.document_tokens, self.document_bytes)
 
 
 def bits_per_byte(bits: float, n_bytes: int) -> float:
@@ -54,13 +102,14 @@ def score(
     """
     model.eval()
     device = next(model.parameters()).device
-    nats, tokens, n_bytes = 0.0, 0, 0
-    for ids, targets in _batches(documents, model.config.block_size, batch_tokens):
-        losses = model(ids.to(device), targets.to(device), reduction="none")
-        nats += losses.cpu().double().sum().item()  # MPS has no float64
-        scored = targets[targets != IGNORED]
-        tokens += len(scored)
-        n_bytes += int(byte_lengths[scored.numpy()].sum())
+    documents = list(documents)
+    nats = np.zeros(len(documents))
+    for owners, ids, targets in _batches(documents, model.config.block_size, batch_tokens):
+        losses = model(ids.to(device), targets.to(device), reduction="none")  # (B, T)
+        # one at a time: a batch may hold several windows of one document. MPS has no float64
+        np.add.at(nats, owners, losses.cpu().double().sum(1).numpy())
+    tokens = np.array([len(document) - 1 for document in documents], np.int64)
+    n_bytes = np.array([byte_lengths[document[1:]].sum() for document in documents], np.int64)
     return Score(nats, tokens, n_bytes)
 
 
@@ -76,18 +125,22 @@ def _windows(document: np.ndarray, block_size: int) -> Iterator[tuple[np.ndarray
 
 
 def _batches(
-    documents: Iterable[np.ndarray], block_size: int, batch_tokens: int
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Windows of similar length together, padded on the right: (ids, targets), each (B, T) int64."""
-    windows = sorted((w for d in documents for w in _windows(d, block_size)), key=lambda w: len(w[0]))
+    documents: list[np.ndarray], block_size: int, batch_tokens: int
+) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:
+    """Windows of similar length together, padded on the right.
+
+    Yields the number of each row's document, (B,), its ids and its targets, each (B, T) int64.
+    """
+    windows = [(i, *window) for i, document in enumerate(documents) for window in _windows(document, block_size)]
+    windows.sort(key=lambda window: len(window[1]))
     while windows:
-        rows = max(1, batch_tokens // len(windows[-1][0]))
+        rows = max(1, batch_tokens // len(windows[-1][1]))
         chosen, windows = windows[-rows:], windows[:-rows]
-        shape = (len(chosen), len(chosen[-1][0]))
+        shape = (len(chosen), len(chosen[-1][1]))
         ids, targets = np.zeros(shape, np.int64), np.full(shape, IGNORED)
-        for row, (x, y) in enumerate(chosen):
+        for row, (_, x, y) in enumerate(chosen):
             ids[row, : len(x)], targets[row, : len(y)] = x, y
-        yield torch.from_numpy(ids), torch.from_numpy(targets)
+        yield [owner for owner, _, _ in chosen], torch.from_numpy(ids), torch.from_numpy(targets)
 
 
 @torch.no_grad()

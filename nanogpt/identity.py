@@ -3,15 +3,15 @@
 import hashlib
 from pathlib import Path
 
-PARTS = ("config.json", "model.safetensors", "model.pt", "tokenizer.json")
+PARTS = ("config.json", "*.safetensors", "*.pt", "tokenizer.json")
 
 
 def identity(path: Path | str) -> str:
-    """SHA-256 of shape, weights and tokens: of those files PARTS that a folder has, or of one file."""
+    """SHA-256 of shape, weights and tokens: of the files of a folder that PARTS match, or of one file."""
     path = Path(path)
+    files = sorted({file for part in PARTS for file in path.glob(part)}) if path.is_dir() else [path]
     digest = hashlib.sha256()
-    for file in [path / name for name in PARTS] if path.is_dir() else [path]:
-        if file.is_file():
-            with file.open("rb") as content:
-                digest.update(hashlib.file_digest(content, "sha256").digest())
+    for file in files:
+        with file.open("rb") as content:
+            digest.update(hashlib.file_digest(content, "sha256").digest())
     return digest.hexdigest()

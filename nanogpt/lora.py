@@ -1,28 +1,33 @@
-"""Low-rank adapters (Hu et al., arXiv:2106.09685) through PEFT: attach, save, load, merge."""
+"""Low-rank adapters through PEFT: attach, save, load.
+
+LoRA (Hu et al., arXiv:2106.09685), rsLoRA (Kalajdzievski, arXiv:2312.03732), which counts the adapter
+alpha / sqrt(r) times in place of alpha / r, and DoRA (Liu et al., arXiv:2402.09353), which learns the
+length of every row of a weight apart from its direction.
+"""
 
 import dataclasses
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from nanogpt import atomic
+from nanogpt import adapter, atomic, checkpoint
 from nanogpt.errors import BadSetting, UserError
+from nanogpt.identity import identity
 from nanogpt.model import linear_names
+from nanogpt.tokenizer import Tokenizer
 from nanogpt.train import TrainSettings, check_schedule
 
 if TYPE_CHECKING:
-    from peft import LoraConfig, PeftModel  # takes seconds to import: the functions below do it when needed
+    from peft import PeftModel  # takes seconds to import: the functions below do it when needed
 
-HF_LAYOUT = {"base": True, "optimized": False}  # GPT-2 in transformers stores (in, out): PEFT's fan_in_fan_out
+MODEL_TYPES = {"base": "gpt2", "optimized": "llama"}
 
 Targets = Literal["all-linear", "all"] | list[str]
-ENDS = {"lm_head", "wte", "embed_tokens"}  # the modules that share their weights in a tied model
-MERGE_TOLERANCE = 1e-3  # nats: rounding moves the loss by about 1e-6 in fp32
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,7 @@ class LoraSettings:
     alpha: float
     dropout: float
     target_modules: Targets
+    kind: Literal["lora", "rslora", "dora"]
     max_steps: int
     batch_size: int
     lr: float
@@ -59,13 +65,18 @@ class LoraSettings:
 def attach(model: nn.Module, settings: LoraSettings, seed: int) -> "PeftModel":
     """Freeze `model` and put a trainable adapter on its target modules, in place.
 
-    Raises UserError for target modules that the architecture does not have or that share their weights.
+    Raises UserError for target modules that the architecture does not have and for a rank above its width.
     """
     from peft import LoraConfig, get_peft_model
 
-    targets = targets_of(model, settings.target_modules)
+    targets, width = targets_of(model, settings.target_modules), model.config.n_embd
+    if settings.r > width:
+        raise BadSetting("lora.r", settings.r, f"above the model's width of {width}", "choose 4 to 64")
     torch.manual_seed(seed)  # A is drawn at random, B starts at zero
-    config = LoraConfig(r=settings.r, lora_alpha=settings.alpha, lora_dropout=settings.dropout, target_modules=targets)
+    config = LoraConfig(
+        r=settings.r, lora_alpha=settings.alpha, lora_dropout=settings.dropout, target_modules=targets,
+        use_rslora=settings.kind == "rslora", use_dora=settings.kind == "dora",
+    )  # fmt: skip
     return get_peft_model(model, config)
 
 
@@ -77,11 +88,7 @@ def targets_of(model: nn.Module, wanted: Targets) -> list[str]:
     """
     if wanted == "all-linear":
         return linear_names(model)
-    known = {
-        name.rpartition(".")[2]
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear | nn.Embedding)
-    }
+    known = {name.rpartition(".")[2] for name in _adaptable(model)}
     wanted = sorted(known) if wanted == "all" else wanted
     for name in wanted:
         if name not in known:
@@ -92,118 +99,134 @@ def targets_of(model: nn.Module, wanted: Targets) -> list[str]:
     return list(wanted)
 
 
-def save(adapted: "PeftModel", folder: Path | str, base: Path | str) -> None:
-    """Write the adapter in PEFT's own format, naming the Hugging Face model folder it belongs to."""
-    arch = adapted.get_base_model().config.arch
+def save(
+    adapted: "PeftModel", folder: Path | str, base: Path | str, sha256: str | None = None, card: str | None = None
+) -> None:
+    """Write the adapter in PEFT's own format, and beside it which model it belongs to.
+
+    `base` is that model's folder or .pt file and `sha256` its `identity`, computed where it is not given;
+    `card` is the folder's README.md.
+    Raises UserError where there is no such folder.
+    """
+    base = Path(base)
+    if not base.exists():
+        raise UserError(f"{base} does not exist: an adapter is saved with the identity of the model it belongs to")
+    model_type = MODEL_TYPES[adapted.get_base_model().config.arch]
     with atomic.folder(folder) as target:
         adapted.save_pretrained(target, save_embedding_layers=False)
         (target / "README.md").unlink(missing_ok=True)  # PEFT's empty form of a model card
-        file = target / "adapter_config.json"
-        config = json.loads(file.read_text(encoding="utf-8"))
+        if card is not None:
+            (target / "README.md").write_text(card, encoding="utf-8", newline="\n")
+        config = json.loads((target / adapter.CONFIG).read_text(encoding="utf-8"))
         config |= {
-            "base_model_name_or_path": str(base),
+            "base_model_name_or_path": _name(base),
             "auto_mapping": None,
             "task_type": "CAUSAL_LM",
-            "fan_in_fan_out": HF_LAYOUT[arch],
+            "fan_in_fan_out": model_type == "gpt2",  # transformers stores GPT-2's weights as (in, out)
+            "target_modules": sorted(config["target_modules"]),  # a set in PEFT: its order changes from run to run
         }
-        file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        _write(target / adapter.CONFIG, config)
+        _write(target / adapter.BASE, {"model_type": model_type, "sha256": sha256 or identity(base)})
+
+
+def open(folder: Path | str, base: Path | str | None = None) -> tuple["PeftModel", Tokenizer]:
+    """The model that an adapter was trained on with the adapter on it, and the tokenizer.
+
+    `base` is that model's folder, or else the one that the adapter names. Raises UserError where it
+    is another model than the adapter was trained on, and for whatever `load` refuses.
+    """
+    adapter.read(folder)
+    base = base_of(folder) if base is None else base
+    model, tok = checkpoint.load(base)
+    check_base(folder, base)
+    return load(folder, model), tok
 
 
 def load(folder: Path | str, model: nn.Module) -> "PeftModel":
     """Put a saved adapter on `model`, in place; eval mode, nothing trainable.
 
-    Raises UserError where the folder holds no adapter, or one for another architecture or shape.
+    The caller answers for `model` being the right one (see `check_base`). Raises UserError where the
+    folder holds no adapter, one for another architecture or shape, or one that is not safe to load;
+    `model` is as it was then.
     """
-    from peft import PeftModel, get_peft_model_state_dict
+    from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
 
-    config = _read_config(folder)
-    if config.fan_in_fan_out != HF_LAYOUT[model.config.arch]:
+    found, arch = adapter.read(folder), model.config.arch
+    if found.model_type not in (None, MODEL_TYPES[arch]):
         raise UserError(
-            f"{folder} is an adapter for the other architecture than the {model.config.arch} model it is put on; "
-            f"it was trained on {config.base_model_name_or_path}"
+            f"{folder} is an adapter for the other architecture than the {arch} model it is put on; "
+            f"it was trained on {found.origin}"
         )
-    config.task_type, config.fan_in_fan_out = None, False  # our modules: plain ones, weights (out, in)
-    saved = _weight_names(folder)
     try:
-        adapted = PeftModel.from_pretrained(model, folder, config=config).eval()
-    except (RuntimeError, ValueError, KeyError, OSError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[-1].strip()
-        raise UserError(_misfit(folder, reason, config)) from None
-    odd = saved ^ get_peft_model_state_dict(adapted, save_embedding_layers=False).keys()
-    if odd:  # PEFT leaves out what it has no place for and starts anew what is missing
-        raise UserError(_misfit(folder, f"{min(odd)} is on one side only", config))
-    return adapted
+        tensors = adapter.weights(folder, _shapes(model, found))
+    except UserError as error:
+        raise UserError(f"{error}; {folder} was trained on {found.origin}") from None
+    config = LoraConfig(
+        r=found.r, lora_alpha=found.alpha, lora_dropout=found.dropout, target_modules=found.targets,
+        use_rslora=found.rslora, use_dora=found.dora, inference_mode=True,
+    )  # fmt: skip
+    adapted = get_peft_model(model, config)
+    set_peft_model_state_dict(adapted, tensors)
+    return adapted.eval()
+
+
+def check_base(folder: Path | str, base: Path | str) -> None:
+    """Raise UserError where `base` is another model than the adapter in `folder` was trained on.
+
+    An adapter without a base.json, trained elsewhere, does not say; then its shapes decide in `load`.
+    """
+    found = adapter.read(folder)
+    if found.sha256 not in (None, (here := identity(base))):
+        raise UserError(
+            f"{folder} was trained on {found.origin}, and {base} is another model ({here[:12]}): merged already, or "
+            "trained anew; name the adapter's own with --base-checkpoint, or train the adapter again"
+        )
 
 
 def base_of(folder: Path | str) -> Path:
-    """The model folder that an adapter was trained on, as written in it."""
-    base = _read_config(folder).base_model_name_or_path
-    if not base:
-        raise UserError(f"{folder}/adapter_config.json does not name its model; name it with --base-checkpoint")
-    return Path(base)
+    """The model folder that an adapter was trained on: as it is named from here, or else beside the adapter.
 
-
-@torch.no_grad()
-def merge(adapted: "PeftModel") -> tuple[nn.Module, dict[str, float]]:
-    """Add the adapter into the weights, W + (alpha / r) B A, and prove that nothing else changed.
-
-    Random tokens go through the model before and after. Where embedding and head share their weights
-    and the adapter is on one of them, they part: it changes each on its own. Returns the plain model and the greatest
-    and mean difference of logits and the change of loss in nats. Raises UserError where the loss
-    moves by more than MERGE_TOLERANCE.
+    Raises UserError where it is in neither place, and for an adapter from elsewhere, which cannot tell.
     """
-    adapted.eval()
-    config = adapted.get_base_model().config
-    generator = torch.Generator().manual_seed(0)
-    tokens = torch.randint(config.vocab_size, (4, config.block_size + 1), generator=generator)
-    ids, targets = tokens[:, :-1], tokens[:, 1:]
-    logits, loss = adapted(ids), adapted(ids, targets)
-    if ENDS & set(adapted.peft_config["default"].target_modules):
-        _untie(adapted.get_base_model())
-    model = adapted.merge_and_unload().eval()
-    difference = (model(ids) - logits).abs()
-    moved = (model(ids, targets) - loss).abs().item()
-    if not moved <= MERGE_TOLERANCE:
-        raise UserError(f"merging moved the loss by {moved:.2g} nats; nothing was written: train the adapter again")
-    return model, {
-        "max_abs_logit_difference": difference.max().item(),
-        "mean_abs_logit_difference": difference.mean().item(),
-        "loss_change_nats": moved,
-    }
+    found = adapter.read(folder)
+    if not found.base or not found.sha256:
+        raise UserError(f"{folder} does not say which model it belongs to; name it with --base-checkpoint")
+    for base in (Path(found.base), Path(folder).resolve().parent / Path(found.base).name):
+        if base.exists():
+            return base
+    raise UserError(f"{folder} was trained on {found.origin}, which is not here; name it with --base-checkpoint")
 
 
-def _untie(model: nn.Module) -> None:
-    """Give the head weights of its own, equal to those it shared."""
-    if model.config.tie_embeddings:
-        head = getattr(model.lm_head, "base_layer", model.lm_head)
-        head.weight = nn.Parameter(head.weight.detach().clone(), requires_grad=False)
-        model.config = dataclasses.replace(model.config, tie_embeddings=False)
+def _name(base: Path) -> str:
+    """How to call a model anywhere: by its path in the project, or by its name where it lies outside."""
+    base, project = Path(os.path.abspath(base)), Path.cwd()
+    return base.relative_to(project).as_posix() if base.is_relative_to(project) else base.name
 
 
-def _read_config(folder: Path | str) -> "LoraConfig":
-    from peft import LoraConfig
-
-    if not (Path(folder) / "adapter_config.json").is_file():
-        raise UserError(f"{folder} holds no adapter (no adapter_config.json); train one with `dvc repro lora-finetune`")
-    try:
-        config = LoraConfig.from_pretrained(folder)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(f"{folder}/adapter_config.json is damaged ({error}); train the adapter again") from None
-    if not isinstance(config, LoraConfig):
-        raise UserError(f"{folder} holds an adapter of the kind {config.peft_type}, not LoRA; name another")
-    return config
+def _write(file: Path, content: dict) -> None:
+    file.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _weight_names(folder: Path | str) -> set[str]:
-    file = Path(folder) / "adapter_model.safetensors"
-    if not file.is_file():  # PEFT would look for it on the network
-        raise UserError(f"{folder} has no adapter_model.safetensors; train the adapter again")
-    try:
-        with safe_open(file, "pt") as weights:
-            return set(weights.keys())
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{file} is damaged ({error}); train the adapter again") from None
+def _adaptable(model: nn.Module) -> dict[str, nn.Module]:
+    return {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Embedding)}
 
 
-def _misfit(folder: Path | str, reason: str, config: "LoraConfig") -> str:
-    return f"{folder} does not fit this model ({reason}); it was trained on {config.base_model_name_or_path}"
+def _shapes(model: nn.Module, found: adapter.Adapter) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of an adapter's tensors on `model`, as PEFT writes them."""
+    r, modules, shapes = found.r, _adaptable(model), {}
+    if r > model.config.n_embd:
+        raise UserError(f"the adapter's rank of {r} is above the model's width of {model.config.n_embd}")
+    for target in found.targets:  # a name, or the end of a path, as in PEFT
+        names = [name for name in modules if f".{name}".endswith(f".{target}")]
+        if not names:
+            raise UserError(f"this model has no module {target!r}")
+        for name in names:
+            prefix, (rows, columns) = f"base_model.model.{name}.lora_", modules[name].weight.shape
+            if isinstance(modules[name], nn.Embedding):  # (V, C)
+                shapes |= {f"{prefix}embedding_A": (r, rows), f"{prefix}embedding_B": (columns, r)}
+            else:  # (out, in)
+                shapes |= {f"{prefix}A.weight": (r, columns), f"{prefix}B.weight": (rows, r)}
+            if found.dora:
+                width = columns if isinstance(modules[name], nn.Embedding) else rows
+                shapes[f"{prefix}magnitude_vector"] = (width,)
+    return shapes

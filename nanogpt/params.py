@@ -34,6 +34,18 @@ def load(path: os.PathLike | str = PATH, **sections: type) -> types.SimpleNamesp
     return types.SimpleNamespace(**values)
 
 
+def load_key(key: str, kind: type, path: os.PathLike | str = PATH) -> object:
+    """One value by its dotted key, for a stage that needs no more of another's section. Raises as `load` does."""
+    document = _read(Path(path))
+    value = document
+    for part in key.split("."):
+        value = _value(value if isinstance(value, dict) else {}, part, path)
+    try:
+        return _convert(value, kind, key)
+    except BadSetting as bad:
+        raise UserError(f"{path}{_line(document, bad.key)}: {bad}") from None
+
+
 def load_all(path: os.PathLike | str = PATH, **sections: type) -> types.SimpleNamespace:
     """Like `load`, and raises UserError for any top-level key that no section owns."""
     document = _read(Path(path))

@@ -1,6 +1,7 @@
 """All sections of params.yaml in one table, for whoever must know them all."""
 
 from nanogpt.bench.training import BenchmarkSettings
+from nanogpt.checkpoint import CheckpointSettings
 from nanogpt.compare import SampleSettings
 from nanogpt.corpus import Data
 from nanogpt.lora import LoraSettings
@@ -17,4 +18,5 @@ SECTIONS = {
     "lora": LoraSettings,
     "sample": SampleSettings,
     "benchmark": BenchmarkSettings,
+    "checkpoint": CheckpointSettings,
 }

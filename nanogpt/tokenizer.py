@@ -272,7 +272,8 @@ def _rebuild(document: dict, label: dict) -> Tokenizer:
     vocab = sorted(model["vocab"], key=model["vocab"].get)
     if [model["vocab"][piece] for piece in vocab] != list(range(len(vocab))) or vocab.pop() != EOT:
         raise ValueError(f"the ids are not 0, 1, 2, … with {EOT} as the last")
-    if document["pre_tokenizer"] != PRE_TOKENIZERS.get(model["type"]) or document["normalizer"]:
+    cuts = {"use_regex": True} if model["type"] == "BPE" else {}  # what older files leave unsaid
+    if cuts | document["pre_tokenizer"] != PRE_TOKENIZERS.get(model["type"]) or document["normalizer"]:
         raise ValueError("it cuts text in another way")
     if model["type"] == "WordLevel":
         return Characters(vocab, model["unk_token"] if model["unk_token"] in model["vocab"] else None)

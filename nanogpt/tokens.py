@@ -47,7 +47,7 @@ class Bin:
     """One bin, open for reading.
 
     `tokens` is (len,) uint16 or uint32, mapped from the file and read-only; `eot` is the end token;
-    `source` and `counts` are what the manifest says of it.
+    `source`, `counts` and `licence` are what the manifest says of it.
     """
 
     source: str
@@ -55,6 +55,7 @@ class Bin:
     tokens: np.ndarray
     eot: int
     counts: Counts
+    licence: str = ""
 
     @classmethod
     def open(cls, folder: os.PathLike | str, split: str, tokenizer: Tokenizer) -> "Bin":
@@ -68,6 +69,7 @@ class Bin:
             manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
             dtype = np.dtype(DTYPES[manifest["dtype"]])
             counts, digest = Counts(**manifest["splits"][split]), manifest["tokenizer_sha256"]
+            source, licence = manifest["source"], manifest["licence"]
             size, wanted = (folder / f"{split}.bin").stat().st_size, counts.tokens * dtype.itemsize
         except FileNotFoundError as error:
             raise UserError(f"{error.filename} does not exist; {again}") from None
@@ -82,7 +84,8 @@ class Bin:
                 f"{folder}: its tokens are of another tokenizer ({manifest['tokenizer']}) than the model's "
                 f"({tokenizer.kind}); prepare the text again with the model's own tokenizer"
             )
-        return cls(manifest["source"], split, np.memmap(folder / f"{split}.bin", dtype, "r"), tokenizer.eot, counts)
+        tokens = np.memmap(folder / f"{split}.bin", dtype, "r")
+        return cls(source, split, tokens, tokenizer.eot, counts, licence)
 
     def __len__(self) -> int:
         return len(self.tokens)

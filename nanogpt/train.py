@@ -44,6 +44,7 @@ class TrainSettings:
     compile: Literal["auto", "on", "off"]
     threads: int | Literal["auto"]
     device: Literal["auto", "cpu", "cuda", "mps"]
+    init_from: str
 
     def __post_init__(self) -> None:
         check_schedule(self)

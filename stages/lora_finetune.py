@@ -14,10 +14,12 @@ def main() -> None:
     flags.add_argument("--base-checkpoint", help="model to adapt, scored on --data alone (default: models/pretrain)")
     flags.add_argument("--data", default="data/finetune", help="folder of bins (default: %(default)s)")
     flags.add_argument("--r", type=int, help="rank, in place of lora.r")
+    flags.add_argument("--kind", choices=["lora", "rslora", "dora"], help="in place of lora.kind")
     flags.add_argument("--max-steps", type=int, metavar="N", help="in place of lora.max_steps")
     flags.add_argument("--out", help="adapter folder to write, metrics inside it (default: models/lora and metrics/)")
     args = flags.parse_args()
-    from nanogpt import checkpoint, compare, lora, metrics, params, train
+    from nanogpt import card, checkpoint, compare, lora, metrics, params, train
+    from nanogpt.identity import identity
     from nanogpt.tokens import Bin, Windows
 
     given = params.load(seed=int, train=train.TrainSettings, lora=lora.LoraSettings)
@@ -25,22 +27,24 @@ def main() -> None:
     training = settings.training(given.train)
     base = args.base_checkpoint or "models/pretrain"
     net, tok = checkpoint.load(base)
+    sha256 = identity(base)  # of what was loaded, not of what may lie there after training
     domains = {"finetune": Bin.open(args.data, "val", tok)}
     if not args.base_checkpoint:
         domains["pretrain"] = Bin.open("data/pretrain", "val", tok)
     before = compare.scores(net, domains, tok.byte_lengths(), training.dtype)
     adapted = lora.attach(net, settings, given.seed)
-    windows = [
-        Windows(data, net.config.block_size, given.seed)
-        for data in (Bin.open(args.data, "train", tok), domains["finetune"])
-    ]
+    train_data = Bin.open(args.data, "train", tok)
+    windows = [Windows(data, net.config.block_size, given.seed) for data in (train_data, domains["finetune"])]
     run = train.train(net, *windows, training, given.seed)
     after = compare.scores(net, domains, tok.byte_lengths(), training.dtype)
-    lora.save(adapted, args.out or "models/lora", base)
+    made_with = {"seed": given.seed, "lora": settings, "train": given.train}
+    scores = before["finetune"], after["finetune"]
+    about = card.adapter(net, base, train_data, domains["finetune"], *scores, made_with)
+    lora.save(adapted, args.out or "models/lora", base, sha256, about)
     folder = Path(args.out or "metrics")
     run.save_curves(folder, "lora-finetune")
     figures = run.figures(after["finetune"], domains["finetune"], started)
-    figures |= {"before": compare.figures(before), "after": compare.figures(after)}
+    figures |= {"before": compare.figures(before), "after": compare.figures(after, before)}
     metrics.write(folder / "lora-finetune.json", figures)
 
 

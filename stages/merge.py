@@ -3,23 +3,30 @@
 from pathlib import Path
 
 from nanogpt import errors
-from nanogpt.flags import Flags
+from nanogpt.flags import Flags, override
 
 
 def main() -> None:
-    """Merge, prove that the model computes the same, save."""
+    """Merge, prove on validation text that the model computes the same, save."""
     flags = Flags(__doc__)
     flags.add_argument("--lora-checkpoint", default="models/lora", help="adapter folder (default: %(default)s)")
     flags.add_argument("--base-checkpoint", help="model under it (default: the one that the adapter names)")
+    flags.add_argument("--data", default="data/finetune", help="folder of bins to compare on (default: %(default)s)")
+    flags.add_argument("--format", choices=["safetensors", "pt"], help="in place of checkpoint.format")
+    flags.add_argument("--dtype", choices=["float32", "bfloat16"], help="in place of checkpoint.dtype")
     flags.add_argument("--output-dir", help="folder or .pt file to write, metrics beside it (default: models/merged)")
     args = flags.parse_args()
-    from nanogpt import checkpoint, lora, metrics
+    from nanogpt import card, checkpoint, lora, merge, metrics, params
+    from nanogpt.tokens import Bin
 
-    net, tok = checkpoint.load(args.base_checkpoint or lora.base_of(args.lora_checkpoint))
-    merged, difference = lora.merge(lora.load(args.lora_checkpoint, net))
+    settings = override(params.load(checkpoint=checkpoint.CheckpointSettings).checkpoint, args)
+    base = args.base_checkpoint or lora.base_of(args.lora_checkpoint)
+    adapted, tok = lora.open(args.lora_checkpoint, base)
+    merged, figures = merge.merge(adapted, Bin.open(args.data, "val", tok), settings.dtype)
     out = Path(args.output_dir or "models/merged")
-    checkpoint.save(out, merged, tok)
-    metrics.write(out.with_name(out.name + ".merge.json") if args.output_dir else "metrics/merge.json", difference)
+    about = card.merged(merged, base, args.lora_checkpoint, figures)
+    checkpoint.save(out, merged, tok, format=settings.format, dtype=settings.dtype, card=about)
+    metrics.write(out.with_name(out.name + ".merge.json") if args.output_dir else "metrics/merge.json", figures)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ SOURCES = ["stories", "abstracts", "tinystories", "scientific_papers", "arxiv_ap
 
 
 def main() -> None:
-    """Prepare one role's corpus, or both; the tokenizer belongs to the pretraining corpus."""
+    """Prepare one role's corpus, or both; the tokenizer is that of the checkpoint to start from, or of the first."""
     flags = Flags(__doc__)
     flags.add_argument("--role", choices=["pretrain", "finetune"], help="which corpus (default: both)")
     flags.add_argument("--source", choices=SOURCES, help="in place of data.<role>.source")
@@ -19,24 +19,26 @@ def main() -> None:
     flags.add_argument("--pattern", help="which files of the folder, like '**/*.txt'")
     flags.add_argument("--field", help="the field of .jsonl, .csv and .parquet that holds the text")
     flags.add_argument("--strict", action=BooleanOptionalAction, help="stop at a bad record, or count it and go on")
-    flags.add_argument("--out", help="folder to write (default: data/<role>); with it, one corpus and its tokenizer")
+    flags.add_argument("--tokenizer", metavar="FOLDER", help="use its tokenizer, like that of models/pretrain")
+    flags.add_argument("--out", help="folder to write (default: data/<role>)")
     args = flags.parse_args()
     if args.path:
         args.source = args.source or "files"
-    from nanogpt import corpus, params, prepare
+    from nanogpt import corpus, params, prepare, tokenizer
     from nanogpt.tokenizer import TokenizerSettings
 
     given = params.load(data=corpus.Data, tokenizer=TokenizerSettings)
     data = replace(given.data, files=override(given.data.files, args))
-    if args.out or args.source or args.num_samples or args.path:
-        role = args.role or "pretrain"
+    one = args.out or args.source or args.num_samples
+    for role in [args.role] if args.role else ["pretrain"] if one else ["pretrain", "finetune"]:
         settings = override(getattr(data, role), args)
-        prepare.prepare(args.out or f"data/{role}", corpus.load(settings, data), settings.val_fraction, given.tokenizer)
-        return
-    tokens = {"pretrain": given.tokenizer, "finetune": "data/pretrain/tokenizer"}
-    for role in [args.role] if args.role else tokens:
-        settings = override(getattr(data, role), args)
-        prepare.prepare(f"data/{role}", corpus.load(settings, data), settings.val_fraction, tokens[role])
+        if args.tokenizer:
+            tokens = tokenizer.load(args.tokenizer)
+        elif role == "finetune" and not args.out:
+            tokens = "data/pretrain/tokenizer"
+        else:
+            tokens = prepare.own_tokenizer(params.load_key("train.init_from", str)) or given.tokenizer
+        prepare.prepare(args.out or f"data/{role}", corpus.load(settings, data), settings.val_fraction, tokens)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Train a model from scratch on data/pretrain: models/pretrain, metrics and curves."""
 
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 from nanogpt import errors
@@ -12,24 +13,29 @@ def main() -> None:
     started = time.monotonic()
     flags = Flags(__doc__)
     flags.add_argument("--arch", choices=["base", "optimized"], help="in place of model.arch")
+    flags.add_argument("--init-from", metavar="PATH", help="checkpoint to start from, in place of train.init_from")
     flags.add_argument("--max-steps", type=int, metavar="N", help="in place of train.max_steps")
     flags.add_argument(
         "--data", default="data/pretrain", help="folder of bins and their tokenizer (default: %(default)s)"
     )
     flags.add_argument("--out", help="model folder to write, metrics inside it (default: models/pretrain and metrics/)")
     args = flags.parse_args()
-    from nanogpt import checkpoint, evaluate, metrics, model, params, tokenizer, train
+    from nanogpt import card, checkpoint, evaluate, metrics, model, params, start, tokenizer, train
     from nanogpt.tokens import Bin, Windows
 
-    given = params.load(seed=int, model=model.ModelSettings, train=train.TrainSettings)
+    given = params.load(
+        seed=int, model=model.ModelSettings, train=train.TrainSettings, checkpoint=checkpoint.CheckpointSettings
+    )
     settings = override(given.train, args)
     tok = tokenizer.load(f"{args.data}/tokenizer")
-    net = model.new(override(given.model, args), tok.vocab_size, given.seed)
+    net = start.start(override(given.model, args), settings.init_from, tok, given.seed)
     train_data, val_data = (Bin.open(args.data, split, tok) for split in ("train", "val"))
     windows = [Windows(data, net.config.block_size, given.seed) for data in (train_data, val_data)]
     run = train.train(net, *windows, settings, given.seed)
     score = evaluate.score_bin(net, val_data, tok.byte_lengths(), settings.dtype)
-    checkpoint.save(args.out or "models/pretrain", net, tok)
+    made_with = {"seed": given.seed, "model": net.config, "train": settings}
+    about = card.pretrained(net, tok, train_data, val_data, score, made_with)
+    checkpoint.save(args.out or "models/pretrain", net, tok, **asdict(given.checkpoint), card=about)
     folder = Path(args.out.removesuffix(".pt") if args.out else "metrics")
     run.save_curves(folder, "pretrain")
     metrics.write(folder / "pretrain.json", run.figures(score, val_data, started))

@@ -1,5 +1,7 @@
 """Write text: from one checkpoint, or from several side by side with their figures on both domains."""
 
+from pathlib import Path
+
 from nanogpt import errors
 from nanogpt.flags import Flags, override
 
@@ -8,8 +10,15 @@ def main() -> None:
     """Without --checkpoint, compare pretrained, adapted and merged: metrics/samples.md and metrics/sample.json."""
     flags = Flags(__doc__)
     flags.add_argument("--checkpoint", help="model folder or .pt file to write from, to the terminal")
-    flags.add_argument("--base-checkpoint", help="compare this model ... (default: models/pretrain)")
-    flags.add_argument("--lora-checkpoint", help="... with this adapter on it (default: models/lora)")
+    flags.add_argument("--base-checkpoint", help="compare this model, on the terminal (default: models/pretrain) ...")
+    flags.add_argument(
+        "--lora-checkpoint", help="... with this adapter on it (default: models/lora on models/pretrain)"
+    )
+    flags.add_argument(
+        "--also", action="append", default=[], metavar="PATH",
+        help="... and with this model folder, .pt file or adapter folder; may be given again",
+    )  # fmt: skip
+    flags.add_argument("--out", metavar="PATH.md", help="write the page here too, and its figures to PATH.json")
     flags.add_argument("--prompt", action="append", dest="prompts", help="text to go on from; may be given again")
     flags.add_argument("--num-samples", type=int, metavar="N", help="texts for each prompt")
     flags.add_argument("--max-tokens", type=int, metavar="N", help="tokens to write at most")
@@ -19,24 +28,32 @@ def main() -> None:
     flags.add_argument("--seed", type=int, help="same seed, same text")
     flags.add_argument("--interactive", action="store_true", help="ask for prompts on the terminal")
     args = flags.parse_args()
+    talks = args.checkpoint or args.interactive
+    if talks and (args.also or args.out):
+        flags.error("--also and --out are for a comparison, --checkpoint and --interactive for one model alone")
+    if args.out and Path(args.out).suffix != ".md":
+        flags.error(f"--out {args.out}: the page is Markdown; choose a name that ends in .md")
     from nanogpt import atomic, checkpoint, compare, metrics, params, train
 
     given = params.load(seed=int, train=train.TrainSettings, sample=compare.SampleSettings)
     settings = override(given.sample, args)
     seed = given.seed if args.seed is None else args.seed
-    if args.checkpoint or args.interactive:
+    if talks:
         compare.talk(*checkpoint.load(args.checkpoint or "models/merged"), settings, seed, args.interactive)
         return
-    custom = args.base_checkpoint or args.lora_checkpoint
+    others = args.base_checkpoint or args.lora_checkpoint
+    custom = others or args.also or args.out
     page, figures = compare.compare(
-        args.base_checkpoint or "models/pretrain", args.lora_checkpoint or "models/lora",
-        None if custom else "models/merged", settings, seed, given.train.dtype, strict=not custom,
+        args.base_checkpoint or "models/pretrain",
+        args.lora_checkpoint or (None if args.base_checkpoint else "models/lora"),
+        None if others else "models/merged",
+        settings, seed, given.train.dtype, args.also, strict=not custom,
     )  # fmt: skip
     if custom:
         print(page)
-    else:
-        atomic.write_text("metrics/samples.md", page)
-        metrics.write("metrics/sample.json", figures)
+    if args.out or not custom:
+        metrics.write(Path(args.out).with_suffix(".json") if args.out else "metrics/sample.json", figures)
+        atomic.write_text(args.out or "metrics/samples.md", page)
 
 
 if __name__ == "__main__":

@@ -105,6 +105,7 @@ def training() -> Callable:
             "eval_batches": 2,
         }
         values |= {"log_every": 5, "dtype": "float32", "compile": "off", "threads": 1, "device": "cpu"}
+        values |= {"init_from": "data/own/model"}
         return TrainSettings(**values | changed)
 
     return settings

@@ -2,11 +2,14 @@ import json
 import os
 import pickle
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from imports import ROOT
 from safetensors.torch import load_file, save_file
 
 from nanogpt import checkpoint
@@ -66,23 +69,74 @@ def test_what_transformers_saves_loads(tiny, byte, tmp_path, shape):
     assert equal(checkpoint.load(tmp_path / "theirs")[0], model)
 
 
-def test_transformers_writes_the_same_text(tiny, byte, tmp_path):
-    from transformers import AutoModelForCausalLM
+@shapes
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_generate_and_pipeline_of_transformers(tiny, byte, tmp_path, shape, dtype):
+    """Greedy text is ours; in bf16 the weights are rounded once, on the disk, and both read the same."""
+    from transformers import AutoModelForCausalLM, pipeline
 
     from nanogpt.generate import generate
 
-    for arch in ("base", "optimized"):
-        model = tiny(arch).eval()
-        checkpoint.save(tmp_path / arch, model, byte)
-        theirs = AutoModelForCausalLM.from_pretrained(tmp_path / arch).generate(
-            torch.tensor([[byte.eot, 65, 66]]), max_new_tokens=8, do_sample=False, attention_mask=torch.ones(1, 3)
-        )
-        (ours,) = generate(
-            model, [65, 66], num_samples=1, max_tokens=8, temperature=0, top_k=None, top_p=None, seed=0,
-            n_tokens=320, eot=byte.eot,
-        )  # fmt: skip
-        assert theirs[0, 3 : 3 + len(ours)].tolist() == ours
-        assert len(ours) > 3
+    checkpoint.save(tmp_path / "m", tiny(**shape), byte, dtype=dtype)
+    model, _ = checkpoint.load(tmp_path / "m")
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "m", dtype=torch.float32)
+    with torch.no_grad():
+        torch.testing.assert_close(theirs(ids_of(model)).logits, model(ids_of(model)), rtol=0, atol=1e-4)
+    prompt = torch.tensor([[byte.eot, 65, 66]])
+    greedy = {"max_new_tokens": 8, "do_sample": False, "attention_mask": torch.ones(1, 3)}
+    (ours,) = generate(
+        model, [65, 66], num_samples=1, max_tokens=8, temperature=0, top_k=None, top_p=None, seed=0, n_tokens=320,
+        eot=byte.eot,
+    )  # fmt: skip
+    assert theirs.generate(prompt, **greedy)[0, 3 : 3 + len(ours)].tolist() == ours
+    assert len(ours) > 3
+    writer = pipeline("text-generation", model=str(tmp_path / "m"), dtype=torch.float32)
+    text = writer("AB", max_new_tokens=4, do_sample=False, return_full_text=True)[0]["generated_text"]
+    with torch.no_grad():
+        ids = [65, 66]
+        for _ in range(4):
+            ids.append(int(model(torch.tensor([ids]))[0, -1].argmax()))
+            if ids[-1] == byte.eot:
+                break
+    assert text == byte.decode(ids)
+    as_saved = AutoModelForCausalLM.from_pretrained(tmp_path / "m")
+    assert as_saved.dtype == getattr(torch, dtype)
+    assert as_saved.generate(prompt, **greedy).shape[1] > 3
+
+
+@shapes
+def test_bf16_is_half_as_large_and_rounds_once(tiny, byte, tmp_path, shape):
+    model = tiny(**shape)
+    checkpoint.save(tmp_path / "whole", model, byte)
+    for name in ("half", "half.pt"):
+        checkpoint.save(tmp_path / name, model, byte, dtype="bfloat16")
+        half, _ = checkpoint.load(tmp_path / name)
+        for (name, ours), theirs in zip(model.state_dict().items(), half.state_dict().values(), strict=True):
+            assert torch.equal(theirs, ours.bfloat16().float()), name
+    sizes = [sum(t.nbytes for t in load_file(tmp_path / n / "model.safetensors").values()) for n in ("whole", "half")]
+    assert sizes[0] == 2 * sizes[1]
+
+
+@shapes
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_folder_with_a_pt_file(tiny, byte, tmp_path, shape, dtype):
+    model = tiny(**shape)
+    for name in ("a", "b"):
+        checkpoint.save(tmp_path / name, model, byte, format="pt", dtype=dtype, card="# A model\n")
+    files = content(tmp_path / "a")
+    assert files == content(tmp_path / "b")
+    assert set(files) == {
+        "README.md", "config.json", "generation_config.json", "model.pt", "tokenizer.json", "tokenizer_config.json",
+    }  # fmt: skip
+    assert files["README.md"] == b"# A model\n"
+    checkpoint.save(tmp_path / "a.pt", model, byte, dtype=dtype, card="# A model\n")
+    assert files["model.pt"] == (tmp_path / "a.pt").read_bytes()  # complete in itself
+    assert checkpoint.read_config(tmp_path / "a") == checkpoint.load_model(tmp_path / "a").config
+    for path in ("a", "a/model.pt", "a.pt"):
+        loaded, tok = checkpoint.load(tmp_path / path)
+        assert tok.sha256 == byte.sha256
+        for ours, theirs in zip(model.state_dict().values(), loaded.state_dict().values(), strict=True):
+            assert torch.equal(theirs, ours.to(getattr(torch, dtype)).float())
 
 
 @pytest.mark.parametrize("kind", ["byte", "char", "bpe"])
@@ -248,13 +302,11 @@ def test_a_wrong_shape_a_missing_and_an_extra_tensor(folder):
 def test_a_config_of_another_shape(folder):
     key = "n_embd" if "n_embd" in (folder / "config.json").read_text() else "hidden_size"
     edit(folder, **{key: 24})
-    refused(folder, r"the weight .* has shape|intermediate_size")
+    refused(folder, r"the weight .* has shape")
     edit(folder, **{key: 17})
     refused(folder, r"config\.json: n_embd = 17: 2 heads do not divide it")
-    edit(folder, **{key: "wide"})
-    refused(folder, r"config\.json is damaged or not a model's")
     edit(folder, **{key: "(deleted)"})
-    refused(folder, r"config\.json is damaged or not a model's")
+    refused(folder, rf"config\.json: {key} is None and must be a whole number")
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", "null", "\x00", "{}"])
@@ -267,33 +319,6 @@ def test_a_config_that_is_none(folder, text):
 def test_another_architecture(folder, kind):
     edit(folder, model_type=kind)
     refused(folder, rf"the architecture {kind!r} is not one of ours; gpt2 \(base\) and llama \(optimized\) are")
-
-
-def test_llama_with_another_mlp(tiny, byte, tmp_path):
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    checkpoint.save(tmp_path / "m", tiny("optimized"), byte)
-    config = LlamaConfig.from_pretrained(tmp_path / "m")
-    config.intermediate_size = 48
-    LlamaForCausalLM(config).save_pretrained(tmp_path / "other")
-    byte.save(tmp_path / "other")
-    refused(tmp_path / "other", r"intermediate_size is 48; in our models of this shape it is 64")
-
-
-@pytest.mark.parametrize(
-    ("arch", "changed"),
-    [
-        ("base", {"activation_function": "relu"}),
-        ("base", {"layer_norm_epsilon": 1e-3}),
-        ("optimized", {"hidden_act": "gelu"}),
-        ("optimized", {"rms_norm_eps": 1e-6}),
-        ("optimized", {"rope_parameters": {"rope_type": "default", "rope_theta": 500000.0}}),
-    ],
-)
-def test_weights_that_fit_in_a_model_that_computes_something_else(tiny, byte, tmp_path, arch, changed):
-    checkpoint.save(tmp_path / "m", tiny(arch), byte)
-    edit(tmp_path / "m", **changed)
-    refused(tmp_path / "m", rf"{next(iter(changed))} is .*; in our models of this shape it is")
 
 
 def test_a_tokenizer_larger_than_the_model(tiny, byte, tmp_path):
@@ -323,3 +348,27 @@ def test_a_folder_can_be_moved(tiny, byte, tmp_path):
     checkpoint.save(tmp_path / "m", tiny(), byte)
     shutil.move(tmp_path / "m", tmp_path / "moved")
     assert equal(checkpoint.load(tmp_path / "moved")[0], tiny())
+
+
+def test_loading_draws_no_random_numbers(folder):
+    before = torch.get_rng_state()
+    checkpoint.load(folder)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_loading_imports_no_compiler(folder):
+    """torch imports it for some operations on its meta device, and that takes a second."""
+    code = (
+        f"import sys; from nanogpt import checkpoint; checkpoint.load({str(folder)!r}); "
+        "assert 'torch._dynamo' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_a_loaded_model_outlives_its_folder(folder):
+    model, _ = checkpoint.load(folder)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    file = folder / "model.safetensors"
+    file.write_bytes(bytes(file.stat().st_size))
+    shutil.rmtree(folder)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())

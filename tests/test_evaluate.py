@@ -1,4 +1,5 @@
 import math
+import statistics
 
 import numpy as np
 import pytest
@@ -40,8 +41,10 @@ def test_the_score_is_a_naive_one(tiny, arch, block):
     model = tiny(arch, block_size=block).double().eval()
     docs = documents(0, 1, block - 1, block, block + 1, 2 * block - 1, 3 * block, 5 * block + 3)
     found = score(model, docs, np.ones(320, np.int64))
+    assert found.document_nats == pytest.approx([naive_nats(model, document, block) for document in docs], rel=1e-12)
+    assert found.document_tokens.tolist() == [len(document) - 1 for document in docs]
+    assert found.nats == pytest.approx(sum(found.document_nats), rel=1e-15)
     assert found.tokens == sum(len(document) - 1 for document in docs)
-    assert found.nats == pytest.approx(sum(naive_nats(model, document, block) for document in docs), rel=1e-12)
 
 
 @pytest.mark.parametrize("arch", ["base", "optimized"])
@@ -50,7 +53,7 @@ def test_company_and_padding_do_not_matter(tiny, arch):
     docs, lengths = documents(0, 3, 9, 16, 17, 40), np.ones(320, np.int64)
     alone = [score(model, [document], lengths).nats for document in docs]
     for batch_tokens in (1, 40, 8192):
-        assert score(model, docs, lengths, batch_tokens).nats == pytest.approx(sum(alone), rel=1e-12)
+        assert score(model, iter(docs), lengths, batch_tokens).document_nats == pytest.approx(alone, rel=1e-12)
     before = score(model, docs, lengths).nats
     with torch.no_grad():  # padding reads token 0, which no document has
         model.get_submodule("transformer.wte" if arch == "base" else "model.embed_tokens").weight[0] = 1e6
@@ -61,7 +64,9 @@ def test_bytes_are_those_of_the_texts(tiny, byte, char, texts):
     for tok in (byte, char):
         model = tiny(vocab_size=tok.vocab_size)
         docs = [np.array([tok.eot, *tok.encode(text), tok.eot]) for text in texts]
-        assert score(model, docs, tok.byte_lengths()).n_bytes == sum(len(text.encode()) for text in texts)
+        found = score(model, docs, tok.byte_lengths())
+        assert found.document_bytes.tolist() == [len(text.encode()) for text in texts]
+        assert found.n_bytes == sum(len(text.encode()) for text in texts)
 
 
 @pytest.mark.parametrize("arch", ["base", "optimized"])
@@ -77,19 +82,85 @@ def test_a_model_that_knows_nothing(tiny, arch):
     )
 
 
+def score_of(nats, n_bytes) -> Score:
+    return Score(np.array(nats, float), np.full(len(nats), 4), np.array(n_bytes))
+
+
 def test_the_figures_of_a_score():
-    found = Score(nats=8 * math.log(2), tokens=4, n_bytes=16)  # eight bits
+    found = score_of([5 * math.log(2), 3 * math.log(2)], [6, 10])  # eight bits
+    assert (found.nats, found.tokens, found.n_bytes) == (pytest.approx(8 * math.log(2)), 8, 16)
     assert found.bpb == pytest.approx(0.5)
-    assert found.loss_nats == pytest.approx(2 * math.log(2))
-    assert found.perplexity == pytest.approx(4.0)
+    assert found.loss_nats == pytest.approx(math.log(2))
+    assert found.perplexity == pytest.approx(2.0)
     assert bits_per_byte(24.0, 16) == 1.5
-    assert math.isfinite(Score(1e9, 1, 1).perplexity)
+    assert math.isfinite(score_of([1e9], [1]).perplexity)
+    figures = (found.nats, found.tokens, found.n_bytes, found.bpb, found.bpb_ci95, found.loss_nats, found.perplexity)
+    assert [type(figure) for figure in figures] == [float, int, int, float, float, float, float]
+
+
+def sample(seed: int, n: int = 400) -> tuple[Score, Score]:
+    """Two models on documents of very different lengths, some of them hard for both: 1.5 and 1.25 bits per byte."""
+    random = np.random.default_rng(seed)
+    n_bytes = random.lognormal(5, 0.8, n).astype(int) + 1
+    bits = n_bytes * 1.5 * random.gamma(20, 1 / 20, n)
+    better = bits * random.normal(1.25 / 1.5, 0.03, n)
+    return score_of(bits * math.log(2), n_bytes), score_of(better * math.log(2), n_bytes)
+
+
+def test_the_interval_of_documents_of_one_length():
+    """Bits per byte is then a plain mean, and its interval the textbook's."""
+    bits = [20, 30, 25, 45, 10]
+    found = score_of(np.array(bits) * math.log(2), [50] * 5)
+    assert found.bpb_ci95 == pytest.approx(1.959964 * statistics.stdev(bits) / math.sqrt(5) / 50, rel=1e-6)
+
+
+def test_the_interval_by_hand():
+    found = score_of([2 * math.log(2), 6 * math.log(2)], [4, 4])
+    # residuals from 1 bit per byte are -2 and 2 bits: variance 8, standard error of the sum 4, over 8 bytes
+    assert found.bpb_ci95 == pytest.approx(1.959964 * 4 / 8, rel=1e-6)
+
+
+def test_no_interval_where_nothing_varies_or_nothing_is_known():
+    assert score_of([3.0, 6.0, 30.0], [1, 2, 10]).bpb_ci95 == pytest.approx(0, abs=1e-12)
+    assert score_of([3.0], [1]).bpb_ci95 is None
+
+
+def test_the_interval_is_the_bootstraps():
+    """Efron's bootstrap over documents: their ratio drawn anew, without any formula."""
+    first, second = sample(0)
+    drawn = np.random.default_rng(1).integers(400, size=(10_000, 400))
+    n_bytes = first.document_bytes[drawn].sum(1)
+    firsts, seconds = (s.document_nats[drawn].sum(1) / n_bytes / math.log(2) for s in (first, second))
+    assert first.bpb_ci95 == pytest.approx(1.96 * firsts.std(), rel=0.04)
+    change = second.change(first)
+    assert change.bpb == pytest.approx(second.bpb - first.bpb)
+    assert change.bpb_ci95 == pytest.approx(1.96 * (seconds - firsts).std(), rel=0.04)
+    assert change.bpb_ci95 < 0.4 * math.hypot(first.bpb_ci95, second.bpb_ci95)  # paired, so much narrower
+
+
+def test_the_interval_holds_the_truth_95_times_in_100():
+    pairs = [sample(seed) for seed in range(1, 1001)]
+    held = [abs(first.bpb - 1.5) < first.bpb_ci95 for first, _ in pairs]
+    assert np.mean(held) == pytest.approx(0.95, abs=0.02)
+    changes = [second.change(first) for first, second in pairs]
+    assert np.mean([abs(c.bpb + 0.25) < c.bpb_ci95 for c in changes]) == pytest.approx(0.95, abs=0.02)
+
+
+def test_a_change_is_between_scores_of_the_same_documents(tiny):
+    docs, lengths = documents(9, 30, 40), np.ones(320, np.int64)
+    first, second = (score(tiny(seed=seed), docs, lengths) for seed in (0, 1))
+    assert first.change(first).bpb == first.change(first).bpb_ci95 == 0
+    assert second.change(first).bpb == pytest.approx(second.bpb - first.bpb)
+    for others in (docs[:2], docs[::-1]):
+        with pytest.raises(ValueError, match="same documents"):
+            score(tiny(), others, lengths).change(first)
 
 
 def test_scoring_neither_trains_nor_drops(tiny):
     model = tiny(dropout=0.5).train()
-    docs, lengths = documents(30), np.ones(320, np.int64)
-    assert score(model, docs, lengths) == score(model, docs, lengths)
+    docs, lengths = documents(30, 20), np.ones(320, np.int64)
+    first, again = score(model, docs, lengths), score(model.train(), docs, lengths)
+    assert np.array_equal(first.document_nats, again.document_nats)
     assert all(parameter.grad is None for parameter in model.parameters())
 
 

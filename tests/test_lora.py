@@ -1,14 +1,15 @@
 import json
-import warnings
+import sys
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from adapters import SHAPE, Saved, copy, fill, ids_of, saved, settings, theirs, weights
 
 from nanogpt import checkpoint, lora
 from nanogpt.errors import BadSetting, UserError
-from nanogpt.lora import LoraSettings, targets_of
+from nanogpt.identity import identity
+from nanogpt.lora import targets_of
 from nanogpt.tokens import Bin, Windows
 from nanogpt.train import train
 
@@ -17,24 +18,9 @@ LINEAR = {
     "optimized": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
 }
 ENDS = {"base": ["c_attn", "wte", "wpe", "lm_head"], "optimized": ["q_proj", "embed_tokens", "lm_head"]}
-SHAPE = {"n_layer": 2, "n_head": 2, "n_kv_head": 1, "n_embd": 16}
 
 
-def settings(**changed) -> LoraSettings:
-    values = {"r": 3, "alpha": 6.0, "dropout": 0.0, "target_modules": "all-linear", "max_steps": 12, "batch_size": 4}
-    return LoraSettings(**values | {"lr": 0.02, "min_lr": 0.002, "warmup_steps": 2} | changed)
-
-
-def ids_of(model, rows: int = 3) -> torch.Tensor:
-    c = model.config
-    return torch.randint(c.vocab_size, (rows, c.block_size), generator=torch.Generator().manual_seed(9))
-
-
-def weights(model) -> dict[str, torch.Tensor]:
-    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
-
-
-class Trained:
+class Trained(Saved):
     """A base folder, an adapter trained on it in memory, and the adapter's folder."""
 
     def __init__(self, folder: Path, model, byte, bins: Path, training, wanted):
@@ -51,12 +37,6 @@ class Trained:
         with torch.no_grad():
             self.ids = ids_of(self.model)
             self.logits = self.adapted.eval()(self.ids)
-
-    def fresh(self):
-        return checkpoint.load(self.base)[0]
-
-    def tensors(self) -> dict[str, torch.Tensor]:
-        return load_file(self.adapter / "adapter_model.safetensors")
 
 
 @pytest.fixture(scope="module")
@@ -85,18 +65,6 @@ def plain(request, tmp_path_factory, tiny, byte, bins, training) -> Trained:
 def ends(request, tmp_path_factory, tiny, byte, bins, training) -> Trained:
     """An adapter on the embeddings and the head too."""
     return make(request, tmp_path_factory, tiny, byte, bins, training, ENDS)
-
-
-@torch.no_grad()
-def theirs(done: Trained) -> tuple[torch.Tensor, list[str]]:
-    """Logits of the same adapter through transformers and PEFT alone, and what was warned of."""
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM
-
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(done.base), done.adapter).eval()
-    return model(done.ids).logits, [str(warning.message) for warning in caught]
 
 
 def test_transformers_and_peft_compute_the_same(plain):
@@ -143,43 +111,9 @@ def test_what_is_saved_loads_onto_a_fresh_base(plain):
 
 
 @torch.no_grad()
-def test_head_and_embeddings_survive_saving_loading_and_merging(ends):
+def test_head_and_embeddings_survive_saving_and_loading(ends):
     adapted = lora.load(ends.adapter, ends.fresh())
     torch.testing.assert_close(adapted(ends.ids), ends.logits, rtol=0, atol=1e-6)
-    merged, _ = lora.merge(adapted)
-    torch.testing.assert_close(merged(ends.ids), ends.logits, rtol=0, atol=1e-4)
-    changed = {name for name, tensor in merged.state_dict().items() if not torch.equal(tensor, ends.before[name])}
-    assert {name.split(".")[-2] for name in changed} == set(ENDS[merged.config.arch])
-
-
-@torch.no_grad()
-def test_the_merged_model(plain, byte, tmp_path):
-    merged, difference = lora.merge(lora.load(plain.adapter, plain.fresh()))
-    torch.testing.assert_close(merged(plain.ids), plain.logits, rtol=0, atol=1e-4)
-    assert difference.keys() == {"max_abs_logit_difference", "mean_abs_logit_difference", "loss_change_nats"}
-    assert 0 <= difference["mean_abs_logit_difference"] <= difference["max_abs_logit_difference"] < 1e-4
-    assert difference["loss_change_nats"] < 1e-5
-    # a plain model: it saves, loads and is a Hugging Face model like any other
-    assert merged.state_dict().keys() == plain.before.keys()
-    checkpoint.save(tmp_path / "merged", merged, byte)
-    torch.testing.assert_close(checkpoint.load(tmp_path / "merged")[0](plain.ids), plain.logits, rtol=0, atol=1e-4)
-
-
-def test_merging_is_w_plus_alpha_over_r_b_a(plain):
-    merged, _ = lora.merge(lora.load(plain.adapter, plain.fresh()))
-    adapter, scale = plain.tensors(), 6.0 / 3
-    adapted = 0
-    for name, tensor in merged.state_dict().items():
-        prefix = f"base_model.model.{name.removesuffix('.weight')}"
-        expected = plain.before[name]
-        if f"{prefix}.lora_A.weight" in adapter:
-            a, b = (adapter[f"{prefix}.lora_{x}.weight"] for x in "AB")
-            assert (a.shape[0], b.shape[1]) == (3, 3)
-            expected = (expected.double() + scale * b.double() @ a.double()).float()
-            adapted += 1
-            assert not torch.equal(tensor, plain.before[name])
-        torch.testing.assert_close(tensor, expected, rtol=1e-6, atol=1e-6)
-    assert adapted * 2 == len(adapter)
 
 
 def test_the_number_of_trainable_parameters(plain):
@@ -195,13 +129,16 @@ def test_the_number_of_trainable_parameters(plain):
     assert leaves == set(LINEAR[plain.model.config.arch])
 
 
-def test_the_folder_is_peft_and_nothing_else(plain):
-    assert {path.name for path in plain.adapter.iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
+def test_the_folder_is_peft_and_the_base(plain):
+    files = {"adapter_config.json", "adapter_model.safetensors", "base.json"}
+    assert {path.name for path in plain.adapter.iterdir()} == files
     config = json.loads((plain.adapter / "adapter_config.json").read_text())
     assert (config["r"], config["lora_alpha"], config["task_type"]) == (3, 6.0, "CAUSAL_LM")
-    assert config["base_model_name_or_path"] == str(plain.base)
+    assert config["base_model_name_or_path"] == "base"
+    kind = "gpt2" if plain.model.config.arch == "base" else "llama"
+    assert json.loads((plain.adapter / "base.json").read_text()) == {"model_type": kind, "sha256": identity(plain.base)}
     assert config["fan_in_fan_out"] == (plain.model.config.arch == "base")
-    assert sorted(config["target_modules"]) == sorted(LINEAR[plain.model.config.arch])
+    assert config["target_modules"] == sorted(LINEAR[plain.model.config.arch])
 
 
 def test_equal_adapters_give_equal_bytes(plain, tmp_path):
@@ -238,37 +175,19 @@ def test_an_unknown_target_names_those_that_exist(tiny, arch):
         lora.attach(tiny(arch), settings(target_modules=[other]), 1)
 
 
-@pytest.mark.parametrize("targets", ["all", "all-linear"])
-@pytest.mark.parametrize("arch", ["base", "optimized"])
-def test_merging_parts_tied_ends_that_an_adapter_changes(tiny, byte, tmp_path, arch, targets):
-    model = tiny(arch, tie_embeddings=True)
-    adapted = lora.attach(model, settings(target_modules=targets), 1)
-    generator = torch.Generator().manual_seed(0)
-    for name, parameter in adapted.named_parameters():
-        if "lora_" in name:
-            parameter.data = torch.randn(parameter.shape, generator=generator) / 10
-    ids = torch.arange(8)[None]
-    with torch.no_grad():
-        before = adapted.eval()(ids)
-    merged, _ = lora.merge(adapted)
-    assert merged.config.tie_embeddings == (targets == "all-linear")
-    checkpoint.save(tmp_path / "merged", merged, byte)
-    again, _ = checkpoint.load(tmp_path / "merged")
-    with torch.no_grad():
-        torch.testing.assert_close(again(ids), before, atol=1e-4, rtol=0)
-
-
 def test_the_other_architecture(plain, tiny):
     arch = plain.model.config.arch
     other = "optimized" if arch == "base" else "base"
-    with pytest.raises(UserError, match=rf"adapter for the other architecture than the {other} model .* {plain.base}"):
+    with pytest.raises(UserError, match=rf"adapter for the other architecture than the {other} model .* on base \("):
         lora.load(plain.adapter, tiny(other, **SHAPE))
 
 
 @pytest.mark.parametrize("changed", [{"n_embd": 32}, {"n_layer": 1}, {"n_layer": 3}], ids=str)
 def test_another_shape(plain, tiny, changed):
-    with pytest.raises(UserError, match=rf"does not fit this model \(.*\); it was trained on {plain.base}$"):
-        lora.load(plain.adapter, tiny(plain.model.config.arch, **SHAPE | changed))
+    model = tiny(plain.model.config.arch, **SHAPE | changed)
+    with pytest.raises(UserError, match=r"this model.* was trained on base \([0-9a-f]{12}\)$"):
+        lora.load(plain.adapter, model)
+    assert not [name for name, _ in model.named_modules() if "lora" in name]  # left as it was
 
 
 def test_folders_without_an_adapter(plain, tiny, tmp_path):
@@ -278,70 +197,153 @@ def test_folders_without_an_adapter(plain, tiny, tmp_path):
                 use(folder)
 
 
-def copy(plain: Trained, folder: Path, **changed) -> Path:
-    folder.mkdir(parents=True)
-    for path in plain.adapter.iterdir():
-        (folder / path.name).write_bytes(path.read_bytes())
-    config = json.loads((folder / "adapter_config.json").read_text()) | changed
-    (folder / "adapter_config.json").write_text(json.dumps(config))
-    return folder
+KINDS = ["lora", "rslora", "dora"]
 
 
-def test_damaged_adapters(plain, tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    folder = copy(plain, tmp_path / "a")
-    lora.load(folder, plain.fresh())
-    weights_file = folder / "adapter_model.safetensors"
-    whole = weights_file.read_bytes()
-    weights_file.write_bytes(whole[:-10])
-    with pytest.raises(UserError, match=r"adapter_model\.safetensors is damaged"):
-        lora.load(folder, plain.fresh())
-    tensors = plain.tensors()
-    save_file(dict(list(tensors.items())[1:]), weights_file)
-    with pytest.raises(UserError, match=r"does not fit this model \(.* is on one side only\)"):
-        lora.load(folder, plain.fresh())
-    weights_file.unlink()
-    with pytest.raises(UserError, match=r"has no adapter_model\.safetensors"):
-        lora.load(folder, plain.fresh())
-    for text in ("", "{", "[]", "3"):
-        (folder / "adapter_config.json").write_text(text)
-        with pytest.raises(UserError, match=r"adapter_config\.json is damaged"):
-            lora.load(folder, plain.fresh())
-    with pytest.raises(UserError, match=r"of the kind .*IA3"):
-        lora.load(copy(plain, tmp_path / "b", peft_type="IA3"), plain.fresh())
-    with pytest.raises(UserError, match=r"does not name its model; name it with --base-checkpoint"):
-        lora.base_of(copy(plain, tmp_path / "c", base_model_name_or_path=None))
-
-
-def test_a_merge_that_changes_the_model_is_refused(plain):
-    adapted = lora.load(plain.adapter, plain.fresh())
-    for module in adapted.modules():
-        if hasattr(module, "lora_A"):  # something that merging cannot know of
-            module.lora_B["default"].register_forward_hook(lambda _, __, out: out + torch.linspace(0, 1, out.size(-1)))
-    with pytest.raises(UserError, match=r"merging moved the loss by .* nats; nothing was written"):
-        lora.merge(adapted)
-
-
-def test_merging_is_done_without_dropout(plain):
-    model = plain.fresh()
-    adapted = lora.attach(model, settings(dropout=0.9), 1)
+@pytest.mark.parametrize("targets", ["all", "all-linear", "one"])
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+@pytest.mark.parametrize("arch", ["base", "optimized"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_travels(tiny, byte, tmp_path, kind, arch, tied, targets):
+    wanted = LINEAR[arch][:1] if targets == "one" else targets
+    done = saved(tmp_path, tiny(arch, tie_embeddings=tied), byte, kind=kind, target_modules=wanted)
     with torch.no_grad():
-        for name, parameter in adapted.named_parameters():
-            if "lora_B" in name:
-                parameter.normal_()
-    assert lora.merge(adapted.train())[1]["loss_change_nats"] < 1e-4
+        assert (done.fresh()(done.ids) - done.logits).abs().max() > 0.1
+        adapted, tok = lora.open(done.adapter)
+        torch.testing.assert_close(adapted(done.ids), done.logits, rtol=0, atol=1e-6)
+    assert tok.sha256 == byte.sha256
+    torch.testing.assert_close(theirs(done)[0], done.logits, rtol=0, atol=1e-4)
+    config = json.loads((done.adapter / "adapter_config.json").read_text())
+    assert (config["use_rslora"], config["use_dora"]) == (kind == "rslora", kind == "dora")
+    magnitudes = [name for name in done.tensors() if "magnitude" in name]
+    assert bool(magnitudes) == (kind == "dora")
 
 
-def test_a_mistake_while_saving_leaves_the_old_adapter(plain, tmp_path):
-    folder = copy(plain, tmp_path / "a")
+@pytest.mark.parametrize("kind", ["rslora", "dora"])
+def test_the_other_kinds_learn_too(tiny, byte, bins, training, kind):
+    model = tiny("optimized", **SHAPE)
+    before = weights(model)
+    own = settings(kind=kind, target_modules="all")
+    lora.attach(model, own, 1)
+    windows = Windows(Bin.open(bins, "train", byte), 16, 1)
+    curve = train(model, windows, windows, own.training(training()), 1).train_curve.train_loss
+    assert curve.iloc[-1] < curve.iloc[0] - 0.2
+    for name, tensor in model.state_dict().items():
+        if "lora_" not in name:
+            assert torch.equal(tensor, before[name.replace(".base_layer.", ".")]), name
+
+
+def test_a_rank_above_the_width(tiny):
+    with pytest.raises(BadSetting, match=r"lora\.r = 17: above the model's width of 16; choose"):
+        lora.attach(tiny(), settings(r=17), 1)
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory, tiny, byte) -> tuple[Saved, Saved]:
+    """Two adapters of different kinds, learned differently, on one base."""
+    folder, model = tmp_path_factory.mktemp("two"), tiny("base")
+    first = saved(folder, model, byte, 1, "first", target_modules="all")
+    return first, saved(folder, model, byte, 2, "second", kind="dora", r=2)
+
+
+@torch.no_grad()
+def test_two_adapters_side_by_side_on_one_base(two):
+    for done in (*two, *two):
+        lora.check_base(done.adapter, done.base)
+        torch.testing.assert_close(lora.open(done.adapter)[0](done.ids), done.logits, rtol=0, atol=1e-6)
+        torch.testing.assert_close(lora.open(done.adapter, done.base)[0](done.ids), done.logits, rtol=0, atol=1e-6)
+    assert (two[0].logits - two[1].logits).abs().max() > 0.1
+    assert identity(two[0].base) == json.loads((two[1].adapter / "base.json").read_text())["sha256"]
+
+
+def test_another_base_is_refused_by_both_names(two, tiny, byte, tmp_path):
+    """Of the same shape, so that nothing but its identity tells."""
+    done, other = two[0], tmp_path / "other"
+    checkpoint.save(other, tiny("base", seed=1), byte)
+    mine, wrong = identity(done.base)[:12], identity(other)[:12]
+    message = rf"{done.adapter} was trained on base \({mine}\), and {other} is another model \({wrong}\)"
+    for use in (lora.open, lora.check_base):
+        with pytest.raises(UserError, match=message):
+            use(done.adapter, other)
+
+
+@torch.no_grad()
+def test_a_base_in_one_file(two, tmp_path):
+    base = tmp_path / "base.pt"
+    checkpoint.save(base, *checkpoint.load(two[0].base))
+    model, _ = checkpoint.load(base)
+    lora.save(lora.load(two[0].adapter, model), tmp_path / "adapter", base)
+    torch.testing.assert_close(lora.open(tmp_path / "adapter")[0](two[0].ids), two[0].logits, rtol=0, atol=1e-6)
+    with pytest.raises(UserError, match="is another model"):  # the same weights in other bytes
+        lora.open(tmp_path / "adapter", two[0].base)
+
+
+def test_a_base_that_was_trained_anew_in_its_place(tiny, byte, tmp_path):
+    done = saved(tmp_path, tiny("base"), byte)
+    checkpoint.save(done.base, tiny("base", seed=1), byte)
+    with pytest.raises(UserError, match=r"adapter was trained on base \(.*base is another model"):
+        lora.open(done.adapter)
+
+
+def test_how_an_adapter_calls_its_base(two, tmp_path, monkeypatch):
+    """By its path in the project: the same on every machine."""
+    adapted, tok = lora.open(two[0].adapter)
+    (tmp_path / "models").mkdir()
+    checkpoint.save(tmp_path / "models" / "pretrain", two[0].fresh(), tok)
+    monkeypatch.chdir(tmp_path)
+    for base in ("models/pretrain", "./models/../models/pretrain", tmp_path / "models" / "pretrain"):
+        lora.save(adapted, tmp_path / "runs" / "lora", base)
+        config = json.loads((tmp_path / "runs" / "lora" / "adapter_config.json").read_text())
+        assert config["base_model_name_or_path"] == "models/pretrain"
+    assert lora.base_of("runs/lora") == Path("models/pretrain")
+    lora.save(adapted, tmp_path / "models" / "lora", "models/pretrain")
+    monkeypatch.chdir("/")  # from elsewhere it is found beside the adapter
+    assert lora.base_of(tmp_path / "models" / "lora") == tmp_path / "models" / "pretrain"
+    with pytest.raises(UserError, match=r"was trained on models/pretrain \(.*\), which is not here; name it with"):
+        lora.base_of(tmp_path / "runs" / "lora")
+
+
+def test_an_adapter_that_peft_trained_elsewhere(tiny, byte, tmp_path):
+    """It has no base.json: its base must be named, and then fits or not."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    done = saved(tmp_path, tiny("base"), byte)
+    config = LoraConfig(
+        r=2, target_modules=["attn.c_attn", "wte"], use_rslora=True, task_type="CAUSAL_LM", fan_in_fan_out=True
+    )
+    foreign = fill(get_peft_model(AutoModelForCausalLM.from_pretrained(done.base), config))
+    foreign.save_pretrained(tmp_path / "foreign", save_embedding_layers=False)
+    with torch.no_grad():
+        wanted = foreign(done.ids).logits
+        found = lora.open(tmp_path / "foreign", done.base)[0](done.ids)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-4)
+    with pytest.raises(UserError, match=r"foreign does not say which model it belongs to; name it with"):
+        lora.open(tmp_path / "foreign")
+    checkpoint.save(tmp_path / "wide", tiny("base", n_embd=32), byte)
+    with pytest.raises(UserError, match=r"this model needs"):
+        lora.open(tmp_path / "foreign", tmp_path / "wide")
+
+
+def test_saving_for_a_base_that_is_not_there(plain, tmp_path):
+    with pytest.raises(UserError, match=r"nowhere does not exist: an adapter is saved with the identity"):
+        lora.save(plain.adapted, tmp_path / "a", tmp_path / "nowhere")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on the size of files")
+def test_a_failure_while_saving_leaves_the_old_adapter(plain, tmp_path):
+    import resource
+
+    folder = copy(plain.adapter, tmp_path / "a")
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-
-    class Unwritable:
-        def __str__(self):
-            raise OSError(28, "No space left on device")
-
-    with pytest.raises(OSError, match="No space"):
-        lora.save(plain.adapted, folder, Unwritable())
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, old[1]))
+    try:
+        with pytest.raises(Exception, match=r"(?i)too large|I/O"):
+            lora.save(plain.adapted, folder, plain.base)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 

@@ -81,7 +81,7 @@ def test_a_stage_takes_only_what_it_uses(tmp_path):
 MISTAKES = [
     # edits, key complained of, value shown, reason, remedy
     ({"model__dropout": "dropuot: 0.0"}, "model.dropuot", "0.0", "unknown key", r"did you mean dropout\?"),
-    ({"train__lr": "zzz: [1]"}, "train.zzz", r"\[1\]", "unknown key", r"known here: max_steps, .*, device"),
+    ({"train__lr": "zzz: [1]"}, "train.zzz", r"\[1\]", "unknown key", r"known here: max_steps, .*, init_from"),
     ({"data__finetune__path": "pth: x"}, "data.finetune.pth", "'x'", "unknown key", r"did you mean path\?"),
     ({"train__lr": DELETED}, "train.lr", "None", "this key is missing", "add it; .*"),
     ({"data__pretrain__field": DELETED}, "data.pretrain.field", "None", "this key is missing", "add it; .*"),
@@ -280,3 +280,14 @@ def test_a_mistake_behind_a_merge_key(tmp_path):
     path.write_text("b: &b {x: fast}\na:\n  <<: *b\n")
     with pytest.raises(UserError, match=r"line 2: a\.x = 'fast': this is text"):
         params.load(path, a=Floats)
+
+
+def test_one_value_by_its_key(tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_text("seed: 1\ntrain:\n  init_from: here\n  lr: 0.1\n")
+    assert params.load_key("train.init_from", str, path) == "here"
+    with pytest.raises(UserError, match=r"params\.yaml, line 4: train\.lr = 0\.1: not text"):
+        params.load_key("train.lr", str, path)
+    for key in ("train.min_lr", "lora.r", "seed.other"):
+        with pytest.raises(UserError, match="is missing"):
+            params.load_key(key, str, path)

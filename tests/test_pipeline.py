@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+import sys
 
 import pytest
 from clone import Clone, stages_run
@@ -23,7 +25,8 @@ def test_every_promised_file_appears_and_a_second_run_does_nothing(clone):
     for name in (
         "data/pretrain/train.bin", "data/pretrain/tokenizer/tokenizer.json", "data/finetune/val.bin",
         "models/pretrain/model.safetensors", "models/pretrain/config.json", "models/pretrain/tokenizer.json",
-        "models/lora/adapter_model.safetensors", "models/merged/model.safetensors", "metrics/samples.md",
+        "models/pretrain/README.md", "models/lora/adapter_model.safetensors", "models/lora/base.json",
+        "models/merged/model.safetensors", "metrics/samples.md",
         "metrics/pretrain-train.csv", "metrics/lora-finetune-val.csv",
     ):  # fmt: skip
         assert (clone.folder / name).is_file(), name
@@ -33,12 +36,24 @@ def test_every_promised_file_appears_and_a_second_run_does_nothing(clone):
         assert figures["val"]["loss_nats"] > 0 < figures["tokens_per_s"]
     assert clone.json("metrics/benchmark.json")["speedup"]["optimized_fp32_over_base_fp32"] > 0
     assert clone.json("metrics/merge.json")["loss_change_nats"] < 1e-3
+    assert "settings" in (clone.folder / "models/merged/README.md").read_text(encoding="utf-8").lower()
     sample = clone.json("metrics/sample.json")
     assert sample["merged"]["finetune"]["bpb"] == pytest.approx(sample["adapted"]["finetune"]["bpb"], rel=0.02)
+    change = sample["adapted"]["pretrain"]["bpb"] - sample["pretrained"]["pretrain"]["bpb"]
+    assert sample["adapted"]["pretrain"]["bpb_change"] == pytest.approx(change, abs=2e-5)
+    assert sample["pretrained"]["finetune"]["bpb_ci95"] > 0
     page = (clone.folder / "metrics/samples.md").read_text(encoding="utf-8")
     assert all(word in page for word in ("### pretrained", "### adapted", "### merged", "Once upon a time"))
     assert clone.repro() == []
     assert stages_run(clone.dvc("repro", "--dry", "--allow-missing")) == []
+
+
+def test_the_code_in_the_readme_opens_the_models(clone):
+    section = (clone.folder / "README.md").read_text(encoding="utf-8").partition("## Use your model elsewhere")[2]
+    blocks = re.findall(r"```python\n(.*?)```", section.partition("\n## ")[0], re.DOTALL)
+    assert len(blocks) == 2
+    done = clone.run(sys.executable, "-c", blocks[0].replace("max_new_tokens=60", "max_new_tokens=5") + blocks[1])
+    assert done.stdout.startswith("Once upon a time")
 
 
 AFTER_PREPARE = ["pretrain", "lora-finetune", "merge", "sample"]
@@ -71,6 +86,21 @@ def test_experiments(clone):
     page = (clone.folder / "page" / "index.html").read_text(encoding="utf-8")
     assert "Pretraining loss" in page and "train_loss" in page
     assert "optimized" in clone.dvc("exp", "show", "--csv").stdout
+    clone.git("checkout", "--quiet", ".")
+    clone.dvc("checkout", "--quiet")
+
+
+def test_training_goes_on_from_a_checkpoint_in_its_tokens(clone):
+    shutil.copytree(clone.folder / "models/pretrain", clone.folder / "begun")
+    before = clone.json("metrics/pretrain.json")["val"]["loss_nats"]
+    clone.set(**{"train.init_from": "begun", "data.pretrain.source": "abstracts"})
+    assert clone.repro() == ["check", "prepare@pretrain", *AFTER_PREPARE]
+    own, kept = (clone.json(f"{folder}/tokenizer.json") for folder in ("begun", "data/pretrain/tokenizer"))
+    assert own == kept
+    clone.set(**{"data.pretrain.source": "stories"})
+    assert clone.repro() == ["check", "prepare@pretrain", *AFTER_PREPARE]
+    assert clone.json("metrics/pretrain.json")["val"]["loss_nats"] < before
+    shutil.rmtree(clone.folder / "begun")
     clone.git("checkout", "--quiet", ".")
     clone.dvc("checkout", "--quiet")
 

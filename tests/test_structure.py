@@ -19,7 +19,8 @@ ORDER = [
     "corpus/__init__",
     "tokenizer", "tokens", "repeats", "bins", "prepare",
     "model/config", "model/cache", "model/loss", "model/base", "model/optimized", "model/__init__",
-    "hardware", "optim", "identity", "checkpoint", "evaluate", "train", "lora", "generate", "compare",
+    "hardware", "optim", "identity", "checkpoint/config", "checkpoint/weights", "checkpoint/__init__", "start",
+    "evaluate", "card", "train", "adapter", "lora", "merge", "generate", "compare",
     "bench/training", "bench/preparing", "settings",
 ]  # fmt: skip
 STAGES = {

@@ -228,6 +228,16 @@ def test_gpt2_without_its_files_or_a_network(tmp_path, monkeypatch):
         made("gpt2")
 
 
+def test_a_tokenizer_that_transformers_saved_loads(tmp_path):
+    ours = made("bpe")
+    hugging_face(ours, tmp_path / "ours").save_pretrained(tmp_path / "theirs")
+    path = tmp_path / "theirs" / "tokenizer.json"
+    document = json.loads(path.read_text("utf-8"))
+    del document["pre_tokenizer"]["use_regex"]  # as in files of older versions
+    path.write_text(json.dumps(document))
+    assert tokenizer.load(tmp_path / "theirs").pieces == ours.pieces
+
+
 def test_unknown_characters_are_an_error():
     ours = made("char", unknown="error")
     assert ours.n_tokens == len(set("".join(TEXTS))) + 1

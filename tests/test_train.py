@@ -228,7 +228,7 @@ def test_the_figures(tiny, training):
 
     windows = Windows(noise(), 16, 1)
     run = train(tiny(), windows, windows, training(), 1)
-    score = Score(nats=80 * math.log(2), tokens=40, n_bytes=50)
+    score = Score(np.array([60, 20]) * math.log(2), np.array([30, 10]), np.array([35, 15]))
     started = time.monotonic() - 100
     known = run.figures(score, bin_of(np.arange(9), "val", bits=25.0), started)
     unknown = run.figures(score, bin_of(np.arange(9), "val", bits=None), started)

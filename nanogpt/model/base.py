@@ -34,16 +34,18 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Two linear maps around a GELU, in the tanh form that GPT-2 was trained with."""
+    """Two linear maps around a GELU: in the tanh form that GPT-2 was trained with, or exact."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd)
-        self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd)
+        width = config.mlp_hidden or 4 * config.n_embd
+        self.c_fc = nn.Linear(config.n_embd, width)
+        self.c_proj = nn.Linear(width, config.n_embd)
+        self.approximate = "tanh" if config.activation == "gelu_new" else "none"
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, C) to (B, T, C)."""
-        return self.c_proj(F.gelu(self.c_fc(x), approximate="tanh"))
+        return self.c_proj(F.gelu(self.c_fc(x), approximate=self.approximate))
 
 
 class Block(nn.Module):
@@ -51,9 +53,9 @@ class Block(nn.Module):
 
     def __init__(self, config: ModelConfig, layer: int):
         super().__init__()
-        self.ln_1 = nn.LayerNorm(config.n_embd)
+        self.ln_1 = nn.LayerNorm(config.n_embd, eps=config.norm_eps)
         self.attn = Attention(config, layer)
-        self.ln_2 = nn.LayerNorm(config.n_embd)
+        self.ln_2 = nn.LayerNorm(config.n_embd, eps=config.norm_eps)
         self.mlp = MLP(config)
         self.drop = nn.Dropout(config.dropout)
 
@@ -75,13 +77,14 @@ class Base(nn.Module):
                 "wpe": nn.Embedding(config.block_size, config.n_embd),
                 "drop": nn.Dropout(config.dropout),
                 "h": nn.ModuleList(Block(config, layer) for layer in range(config.n_layer)),
-                "ln_f": nn.LayerNorm(config.n_embd),
+                "ln_f": nn.LayerNorm(config.n_embd, eps=config.norm_eps),
             }
         )
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         if config.tie_embeddings:
             self.lm_head.weight = self.transformer.wte.weight
-        self._initialise()
+        if not self.lm_head.weight.is_meta:  # a shape without numbers, which `checkpoint` fills with a file's
+            self._initialise()
 
     def _initialise(self) -> None:
         """Normal; what is added to the residual stream smaller, as 2 * n_layer terms add up in it.

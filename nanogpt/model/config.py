@@ -58,6 +58,13 @@ class ModelSettings:
 
 @dataclass(frozen=True)
 class ModelConfig(ModelSettings):
-    """A model's whole shape. `vocab_size` counts rows of the embedding, padding included."""
+    """A model's whole shape. `vocab_size` counts rows of the embedding, padding included.
+
+    The fields with defaults are what new models have; models that others trained vary them.
+    """
 
     vocab_size: int
+    mlp_hidden: int | None = None  # hidden width of the MLP; None is the architecture's own
+    norm_eps: float = 1e-5
+    activation: Literal["gelu_new", "gelu"] = "gelu_new"  # base: GELU in its tanh form, or exact
+    rope_theta: float = 10_000.0  # optimized: base of the rotary positions' wavelengths

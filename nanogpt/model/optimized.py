@@ -16,25 +16,22 @@ from nanogpt.model.cache import Cache, attend
 from nanogpt.model.config import ModelConfig
 from nanogpt.model.loss import Reduction, head_loss
 
-ROPE_THETA = 10_000.0
-NORM_EPS = 1e-5
-
 
 def mlp_width(config: ModelConfig) -> int:
-    """Hidden width of the SwiGLU MLP: 8/3 of n_embd, down to a multiple of 64 (at least 64).
+    """Hidden width of the SwiGLU MLP: the config's, or 8/3 of n_embd, down to a multiple of 64 (at least 64).
 
     Three matrices of that width hold what GPT-2's two of width 4 * n_embd do, or slightly less.
     """
-    return max(64, 8 * config.n_embd // 3 // 64 * 64)
+    return config.mlp_hidden or max(64, 8 * config.n_embd // 3 // 64 * 64)
 
 
-def rotation(start: int, T: int, head_dim: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def rotation(start: int, T: int, head_dim: int, device: torch.device, theta: float = 10_000.0) -> tuple[Tensor, Tensor]:
     """Cosine and sine (T, head_dim / 2) in fp32 of the angles that turn positions start .. start + T - 1.
 
     Computed anew in each pass: a stored table would lose its precision when the model is cast to half.
     """
     positions = torch.arange(start, start + T, device=device, dtype=torch.float32)
-    frequencies = ROPE_THETA ** (-torch.arange(0, head_dim, 2, device=device, dtype=torch.float32) / head_dim)
+    frequencies = theta ** (-torch.arange(0, head_dim, 2, device=device, dtype=torch.float32) / head_dim)
     angles = positions[:, None] * frequencies
     return angles.cos(), angles.sin()
 
@@ -90,9 +87,9 @@ class Block(nn.Module):
     def __init__(self, config: ModelConfig, layer: int):
         super().__init__()
         # torch's RMSNorm works in fp32 on half-precision input.
-        self.input_layernorm = nn.RMSNorm(config.n_embd, eps=NORM_EPS)
+        self.input_layernorm = nn.RMSNorm(config.n_embd, eps=config.norm_eps)
         self.self_attn = Attention(config, layer)
-        self.post_attention_layernorm = nn.RMSNorm(config.n_embd, eps=NORM_EPS)
+        self.post_attention_layernorm = nn.RMSNorm(config.n_embd, eps=config.norm_eps)
         self.mlp = MLP(config)
         self.drop = nn.Dropout(config.dropout)
 
@@ -113,13 +110,14 @@ class Optimized(nn.Module):
                 "embed_tokens": nn.Embedding(config.vocab_size, config.n_embd),
                 "drop": nn.Dropout(config.dropout),
                 "layers": nn.ModuleList(Block(config, layer) for layer in range(config.n_layer)),
-                "norm": nn.RMSNorm(config.n_embd, eps=NORM_EPS),
+                "norm": nn.RMSNorm(config.n_embd, eps=config.norm_eps),
             }
         )
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         if config.tie_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
-        self._initialise()
+        if not self.lm_head.weight.is_meta:  # a shape without numbers, which `checkpoint` fills with a file's
+            self._initialise()
 
     def _initialise(self) -> None:
         """Normal; what is added to the residual stream smaller, as 2 * n_layer terms add up in it."""
@@ -144,7 +142,7 @@ class Optimized(nn.Module):
         Returns logits (B, T or 1, V), or the loss: a scalar, or (B, T) with reduction "none" (see `head_loss`).
         """
         start, T = 0 if cache is None else cache.length, ids.size(1)
-        turn = rotation(start, T, self.config.head_dim, ids.device)
+        turn = rotation(start, T, self.config.head_dim, ids.device, self.config.rope_theta)
         x = self.model.drop(self.model.embed_tokens(ids))  # (B, T, C)
         for block in self.model.layers:
             x = block(x, turn, cache)

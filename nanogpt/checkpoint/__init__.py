@@ -1,0 +1,178 @@
+"""Model folders in and out: what we write is a Hugging Face model, weights in safetensors or in a `.pt` file.
+
+Read are also the checkpoints of others: nanoGPT's ckpt.pt, and GPT-2 and Llama folders of Hugging Face.
+"""
+
+import json
+import re
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from safetensors.torch import save_file
+from torch import nn
+
+from nanogpt import atomic, tokenizer
+from nanogpt.checkpoint import weights
+from nanogpt.checkpoint.config import from_hf, from_nanogpt, hf_config
+from nanogpt.errors import UserError
+from nanogpt.model import ModelConfig
+from nanogpt.tokenizer import Tokenizer
+
+__all__ = ["CheckpointSettings", "hf_config", "load", "load_model", "read_card", "read_config", "save"]
+
+Format = Literal["safetensors", "pt"]
+Dtype = Literal["float32", "bfloat16"]
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
+LONGEST_CONFIG = 2**20  # bytes; ours have 400
+# Where DVC and the Hugging Face hub keep content under its hash, and link to it: any other link may be a trap.
+STORES = re.compile(r"/files/md5/[0-9a-f]{2}/[0-9a-f]{30}$|/blobs/[0-9a-f]{40}(?:[0-9a-f]{24})?$")
+
+
+@dataclass(frozen=True)
+class CheckpointSettings:
+    """Section `checkpoint` of params.yaml: the arguments of `save` of the same names."""
+
+    format: Format
+    dtype: Dtype
+
+
+def save(
+    path: Path | str,
+    model: nn.Module,
+    tok: Tokenizer,
+    *,
+    format: Format = "safetensors",
+    dtype: Dtype = "float32",
+    card: str | None = None,
+) -> None:
+    """Write a model folder, or one file where the name ends in .pt; all of it or nothing.
+
+    format: "pt" puts such a file, complete in itself, in the folder in place of model.safetensors. dtype: that of the
+    weights on disk. card: the folder's README.md, kept in a .pt file too. Equal arguments give equal bytes.
+    """
+    path = Path(path)
+    config, state = hf_config(model.config, tok.eot, dtype), weights.to_file(model, dtype)
+    if path.suffix == ".pt":
+        with tempfile.TemporaryDirectory() as folder:
+            tok.save(folder)
+            whole = _whole(config, state, Path(folder), card)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        atomic.write_bytes(path, whole)
+        return
+    with atomic.folder(path) as folder:
+        tok.save(folder)
+        if format == "pt":
+            (folder / weights.PT).write_bytes(_whole(config, state, folder, card))
+        else:
+            save_file(state, folder / weights.SAFETENSORS, metadata={"format": "pt"})
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        generation = {"bos_token_id": tok.eot, "eos_token_id": tok.eot, "pad_token_id": tok.eot}
+        (folder / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n")
+        if card is not None:
+            (folder / "README.md").write_text(card, encoding="utf-8", newline="\n")
+
+
+def load(path: Path | str, tokens: Path | str | None = None) -> tuple[nn.Module, Tokenizer]:
+    """The model (fp32, on the CPU, in eval mode) and tokenizer of a model folder or .pt file.
+
+    tokens: the folder of a tokenizer to take in place of its own, which a checkpoint from elsewhere may lack.
+    Raises UserError for what is missing, damaged or of an architecture that is not ours.
+    """
+    path = Path(path)
+    tok = _own_tokenizer(path) if tokens is None else tokenizer.load(tokens)
+    model = load_model(path)
+    if tok.n_tokens > model.config.vocab_size:
+        raise UserError(
+            f"{path}: the tokenizer has {tok.n_tokens} tokens and the model {model.config.vocab_size}; "
+            "they do not belong together"
+        )
+    return model, tok
+
+
+def load_model(path: Path | str) -> nn.Module:
+    """The model alone (fp32, on the CPU, in eval mode), which needs no tokenizer that we can read.
+
+    Raises UserError as `load` does.
+    """
+    path = Path(path)
+    if path.suffix != ".pt":
+        config = read_config(path)
+        return weights.model_of(config, weights.of_folder(path), path).eval()
+    content = weights.read_pt(path)
+    if "model_args" not in content:
+        config = from_hf(content.get("config"), path)
+        return weights.model_of(config, weights.of_pt(content, path), path).eval()
+    config = from_nanogpt(content["model_args"], path)
+    tensors = weights.without_prefix(weights.of_pt(content, path))
+    if content["model_args"].get("bias") is False:
+        tensors = weights.with_biases(tensors)
+    return weights.model_of(config, tensors, path, linear=True).eval()
+
+
+def read_card(path: Path | str) -> str | None:
+    """The model card of a folder or .pt file, None where it has none. Raises UserError for a damaged .pt file."""
+    path = Path(path)
+    if path.suffix == ".pt":
+        card = weights.read_pt(path).get("card")
+        return card if isinstance(card, str) else None
+    file = path / "README.md"
+    return file.read_text(encoding="utf-8", errors="replace") if file.is_file() else None
+
+
+def read_config(folder: Path | str) -> ModelConfig:
+    """The shape of the model in a folder. Raises UserError where it is not one of ours."""
+    file = Path(folder) / "config.json"
+    _refuse_links(file.parent)
+    if not file.is_file():
+        raise UserError(f"{folder} is not a model folder: it has no config.json; train one with `dvc repro pretrain`")
+    try:
+        if file.stat().st_size > LONGEST_CONFIG:
+            raise ValueError(f"more than {LONGEST_CONFIG} bytes")
+        hf = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{file} is damaged ({error}); write the folder again") from None
+    return from_hf(hf, file)
+
+
+def _refuse_links(folder: Path) -> None:
+    inside = folder.resolve()
+    for file in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if file.is_symlink():
+            target = file.resolve()
+            if not target.is_relative_to(inside) and not STORES.search(target.as_posix()):
+                raise UserError(f"{file} is a link out of its folder, to {target}; put the file itself there")
+
+
+def _whole(config: dict, state: dict, tokens: Path, card: str | None) -> bytes:
+    """A `.pt` file of all that a folder holds; `tokens` is where the tokenizer's files lie."""
+    texts = {name: (tokens / name).read_text(encoding="utf-8") for name in TOKENIZER}
+    return weights.to_pt({"config": config, "model": state, "tokenizer": texts, "card": card})
+
+
+def _own_tokenizer(path: Path) -> Tokenizer:
+    remedy = (
+        "name the folder of the tokenizer that it was trained with: "
+        f"`python -m stages.convert --checkpoint {path} --tokenizer FOLDER --out NEW`"
+    )
+    if path.suffix != ".pt":
+        read_config(path)  # where this is no model at all, that is the thing to say
+        if not (path / "tokenizer.json").is_file():
+            raise UserError(f"{path} holds no tokenizer.json; {remedy}")
+        return _readable(path, path, remedy)
+    texts = weights.read_pt(path).get("tokenizer")
+    if texts is None:
+        raise UserError(f"{path} holds no tokenizer; {remedy}")
+    with tempfile.TemporaryDirectory() as folder:
+        for name in TOKENIZER:
+            if isinstance(texts, dict) and isinstance(texts.get(name), str):
+                (Path(folder) / name).write_bytes(texts[name].encode("utf-8", "replace"))
+        return _readable(Path(folder), path, remedy)
+
+
+def _readable(folder: Path, path: Path, remedy: str) -> Tokenizer:
+    try:
+        return tokenizer.load(folder)
+    except UserError as error:
+        raise UserError(f"{str(error).replace(str(folder), str(path))}; or {remedy}") from None

@@ -1,0 +1,223 @@
+"""Tensors to files and back, under the names of GPT2LMHeadModel and LlamaForCausalLM.
+
+The one difference in layout, GPT-2's transposed projections (Conv1D), is settled here, at the file's edge. Files from
+elsewhere are mapped into memory, not read, until names, shapes and dtypes are those that the config asks for: a file
+can cost no more than it weighs, and code in it is never run.
+"""
+
+import io
+import json
+import re
+import zipfile
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from nanogpt.errors import UserError
+from nanogpt.model import ModelConfig, build
+
+SAFETENSORS, INDEX, PT = "model.safetensors", "model.safetensors.index.json", "model.pt"
+EMBEDDING = {"base": "transformer.wte.weight", "optimized": "model.embed_tokens.weight"}
+HEAD = "lm_head.weight"
+TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
+# masks and tables that older versions saved beside the weights
+BUFFERS = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")
+LONGEST_HEADER = 2**22  # bytes: names and shapes of some 40,000 tensors
+FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def to_file(model: nn.Module, dtype: str) -> dict[str, Tensor]:
+    """State as Hugging Face stores it, in that dtype: GPT-2's projections transposed, a tied head once."""
+    state = {name: t.detach().to("cpu", getattr(torch, dtype)) for name, t in model.state_dict().items()}
+    if model.config.tie_embeddings:
+        del state[HEAD]
+    return {n: (t.T if _is_transposed(model.config, n) else t).contiguous() for n, t in state.items()}
+
+
+def to_pt(content: dict) -> bytes:
+    """The bytes of a `.pt` file."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
+
+
+def of_folder(folder: Path) -> dict[str, Tensor]:
+    """The tensors of a model folder, mapped: of one safetensors file, of several with an index, or of a model.pt.
+
+    Raises UserError where they are missing or damaged.
+    """
+    if (folder / SAFETENSORS).is_file():
+        return _safetensors(folder / SAFETENSORS)
+    if (folder / INDEX).is_file():
+        return _shards(folder)
+    if (folder / PT).is_file():
+        return of_pt(read_pt(folder / PT), folder / PT)
+    raise UserError(f"{folder} has no {SAFETENSORS} and no {PT}; write the folder again")
+
+
+def read_pt(path: Path) -> dict:
+    """What a `.pt` file holds, its tensors mapped. Raises UserError where it is none of ours or would run code."""
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; name a model folder or a .pt file written by this project or nanoGPT")
+    try:
+        with zipfile.ZipFile(path) as archive:  # torch packs nothing; what is packed could unpack to any size
+            if sum(part.file_size for part in archive.infolist()) > path.stat().st_size:
+                raise ValueError("packed")
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        if not isinstance(content["model"], dict):
+            raise TypeError("model")
+    except Exception as error:  # hostile bytes can make torch's reader raise anything
+        raise UserError(
+            f"{path} is not a checkpoint of this project or is damaged ({type(error).__name__}); write it again"
+        ) from None
+    return content
+
+
+def of_pt(content: dict, path: Path) -> dict[str, Tensor]:
+    """The tensors of a `.pt` file's content. Raises UserError for what only looks like a tensor."""
+    for name, tensor in content["model"].items():
+        # Strides can make a large tensor of a few bytes, which copying it would turn into memory.
+        if not (
+            isinstance(name, str) and isinstance(tensor, Tensor) and type(tensor) in (Tensor, nn.Parameter)
+            and tensor.layout == torch.strided and tensor.device.type == "cpu"
+            and tensor.nbytes <= tensor.untyped_storage().nbytes()
+        ):  # fmt: skip
+            raise UserError(f"{path}: {name!r} is not a plain tensor; the file is damaged, write it again")
+    tensors = {name: tensor.detach() for name, tensor in content["model"].items()}
+    # Nor may many tensors share a few bytes; a tied head does.
+    if sum(tensor.nbytes for name, tensor in tensors.items() if not name.endswith(HEAD)) > path.stat().st_size:
+        raise UserError(f"{path}: its tensors lie over each other; the file is damaged, write it again")
+    return tensors
+
+
+def without_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same under the names they had before torch.compile."""
+    return {name.removeprefix("_orig_mod."): tensor for name, tensor in tensors.items()}
+
+
+def with_biases(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """nanoGPT's tensors with zeros for the biases that `bias: False` leaves out: the same sums."""
+    zeros = {
+        name.removesuffix("weight") + "bias": torch.zeros(()).expand(tensor.shape[:1])  # no memory before _compare
+        for name, tensor in tensors.items()
+        if re.search(r"\.(ln_\w|c_\w+)\.weight$", name)
+    }
+    return zeros | tensors
+
+
+def model_of(config: ModelConfig, tensors: dict[str, Tensor], path: Path, linear: bool = False) -> nn.Module:
+    """A model (fp32, on the CPU) with exactly these weights, in memory of its own.
+
+    linear: GPT-2's projections are stored as nn.Linear has them. Raises UserError, naming the tensor, where names,
+    shapes or dtypes are not what the config asks for or a value is not finite; before that nothing large is read.
+    """
+    state = _named(config, tensors)
+    if config.arch == "base" and not linear:
+        state = {n: t.T if _is_transposed(config, n) and t.dim() == 2 else t for n, t in state.items()}
+    _count_layers(config, state, path)
+    with torch.device("meta"), _Undrawn():
+        model = build(config)
+    head, embedding = state.get(HEAD), EMBEDDING[config.arch]
+    if config.tie_embeddings:
+        state[HEAD] = state.get(HEAD, state.get(embedding))
+    _compare(state, model.state_dict(), path)
+    if config.tie_embeddings:
+        del state[HEAD]
+    state = {name: _read(name, tensor, path) for name, tensor in state.items()}
+    if config.tie_embeddings and head is not None and not torch.equal(_read(HEAD, head, path), state[embedding]):
+        raise UserError(f"{path}: {HEAD} and {embedding} differ, but the config says that they are tied")
+    model.load_state_dict(state, strict=False, assign=True)  # not strict: a tied head has no tensor of its own
+    if config.tie_embeddings:
+        model.lm_head.weight = model.get_parameter(embedding)
+    return model
+
+
+class _Undrawn(TorchFunctionMode):
+    """Leaves out what nn.Embedding draws, for which torch would import its compiler: a second for nothing."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        return None if getattr(func, "__name__", "") == "normal_" else func(*args, **(kwargs or {}))
+
+
+def _named(config: ModelConfig, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors under our names: files of the bare model, as GPT-2's own, leave out the first part."""
+    root = EMBEDDING[config.arch].split(".")[0] + "."
+    bare = not any(name.startswith(root) for name in tensors)
+    return {
+        root + name if bare and name != HEAD else name: tensor
+        for name, tensor in tensors.items()
+        if not name.endswith(BUFFERS)
+    }
+
+
+def _count_layers(config: ModelConfig, state: dict[str, Tensor], path: Path) -> None:
+    """The cheapest comparison first: a config of a thousand layers would take seconds to build."""
+    numbers = [re.match(r"(?:transformer\.h|model\.layers)\.(\d{1,6})\.", name) for name in state]
+    layers = 1 + max((int(number[1]) for number in numbers if number), default=-1)
+    if layers != config.n_layer:
+        raise UserError(
+            f"{path} has weights of {layers} layers, but the config says {config.n_layer}; they do not belong together"
+        )
+
+
+def _compare(state: dict[str, Tensor], wanted: dict[str, Tensor], path: Path) -> None:
+    for name, tensor in wanted.items():
+        if state.get(name) is None:
+            raise UserError(f"{path}: the weight {name} is missing; the folder is damaged, write it again")
+        if state[name].shape != tensor.shape:
+            shapes = f"{tuple(state[name].shape)}, but the config says {tuple(tensor.shape)}"
+            raise UserError(f"{path}: the weight {name} has shape {shapes}; the two do not belong together")
+        if state[name].dtype not in FLOATS:
+            known = ", ".join(str(dtype).removeprefix("torch.") for dtype in FLOATS)
+            raise UserError(f"{path}: the weight {name} is of {state[name].dtype}; only {known} can be read")
+    extra = sorted(state.keys() - wanted.keys())
+    if extra:
+        raise UserError(f"{path}: unknown weight {extra[0]}; config and weights do not belong together")
+
+
+def _read(name: str, tensor: Tensor, path: Path) -> Tensor:
+    """A copy in fp32, so that the model does not change or vanish with its file."""
+    tensor = tensor.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+    if not torch.stack(tensor.aminmax()).isfinite().all():
+        raise UserError(f"{path}: the weight {name} has values that are not finite; the training that wrote it failed")
+    return tensor
+
+
+def _is_transposed(config: ModelConfig, name: str) -> bool:
+    return config.arch == "base" and name.endswith(TRANSPOSED)
+
+
+def _safetensors(file: Path) -> dict[str, Tensor]:
+    try:
+        with file.open("rb") as head:
+            length = int.from_bytes(head.read(8), "little")
+        if length > LONGEST_HEADER:
+            raise SafetensorError(f"a header of {length} bytes")
+        return load_file(file)  # maps the file; the header's lengths and offsets are checked against it
+    except Exception as error:  # a header can name dtypes that torch lacks: KeyError and others
+        kind = str(error) if isinstance(error, SafetensorError | OSError) else repr(error)
+        raise UserError(f"{file} is damaged ({kind.splitlines()[0][:200]}); write the folder again") from None
+
+
+def _shards(folder: Path) -> dict[str, Tensor]:
+    index = folder / INDEX
+    try:
+        places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        files = sorted(set(places.values()))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"{index} is damaged ({type(error).__name__}); fetch the folder again") from None
+    tensors: dict[str, Tensor] = {}
+    for name in files:
+        if not isinstance(name, str) or not re.fullmatch(r"[\w-][\w.-]*\.safetensors", name):
+            raise UserError(f"{index}: {name!r} is not the name of a safetensors file beside it")
+        if not (folder / name).is_file():
+            raise UserError(f"{folder} lacks {name}, which {INDEX} names; fetch the folder again")
+        part = _safetensors(folder / name)
+        if tensors.keys() & part.keys():
+            raise UserError(f"{index}: {min(tensors.keys() & part.keys())} is in two files; fetch the folder again")
+        tensors |= part
+    return tensors

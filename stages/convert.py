@@ -1,0 +1,33 @@
+"""Write a checkpoint anew in another form: folder or .pt file, fp32 or bf16, ours from nanoGPT's or Hugging Face's."""
+
+from pathlib import Path
+
+from nanogpt import errors
+from nanogpt.flags import Flags
+
+
+def main() -> None:
+    """Load and save; a model card goes along."""
+    flags = Flags(__doc__)
+    flags.add_argument("--checkpoint", required=True, help="model folder or .pt file to read, nanoGPT's ckpt.pt too")
+    flags.add_argument("--out", required=True, help="model folder to write, or a file where the name ends in .pt")
+    flags.add_argument("--format", choices=["safetensors", "pt"], help="the folder's weights (default: safetensors)")
+    flags.add_argument("--dtype", choices=["float32", "bfloat16"], help="of the weights on disk (default: float32)")
+    flags.add_argument("--tokenizer", metavar="FOLDER", help="tokenizer to take in place of the checkpoint's own")
+    args = flags.parse_args()
+    from nanogpt import checkpoint
+
+    source, out = Path(args.checkpoint), Path(args.out)
+    if out.is_dir() if out.suffix == ".pt" else out.exists() and not (out / "config.json").is_file():
+        raise errors.UserError(f"--out {out} exists and is no model; choose a new name")
+    checkpoint.save(
+        out,
+        *checkpoint.load(source, args.tokenizer),
+        format=args.format or "safetensors",
+        dtype=args.dtype or "float32",
+        card=checkpoint.read_card(source),
+    )
+
+
+if __name__ == "__main__":
+    errors.run(main)

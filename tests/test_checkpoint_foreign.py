@@ -1,0 +1,309 @@
+"""Checkpoints that others wrote: the logits are those of the program that wrote them."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from test_checkpoint import content
+from torch import nn
+
+from nanogpt import checkpoint
+from nanogpt.errors import UserError
+
+
+class Plain(nn.Module):
+    """A GPT of nanoGPT's layout, written anew from its description: linear layers, exact GELU, a tied head."""
+
+    class Block(nn.Module):
+        def __init__(self, width: int, heads: int, bias: bool):
+            super().__init__()
+            self.heads = heads
+            self.ln_1, self.ln_2 = nn.LayerNorm(width, bias=bias), nn.LayerNorm(width, bias=bias)
+            names = {"c_attn": (width, 3 * width), "c_proj": (width, width)}
+            self.attn = nn.ModuleDict({name: nn.Linear(*size, bias=bias) for name, size in names.items()})
+            names = {"c_fc": (width, 4 * width), "c_proj": (4 * width, width)}
+            self.mlp = nn.ModuleDict({name: nn.Linear(*size, bias=bias) for name, size in names.items()})
+
+        def forward(self, x):
+            B, T, C = x.shape
+            q, k, v = self.attn.c_attn(self.ln_1(x)).split(C, dim=2)
+            q, k, v = (t.view(B, T, self.heads, C // self.heads).transpose(1, 2) for t in (q, k, v))
+            y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+            x = x + self.attn.c_proj(y.transpose(1, 2).reshape(B, T, C))
+            return x + self.mlp.c_proj(nn.GELU()(self.mlp.c_fc(self.ln_2(x))))
+
+    def __init__(self, n_layer, n_head, n_embd, block_size, bias, vocab_size, dropout):
+        super().__init__()
+        self.transformer = nn.ModuleDict(
+            {
+                "wte": nn.Embedding(vocab_size, n_embd),
+                "wpe": nn.Embedding(block_size, n_embd),
+                "h": nn.ModuleList(self.Block(n_embd, n_head, bias) for _ in range(n_layer)),
+                "ln_f": nn.LayerNorm(n_embd, bias=bias),
+            }
+        )
+        self.lm_head = nn.Linear(n_embd, vocab_size, bias=False)
+        self.lm_head.weight = self.transformer.wte.weight
+        for parameter in self.parameters():
+            nn.init.normal_(parameter, std=0.3)
+
+    def forward(self, ids):
+        x = self.transformer.wte(ids) + self.transformer.wpe(torch.arange(ids.size(1)))
+        for block in self.transformer.h:
+            x = block(x)
+        return self.lm_head(self.transformer.ln_f(x))
+
+
+ARGS = {"n_layer": 2, "n_head": 4, "n_embd": 32, "block_size": 24, "vocab_size": 320, "dropout": 0.1}
+
+
+def ids(vocab_size: int = 320, T: int = 24) -> torch.Tensor:
+    return torch.randint(vocab_size, (3, T), generator=torch.Generator().manual_seed(1))
+
+
+def same_logits(ours: nn.Module, theirs: nn.Module) -> None:
+    x = ids(ours.config.vocab_size, min(24, ours.config.block_size))
+    with torch.no_grad():
+        expected = theirs.eval()(x)
+        logits = ours(x)
+    expected = getattr(expected, "logits", expected)
+    assert expected.std() > 0.3
+    torch.testing.assert_close(logits, expected, rtol=0, atol=1e-4)
+
+
+def nanogpt_checkpoint(path: Path, bias: bool, prefix: str = "", masks: bool = False) -> Plain:
+    """ckpt.pt as nanoGPT's train.py writes it, with the state of an optimizer that took a step."""
+    torch.manual_seed(0)
+    model = Plain(**ARGS, bias=bias)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    loss = model(ids()).square().mean()
+    loss.backward()
+    optimizer.step()
+    state = {prefix + name: tensor for name, tensor in model.state_dict().items()}
+    if masks:
+        for layer in range(2):
+            state[f"{prefix}transformer.h.{layer}.attn.bias"] = torch.ones(24, 24).tril().view(1, 1, 24, 24)
+    content = {
+        "model": state,
+        "optimizer": optimizer.state_dict(),
+        "model_args": ARGS | {"bias": bias},
+        "iter_num": 1,
+        "best_val_loss": loss.detach(),
+        "config": {"out_dir": "out", "learning_rate": 6e-4, "compile": True},
+    }
+    torch.save(content, path)
+    return model
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(("prefix", "masks"), [("", True), ("_orig_mod.", False)])
+def test_nanogpt(tmp_path, bias, prefix, masks):
+    theirs = nanogpt_checkpoint(tmp_path / "ckpt.pt", bias, prefix, masks)
+    ours = checkpoint.load_model(tmp_path / "ckpt.pt")
+    same_logits(ours, theirs)
+    assert ours.config.activation == "gelu" and ours.config.dropout == 0.1 and not ours.training
+    assert ours.lm_head.weight is ours.transformer.wte.weight
+
+
+def test_nanogpt_saved_as_ours_is_a_gpt2_of_transformers(byte, tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    theirs = nanogpt_checkpoint(tmp_path / "ckpt.pt", bias=False)
+    ours = checkpoint.load_model(tmp_path / "ckpt.pt")
+    for name in ("folder", "file.pt"):
+        checkpoint.save(tmp_path / name, ours, byte)
+        again, _ = checkpoint.load(tmp_path / name)
+        assert again.config == ours.config
+        same_logits(again, theirs)
+    same_logits(ours, AutoModelForCausalLM.from_pretrained(tmp_path / "folder"))
+
+
+def test_nanogpt_has_no_tokenizer(tmp_path):
+    nanogpt_checkpoint(tmp_path / "ckpt.pt", bias=True)
+    with pytest.raises(UserError, match=r"ckpt\.pt holds no tokenizer; .* stages\.convert .* --tokenizer FOLDER"):
+        checkpoint.load(tmp_path / "ckpt.pt")
+
+
+def test_damaged_checkpoints_of_nanogpt(tmp_path):
+    path = tmp_path / "ckpt.pt"
+    nanogpt_checkpoint(path, bias=True)
+    good = torch.load(path, weights_only=True)
+    name = "transformer.h.1.mlp.c_fc.bias"
+    less = {n: t for n, t in good["model"].items() if n != name}
+    for bad, match in (
+        ({"model": less}, rf"the weight {name} is missing"),
+        ({"model": good["model"] | {name: torch.ones(5)}}, rf"the weight {name} has shape \(5,\)"),
+        ({"model": good["model"] | {"lm_head.weight": torch.ones(320, 32)}}, r"lm_head\.weight and .* differ"),
+        ({"model": {}}, r"0 layers"),
+        ({"model_args": None}, r"model_args"),
+        ({"model_args": ARGS | {"n_layer": 10**9}}, r"n_layer is 1000000000"),
+        ({"model_args": ARGS | {"n_head": 3}}, r"3 heads do not divide it"),
+        ({"model_args": {}}, r"n_head is None"),
+    ):
+        torch.save(good | bad, path)
+        with pytest.raises(UserError, match=match) as caught:
+            checkpoint.load_model(path)
+        assert str(path) in str(caught.value)
+
+
+def gpt2(**changed):
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    shape = {"n_layer": 2, "n_head": 4, "n_embd": 32, "n_positions": 24, "vocab_size": 300, "initializer_range": 0.3}
+    return GPT2LMHeadModel(GPT2Config(**shape | {"bos_token_id": 0, "eos_token_id": 0} | changed))
+
+
+def llama(**changed):
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    shape = {
+        "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "hidden_size": 32,
+        "intermediate_size": 48, "max_position_embeddings": 64, "vocab_size": 300, "initializer_range": 0.3,
+    }  # fmt: skip
+    return LlamaForCausalLM(LlamaConfig(**shape | changed))
+
+
+MODELS = {
+    "gpt2": (gpt2, {}),
+    "gpt2-gelu": (gpt2, {"activation_function": "gelu"}),
+    "gpt2-inner": (gpt2, {"n_inner": 50, "layer_norm_epsilon": 1e-3}),
+    "gpt2-untied": (gpt2, {"tie_word_embeddings": False}),
+    "llama": (llama, {}),
+    "llama-tied": (llama, {"tie_word_embeddings": True, "num_key_value_heads": 1}),
+    "llama-theta": (llama, {"rope_parameters": {"rope_type": "default", "rope_theta": 500.0}, "rms_norm_eps": 1e-2}),
+}
+
+
+@pytest.fixture(params=MODELS)
+def foreign(request, tmp_path):
+    """A model of transformers and the folder it saved."""
+    make, changed = MODELS[request.param]
+    model = make(**changed)
+    model.save_pretrained(tmp_path / "theirs")
+    return model, tmp_path / "theirs"
+
+
+def test_folders_of_transformers(foreign, byte, tmp_path):
+    theirs, folder = foreign
+    ours = checkpoint.load_model(folder)
+    same_logits(ours, theirs)
+    checkpoint.save(tmp_path / "ours", ours, byte)
+    again, _ = checkpoint.load(tmp_path / "ours")
+    assert again.config == ours.config
+    same_logits(ours, type(theirs).from_pretrained(tmp_path / "ours"))
+
+
+def test_folders_in_several_files(foreign, tmp_path):
+    theirs, folder = foreign
+    theirs.save_pretrained(tmp_path / "parts", max_shard_size="20KB")
+    index = tmp_path / "parts" / "model.safetensors.index.json"
+    parts = sorted((tmp_path / "parts").glob("model-*.safetensors"))
+    assert index.is_file() and len(parts) > 2
+    same_logits(checkpoint.load_model(tmp_path / "parts"), theirs)
+    places = json.loads(index.read_text())
+    for bad, match in (
+        ("../theirs/model.safetensors", "is not the name of a safetensors file beside it"),
+        (str(folder / "model.safetensors"), "is not the name of a safetensors file beside it"),
+        ("model-9.safetensors", "lacks model-9.safetensors"),
+        (3, "is damaged|is not the name"),
+    ):
+        index.write_text(json.dumps(places | {"weight_map": places["weight_map"] | {"x": bad}}))
+        with pytest.raises(UserError, match=match):
+            checkpoint.load_model(tmp_path / "parts")
+    index.write_text("{")
+    with pytest.raises(UserError, match=r"index\.json is damaged"):
+        checkpoint.load_model(tmp_path / "parts")
+    index.write_text(json.dumps(places))
+    parts[1].write_bytes(parts[0].read_bytes())
+    with pytest.raises(UserError, match="is in two files"):
+        checkpoint.load_model(tmp_path / "parts")
+
+
+def test_half_precision(tmp_path):
+    for make in (gpt2, llama):
+        folder = tmp_path / make.__name__
+        theirs = make()
+        theirs.bfloat16().save_pretrained(folder)
+        same_logits(checkpoint.load_model(folder), type(theirs).from_pretrained(folder, dtype=torch.float32))
+
+
+def test_gpt2_as_openai_published_it(tmp_path):
+    """Names of the bare model, masks among the weights, a short config: as in the repository openai-community/gpt2."""
+    theirs = gpt2()
+    theirs.save_pretrained(tmp_path / "m")
+    file = tmp_path / "m" / "model.safetensors"
+    weights = {name.removeprefix("transformer."): tensor for name, tensor in load_file(file).items()}
+    for layer in range(2):
+        weights[f"h.{layer}.attn.bias"] = torch.ones(24, 24).tril().view(1, 1, 24, 24)
+        weights[f"h.{layer}.attn.masked_bias"] = torch.tensor(-1e4)
+    save_file(weights, file)
+    published = (
+        "activation_function", "architectures", "attn_pdrop", "bos_token_id", "embd_pdrop", "eos_token_id",
+        "initializer_range", "layer_norm_epsilon", "model_type", "n_embd", "n_head", "n_layer", "n_positions",
+        "resid_pdrop", "vocab_size",
+    )  # fmt: skip
+    config = json.loads((tmp_path / "m" / "config.json").read_text())
+    (tmp_path / "m" / "config.json").write_text(json.dumps({key: config[key] for key in published} | {"n_ctx": 24}))
+    same_logits(checkpoint.load_model(tmp_path / "m"), theirs)
+
+
+def test_llama_as_transformers_4_wrote_it(tmp_path):
+    theirs = llama(rope_parameters={"rope_type": "default", "rope_theta": 500.0})
+    theirs.save_pretrained(tmp_path / "m")
+    config = json.loads((tmp_path / "m" / "config.json").read_text())
+    del config["rope_parameters"]
+    (tmp_path / "m" / "config.json").write_text(json.dumps(config | {"rope_theta": 500.0, "rope_scaling": None}))
+    same_logits(checkpoint.load_model(tmp_path / "m"), theirs)
+    file = tmp_path / "m" / "model.safetensors"
+    table = {f"model.layers.{layer}.self_attn.rotary_emb.inv_freq": torch.ones(4) for layer in range(2)}
+    save_file(load_file(file) | table, file)
+    same_logits(checkpoint.load_model(tmp_path / "m"), theirs)
+
+
+YARN = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 10000.0}
+
+
+@pytest.mark.parametrize(
+    ("make", "changed"),
+    [
+        (gpt2, {"activation_function": "relu"}),
+        (gpt2, {"scale_attn_weights": False}),
+        (gpt2, {"scale_attn_by_inverse_layer_idx": True}),
+        (llama, {"hidden_act": "gelu"}),
+        (llama, {"attention_bias": True}),
+        (llama, {"mlp_bias": True}),
+        (llama, {"head_dim": 16}),
+        (llama, {"rope_parameters": YARN}),
+        (llama, {"rope_scaling": {"type": "linear", "factor": 2.0}}),
+        (llama, {"rope_scaling": 3}),
+        (llama, {"rope_parameters": {"rope_type": ["default"]}}),
+        (llama, {"rope_parameters": {"full_attention": {"rope_type": "default"}}}),
+        (llama, {"rope_parameters": {"rope_type": "default", "rope_theta": "large"}}),
+    ],
+)
+def test_models_that_compute_something_else(tmp_path, make, changed):
+    make().save_pretrained(tmp_path / "m")
+    config = json.loads((tmp_path / "m" / "config.json").read_text())
+    (tmp_path / "m" / "config.json").write_text(json.dumps(config | changed))
+    name = "rope_theta" if "large" in str(changed) else next(iter(changed))
+    with pytest.raises(UserError, match=rf"config\.json: {name} is .*(in our models it is|must be) ") as caught:
+        checkpoint.load_model(tmp_path / "m")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_whose_tokenizer_is_missing_or_another_kind(tmp_path):
+    folder = tmp_path / "m"
+    gpt2().save_pretrained(folder)
+    with pytest.raises(UserError, match=r"tokenizer\.json.*--tokenizer FOLDER"):
+        checkpoint.load(folder)
+    (folder / "tokenizer.json").write_text('{"model": {"type": "Unigram"}}')
+    before = content(folder)
+    with pytest.raises(UserError, match=r"tokenizer\.json.*--tokenizer FOLDER"):
+        checkpoint.load(folder)
+    checkpoint.load_model(folder)
+    assert content(folder) == before

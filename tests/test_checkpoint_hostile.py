@@ -1,0 +1,317 @@
+"""Files from elsewhere that are damaged or meant to do harm: one message each, soon, and nothing else happens."""
+
+import json
+import os
+import resource
+import shutil
+import struct
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from imports import ROOT
+from safetensors.torch import load_file, save_file
+from test_checkpoint import content, edit, equal, refused
+
+from nanogpt import checkpoint
+from nanogpt.errors import UserError
+
+
+@pytest.fixture(params=["base", "optimized"])
+def folder(request, tiny, byte, tmp_path) -> Path:
+    checkpoint.save(tmp_path / "m", tiny(request.param), byte)
+    return tmp_path / "m"
+
+
+@pytest.fixture(autouse=True)
+def neither_memory_nor_time_nor_files(tmp_path):
+    """Whatever a test here loads costs little and makes no file."""
+    before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+    yield
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000  # KiB
+    assert time.monotonic() - started < 60
+    assert {path.name for path in tmp_path.iterdir()} <= {"m", "m.pt", "outside", "store", "linked"}
+
+
+def key(folder: Path, ours: str) -> str:
+    """What the folder's config.json calls a setting of ours."""
+    llama = {
+        "n_layer": "num_hidden_layers", "n_head": "num_attention_heads", "n_embd": "hidden_size",
+        "block_size": "max_position_embeddings", "dropout": "attention_dropout", "norm_eps": "rms_norm_eps",
+    }  # fmt: skip
+    gpt2 = {"block_size": "n_positions", "dropout": "resid_pdrop", "norm_eps": "layer_norm_epsilon"}
+    is_llama = "llama" in (folder / "config.json").read_text()
+    return (llama if is_llama else gpt2).get(ours, ours)
+
+
+@pytest.mark.parametrize("ours", ["n_layer", "n_head", "n_embd", "block_size", "vocab_size"])
+@pytest.mark.parametrize("value", [10**7, 10**9, 10**12, 10**400, 0, -1, True, 1.5, "1", [1], {}, float("nan")])
+def test_sizes_that_no_model_has(folder, ours, value):
+    name = key(folder, ours)
+    if ours == "vocab_size" and value == 10**7:  # a size that a model may have, but not with these weights
+        edit(folder, **{name: value})
+        refused(folder, r"has shape \(320, 16\), but the config says \(10000000, 16\)")
+        return
+    edit(folder, **{name: value})
+    refused(folder, rf"config\.json: {name} is .* and must be a whole number, 1 to \d+; ")
+
+
+@pytest.mark.parametrize("ours", ["dropout", "norm_eps"])
+@pytest.mark.parametrize("value", [-1, 2, "0.1", True, float("inf")])
+def test_rates_that_are_none(folder, ours, value):
+    edit(folder, **{key(folder, ours): value})
+    refused(folder, rf"{key(folder, ours)} is .* and must be a number from 0")
+
+
+def test_large_sizes_that_the_weights_do_not_have(folder):
+    """Within the bounds of a config, a model of half a terabyte: the weights' names and shapes say otherwise."""
+    edit(folder, **{key(folder, "n_layer"): 1024})
+    refused(folder, r"has weights of 1 layers, but the config says 1024")
+    edit(folder, **{key(folder, "n_layer"): 1, key(folder, "n_embd"): 65536, "vocab_size": 2**24})
+    refused(folder, r"has shape .*, but the config says \(16777216, 65536\)")
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, '{"a":' * 100_000, "9" * 10_000, " " * 2**21 + "{}", '{"model_type": ["gpt2"]}', "\ud800"]
+)
+def test_a_config_that_breaks_its_reader(folder, text):
+    (folder / "config.json").write_bytes(text.encode("utf-8", "surrogatepass"))
+    refused(folder, r"config\.json")
+
+
+def header(**entries) -> bytes:
+    text = json.dumps(entries).encode()
+    return struct.pack("<Q", len(text)) + text
+
+
+def entry(start: int, end: int, shape: list[int], dtype: str = "F32") -> dict:
+    return {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        struct.pack("<Q", 2**63) + b"{}",  # a header longer than any file
+        struct.pack("<Q", 10**10) + b"{}" * 100,
+        struct.pack("<Q", 5) + b"{",
+        header(a=entry(0, 16, [4]), b=entry(8, 24, [4])) + bytes(24),  # overlapping
+        header(a=entry(0, 16, [4]), b=entry(24, 40, [4])) + bytes(40),  # a hole
+        header(a=entry(0, 16, [2**40])) + bytes(16),  # more numbers than bytes
+        header(a=entry(0, 2**62, [2**60])) + bytes(16),  # beyond the end
+        header(a=entry(16, 0, [4])) + bytes(16),
+        header(a=entry(0, 16, [2**33, 2**33])) + bytes(16),  # overflows
+        header(a=entry(-16, 0, [4])) + bytes(16),
+        header(a=entry(0, 16, [4], "EVIL")) + bytes(16),
+        header(a=3),
+        header(a=entry(0, 16, [4])) + bytes(8),  # truncated
+        header(a=entry(0, 16, [4])) + bytes(32),  # something behind
+        struct.pack("<Q", 200_000) + b"[" * 200_000,
+        header(**{str(i): entry(0, 0, [0]) for i in range(100_000)}),  # names without end
+        b"",
+    ],
+    ids=range(17),
+)
+def test_safetensors_headers_that_lie(folder, data):
+    (folder / "model.safetensors").write_bytes(data)
+    refused(folder, r"model\.safetensors is damaged \(")
+
+
+def test_a_huge_file_is_refused_by_its_header(folder):
+    """A sparse file of 4 GB, well formed: names and shapes are read, the rest is not."""
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(header(**{"transformer.h.0.x": entry(0, 2**32, [2**30])}))
+        file.truncate(file.tell() + 2**32)
+    refused(folder, r"layers, but the config says|is missing")
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.int32, torch.int8, torch.bool, torch.float8_e4m3fn])
+def test_weights_that_are_no_floats_of_a_model(folder, dtype):
+    file = folder / "model.safetensors"
+    weights = load_file(file)
+    name = sorted(weights)[3]
+    save_file(weights | {name: weights[name].to(dtype)}, file)
+    refused(folder, rf"the weight {name} is of {dtype}; only float32, bfloat16, float16 can be read")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_weights_that_are_not_finite(folder, value, dtype):
+    file = folder / "model.safetensors"
+    weights = {name: tensor.to(dtype) for name, tensor in load_file(file).items()}
+    save_file(weights, file)
+    checkpoint.load(folder)
+    name = sorted(weights)[-1]
+    weights[name].view(-1)[-1] = value
+    save_file(weights, file)
+    refused(folder, rf"the weight {name} has values that are not finite")
+
+
+def test_half_precision_is_read_as_fp32(folder):
+    file = folder / "model.safetensors"
+    weights = load_file(file)
+    for dtype in (torch.bfloat16, torch.float16):
+        save_file({name: tensor.to(dtype) for name, tensor in weights.items()}, file)
+        model, _ = checkpoint.load(folder)
+        assert all(p.dtype == torch.float32 for p in model.parameters())
+        assert all(torch.equal(p, p.to(dtype).float()) for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json", "README.md"])
+def test_a_link_that_leads_outside(folder, tmp_path, name):
+    (folder / "README.md").write_text("a card")
+    (folder / name).rename(tmp_path / "outside")
+    (folder / name).symlink_to(tmp_path / "outside")
+    refused(folder, rf"{name.replace('.', '[.]')} is a link out of its folder, to .*outside")
+    (folder / name).unlink()
+    (folder / name).symlink_to("/dev/zero")
+    refused(folder, r"is a link out of its folder, to /dev/zero")
+
+
+@pytest.mark.parametrize(
+    "place", ["files/md5/ab/" + "0" * 30, "blobs/" + "0" * 40, "blobs/" + "0" * 64], ids=["dvc", "git", "sha256"]
+)
+def test_links_into_a_store_by_content_are_followed(folder, tmp_path, place):
+    """DVC with cache.type symlink, and the cache of the Hugging Face hub, look like this."""
+    model = checkpoint.load(folder)[0]
+    kept = tmp_path / "store" / place
+    kept.parent.mkdir(parents=True)
+    (folder / "model.safetensors").rename(kept)
+    (folder / "model.safetensors").symlink_to(kept)
+    assert equal(checkpoint.load(folder)[0], model)
+    (folder / "tokenizer.json").rename(folder / "kept.json")
+    (folder / "tokenizer.json").symlink_to("kept.json")  # within the folder
+    (tmp_path / "linked").symlink_to(folder)  # a link to the folder itself
+    assert equal(checkpoint.load(tmp_path / "linked")[0], model)
+
+
+def test_a_folder_kept_by_dvc_as_links(folder, tmp_path):
+    subprocess.run(["git", "init", "-q"], cwd=folder.parent, check=True)
+    dvc = [sys.executable, "-m", "dvc"]
+    model = checkpoint.load(folder)[0]
+    try:
+        for command in (["init", "-q"], ["config", "cache.type", "symlink"], ["add", "-q", "m"]):
+            subprocess.run(dvc + command, cwd=folder.parent, check=True)
+        assert (folder / "model.safetensors").is_symlink()
+        assert equal(checkpoint.load(folder)[0], model)
+    finally:
+        for path in folder.parent.glob(".*"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        (folder.parent / "m.dvc").unlink(missing_ok=True)
+
+
+class TestPt:
+    """`.pt` files; code in them is in test_checkpoint."""
+
+    @pytest.fixture
+    def good(self, tiny, byte, tmp_path) -> dict:
+        checkpoint.save(tmp_path / "m.pt", tiny(), byte)
+        return torch.load(tmp_path / "m.pt", weights_only=True)
+
+    def refused(self, path: Path, content: object, match: str) -> None:
+        torch.save(content, path)
+        refused(path, match)
+
+    def test_a_large_tensor_of_few_bytes(self, good, tmp_path):
+        large = torch.zeros(1).expand(2**24, 65536)
+        config = good["config"] | {"vocab_size": 2**24, "n_embd": 65536}
+        name = "transformer.wte.weight"
+        weights = good["model"] | {name: large}
+        self.refused(
+            tmp_path / "m.pt", {**good, "config": config, "model": weights}, rf"'{name}' is not a plain tensor"
+        )
+
+    def test_many_tensors_of_the_same_bytes(self, good, tmp_path):
+        """A megabyte that every layer shares, and a config of a thousand layers."""
+        shared = torch.zeros(2**18)
+        weights = {name: shared[: t.numel()].view(t.shape) for name, t in good["model"].items()}
+        for layer in range(1, 1024):
+            weights[f"transformer.h.{layer}.mlp.c_fc.weight"] = shared.view(512, 512)
+        self.refused(tmp_path / "m.pt", {**good, "model": weights}, "its tensors lie over each other")
+
+    @pytest.mark.parametrize("bias", [False, True])
+    def test_shapes_without_a_byte(self, tmp_path, bias):
+        args = {"n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 16, "vocab_size": 64, "bias": bias}
+        weights = {"transformer.h.0.ln_1.weight": torch.zeros(2**50, 0)}
+        torch.save({"model": weights, "model_args": args}, tmp_path / "m.pt")
+        with pytest.raises(UserError, match=r"m\.pt: the weight .* is missing"):
+            checkpoint.load_model(tmp_path / "m.pt")
+
+    @pytest.mark.parametrize(
+        "tensor",
+        [torch.zeros(320, 16).to_sparse(), torch.zeros(320, 16, device="meta"), [0.0], "text", None, {}],
+        ids=["sparse", "meta", "list", "text", "none", "dict"],
+    )
+    def test_what_is_no_tensor(self, good, tmp_path, tensor):
+        weights = good["model"] | {"transformer.wte.weight": tensor}
+        self.refused(
+            tmp_path / "m.pt", {**good, "model": weights}, "wte.weight' is not a plain tensor|not a checkpoint"
+        )
+
+    def test_dtypes_and_values(self, good, tmp_path):
+        name = "transformer.ln_f.bias"
+        for tensor, match in (
+            (torch.ones(16).double(), "is of torch.float64"),
+            (torch.full((16,), torch.nan), "finite"),
+        ):
+            weights = good["model"] | {name: tensor}
+            self.refused(tmp_path / "m.pt", {**good, "model": weights}, rf"the weight {name} .*{match}")
+
+    def test_absurd_sizes(self, good, tmp_path):
+        for name, value in (("n_layer", 10**9), ("n_embd", "16"), ("vocab_size", 10**12), ("n_head", True)):
+            config = good["config"] | {name: value}
+            self.refused(tmp_path / "m.pt", {**good, "config": config}, rf"m\.pt: {name} is")
+
+    def test_a_packed_file(self, good, tmp_path):
+        """A gigabyte of zeros packs into a megabyte; torch itself never packs."""
+        path = tmp_path / "m.pt"
+        parts = zipfile.ZipFile(path)
+        packed = {info.filename: parts.read(info) for info in parts.infolist()}
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, data in packed.items():
+                archive.writestr(name, data)
+            archive.writestr("archive/data/99", bytes(10**8))
+        refused(path, r"m\.pt is not a checkpoint of this project or is damaged \(ValueError\)")
+
+
+KILLED = """
+import os, random, signal, sys, time
+from pathlib import Path
+import torch
+from nanogpt import checkpoint
+torch.set_num_threads(1)  # a fork takes no threads along
+folder = Path(sys.argv[1])
+model, tok = checkpoint.load(folder)
+times = random.Random(0)
+for _ in range(int(sys.argv[2])):
+    child = os.fork()
+    if not child:
+        while True:
+            checkpoint.save(folder, model, tok)
+    time.sleep(times.uniform(0.002, 0.06))
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    print(*(f"{path.name}:{path.stat().st_size}" for path in sorted(folder.iterdir())), flush=True)
+"""
+
+
+def test_killed_while_saving(tiny, byte, tmp_path):
+    folder = tmp_path / "m"
+    model = tiny("base", n_layer=2, n_embd=256, vocab_size=4096)
+    checkpoint.save(folder, model, byte)
+    whole = content(folder)
+    sizes = " ".join(f"{name}:{len(data)}" for name, data in sorted(whole.items()))
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, folder, "12"], cwd=ROOT, env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
+        stdout=subprocess.PIPE, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.splitlines() == [sizes] * 12
+    assert content(folder) == whole
+    assert list(tmp_path.glob(".m.*.tmp")), "none of the kills hit a save half-way"
+    checkpoint.save(folder, tiny("base"), byte)  # what is left over is in nobody's way
+    assert equal(checkpoint.load(folder)[0], tiny("base"))
+    for path in tmp_path.glob(".m.*.tmp"):
+        shutil.rmtree(path)
