@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiktoken
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from shared import SHARED
 
@@ -151,6 +151,7 @@ def test_hugging_face_gives_the_same_ids(kind, tmp_path):
     @settings(deadline=None)
     @given(text=st.text(st.characters(codec="utf-8")) | st.lists(st.sampled_from([*WORDS, "aa", "é "])).map("".join))
     def same(text):
+        assume(EOT not in text)  # which transformers takes for the end token
         assert theirs(text)["input_ids"] == ours.encode(text)
         assert theirs.decode(ours.encode(text)) == ours.decode(ours.encode(text))
 
@@ -213,6 +214,7 @@ def test_gpt2_in_hugging_face(tmp_path):
     @settings(deadline=None, max_examples=1000)
     @given(st.text(st.characters(codec="utf-8")) | st.lists(st.sampled_from(WORDS)).map("".join))
     def same(text):
+        assume(EOT not in text)
         assert theirs(text)["input_ids"] == gpt2().encode(text)
 
     same()
