@@ -82,7 +82,7 @@ def read(folder: Path | str) -> Adapter:
         "targets": take("target_modules", None, _are_names),
         "rslora": take("use_rslora", False, lambda value: isinstance(value, bool)),
         "dora": take("use_dora", False, lambda value: isinstance(value, bool)),
-        "base": take("base_model_name_or_path", "", lambda value: isinstance(value, str)),
+        "base": take("base_model_name_or_path", "", lambda value: isinstance(value, str) and len(value) <= 1000),
     }
     for key in sorted(found.keys() - _IDLE):
         if found[key] not in (None, False, {}, []):

@@ -9,6 +9,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from nanogpt.errors import UserError
+
 
 def write_bytes(path: os.PathLike | str, data: bytes) -> None:
     """Write `data` to `path`; whoever reads `path` sees the old bytes or the new, never a part.
@@ -33,13 +35,28 @@ def write_text(path: os.PathLike | str, text: str) -> None:
     write_bytes(path, text.encode())
 
 
+def check_out(path: os.PathLike | str, marker: str) -> None:
+    """Raise UserError where writing the folder `path` would erase anything but an older folder of its kind.
+
+    One of its kind has a file called `marker`.
+    """
+    path = Path(path).resolve()
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{path} is a file, and a folder is to be written; choose another name")
+    holds = path.is_dir() and any(path.iterdir())
+    if (holds and not (path / marker).is_file()) or Path.cwd().is_relative_to(path):
+        raise UserError(f"{path} holds other things (no {marker}), and would be replaced whole; choose another name")
+
+
 @contextlib.contextmanager
-def folder(path: os.PathLike | str) -> Iterator[Path]:
+def folder(path: os.PathLike | str, marker: str) -> Iterator[Path]:
     """Yield an empty folder beside `path` that takes the place of `path` when the block succeeds.
 
-    A folder that was at `path` is replaced whole; when the block raises, it stays as it was and the
-    new one is removed. Missing parents are made.
+    A folder that was at `path` is replaced whole, if it is of the kind that has a file `marker` (see
+    `check_out`); when the block raises, it stays as it was and the new one is removed. Missing parents
+    are made.
     """
+    check_out(path, marker)
     path = Path(path).resolve()  # a link stays, and the block may change the working folder
     path.parent.mkdir(parents=True, exist_ok=True)
     aside, old = _sibling(path), None

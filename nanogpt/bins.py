@@ -97,7 +97,7 @@ Encoded = tuple[np.ndarray, bytes, list[bytes]]  # notes, digests, what to appen
 
 def _encoded(batches: Iterable[list[tuple[str, Document]]], tokenizer: Tokenizer, dtype: str) -> Iterator[Encoded]:
     """The batches encoded, in their order, a few of them at a time on all cores."""
-    cores = os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     waiting: deque[Future[Encoded]] = deque()
     with ThreadPoolExecutor(cores) as pool:
         for batch in batches:

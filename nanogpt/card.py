@@ -4,7 +4,7 @@ Time, speed and commit have no place in it: equal runs give equal folders.
 """
 
 import dataclasses
-from pathlib import Path
+import re
 
 from ruamel.yaml import YAML
 from ruamel.yaml.compat import StringIO
@@ -13,7 +13,6 @@ from nanogpt.evaluate import Score, bits_per_byte
 from nanogpt.model import count_parameters
 from nanogpt.tokens import Bin
 
-FILE = "README.md"
 FRONT = """---
 library_name: {library}
 pipeline_tag: text-generation
@@ -23,10 +22,11 @@ tags: [nanogpt, {architecture}]
 ARCHITECTURES = {"base": "GPT-2 (GPT2LMHeadModel)", "optimized": "Llama (LlamaForCausalLM)"}
 
 
-def pretrained(model, tok, train: Bin, val: Bin, score: Score, settings: dict) -> str:
-    """The card of a model trained from scratch; `settings` are sections of params.yaml by name."""
+def pretrained(model, tok, begun: str, train: Bin, val: Bin, score: Score, settings: dict, format: str) -> str:
+    """The card of a trained model; `settings` are sections of params.yaml by name, `begun` what it started from."""
     config = model.config
     facts = {
+        "started from": begun,
         "architecture": f"{config.arch}: {ARCHITECTURES[config.arch]}, {config.n_layer} layers, width {config.n_embd}, "
         f"{config.n_head} heads, {config.block_size} tokens at once",
         "parameters": f"{count_parameters(model):,}",
@@ -34,7 +34,7 @@ def pretrained(model, tok, train: Bin, val: Bin, score: Score, settings: dict) -
         **_data("trained on", train),
         **_result(val, score),
     }
-    return _card(f"nanogpt {config.arch}", "transformers", config.arch, facts, settings, MODEL_USE)
+    return _card(f"nanogpt {config.arch}", "transformers", config.arch, facts, settings, MODEL_USE[format])
 
 
 def adapter(model, base: str, train: Bin, val: Bin, before: Score, after: Score, settings: dict) -> str:
@@ -48,20 +48,18 @@ def adapter(model, base: str, train: Bin, val: Bin, before: Score, after: Score,
     return _card(f"LoRA adapter for {base}", "peft", model.config.arch, facts, settings, ADAPTER_USE)
 
 
-def merged(model, base: Path | str, adapter: Path | str, proof: dict[str, float]) -> str:
-    """The card of a model with an adapter in its weights; the cards of both follow where they have one."""
-    facts = {"made of": f"{base} and the adapter {adapter}"}
-    facts |= {name.replace("_", " "): f"{value:.2g}" for name, value in proof.items() if isinstance(value, float)}
-    text = _card("nanogpt, adapter merged", "transformers", model.config.arch, facts, {}, MODEL_USE)
-    for folder in (base, adapter):
-        path = Path(folder) / FILE
-        if path.is_file():
-            body = path.read_text(encoding="utf-8").rpartition("---\n")[2]
-            text += f"\n# What it is made of: {folder}\n" + body.replace("\n#", "\n##")
+def merged(arch: str, parts: dict[str, str | None], format: str) -> str:
+    """The card of a model with an adapter in its weights; `parts` are the cards of both, by name."""
+    facts = {"made of": " and ".join(parts), "compared with the two apart": "the same, within rounding"}
+    text = _card("nanogpt, adapter merged", "transformers", arch, facts, {}, MODEL_USE[format])
+    for name, card in parts.items():
+        if card:
+            body = re.sub(r"\A---\n.*?\n---\n", "", card, flags=re.DOTALL)
+            text += f"\n# What it is made of: {name}\n" + body.replace("\n#", "\n##")
     return text
 
 
-MODEL_USE = """```python
+TRANSFORMERS = """```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 model = AutoModelForCausalLM.from_pretrained("this/folder")
@@ -69,6 +67,9 @@ tokenizer = AutoTokenizer.from_pretrained("this/folder")
 ids = tokenizer("Once upon a time", return_tensors="pt").input_ids
 print(tokenizer.decode(model.generate(ids, max_new_tokens=100, do_sample=True)[0]))
 ```"""
+SAMPLE = """`python -m stages.sample --checkpoint this/folder` of nanogpt. For other programs make a folder of
+safetensors: `python -m stages.convert --checkpoint this/folder --out another/folder`."""
+MODEL_USE = {"safetensors": TRANSFORMERS, "pt": SAMPLE}
 ADAPTER_USE = """```python
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
@@ -104,10 +105,9 @@ def _card(title: str, library: str, arch: str, facts: dict[str, str], settings: 
 
 
 def _yaml(settings: dict) -> str:
-    plain = {
-        name: dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value
-        for name, value in settings.items()
-    }
+    """As in params.yaml; where a checkpoint lay is no part of what it did."""
+    plain = {name: dataclasses.asdict(x) if dataclasses.is_dataclass(x) else x for name, x in settings.items()}
+    plain.get("train", {}).pop("init_from", None)
     out = StringIO()
     YAML().dump(plain, out)
     return out.getvalue()

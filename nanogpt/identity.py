@@ -6,6 +6,12 @@ from pathlib import Path
 PARTS = ("config.json", "*.safetensors", "*.pt", "tokenizer.json")
 
 
+def holds_checkpoint(path: Path | str) -> bool:
+    """False for a folder without any file but a README.md, which `train.init_from` names by default."""
+    path = Path(path)
+    return not path.is_dir() or any(file.name != "README.md" and file.name[0] != "." for file in path.iterdir())
+
+
 def identity(path: Path | str) -> str:
     """SHA-256 of shape, weights and tokens: of the files of a folder that PARTS match, or of one file."""
     path = Path(path)

@@ -112,14 +112,14 @@ def save(
     if not base.exists():
         raise UserError(f"{base} does not exist: an adapter is saved with the identity of the model it belongs to")
     model_type = MODEL_TYPES[adapted.get_base_model().config.arch]
-    with atomic.folder(folder) as target:
+    with atomic.folder(folder, adapter.CONFIG) as target:
         adapted.save_pretrained(target, save_embedding_layers=False)
         (target / "README.md").unlink(missing_ok=True)  # PEFT's empty form of a model card
         if card is not None:
             (target / "README.md").write_text(card, encoding="utf-8", newline="\n")
         config = json.loads((target / adapter.CONFIG).read_text(encoding="utf-8"))
         config |= {
-            "base_model_name_or_path": _name(base),
+            "base_model_name_or_path": name(base),
             "auto_mapping": None,
             "task_type": "CAUSAL_LM",
             "fan_in_fan_out": model_type == "gpt2",  # transformers stores GPT-2's weights as (in, out)
@@ -127,6 +127,11 @@ def save(
         }
         _write(target / adapter.CONFIG, config)
         _write(target / adapter.BASE, {"model_type": model_type, "sha256": sha256 or identity(base)})
+
+
+def check_out(folder: Path | str) -> None:
+    """Raise UserError where `save` would erase anything but an older adapter."""
+    atomic.check_out(folder, adapter.CONFIG)
 
 
 def open(folder: Path | str, base: Path | str | None = None) -> tuple["PeftModel", Tokenizer]:
@@ -191,13 +196,14 @@ def base_of(folder: Path | str) -> Path:
     found = adapter.read(folder)
     if not found.base or not found.sha256:
         raise UserError(f"{folder} does not say which model it belongs to; name it with --base-checkpoint")
-    for base in (Path(found.base), Path(folder).resolve().parent / Path(found.base).name):
-        if base.exists():
-            return base
+    named = (Path(found.base), Path(folder).resolve().parent / Path(found.base).name)
+    there = [base for base in named if base.exists()]
+    if there:
+        return next((base for base in there if identity(base) == found.sha256), there[0])
     raise UserError(f"{folder} was trained on {found.origin}, which is not here; name it with --base-checkpoint")
 
 
-def _name(base: Path) -> str:
+def name(base: Path | str) -> str:
     """How to call a model anywhere: by its path in the project, or by its name where it lies outside."""
     base, project = Path(os.path.abspath(base)), Path.cwd()
     return base.relative_to(project).as_posix() if base.is_relative_to(project) else base.name

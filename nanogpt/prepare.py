@@ -7,8 +7,6 @@ from nanogpt import atomic, bins, tokenizer
 from nanogpt.corpus import Corpus
 from nanogpt.tokenizer import Tokenizer, TokenizerSettings
 
-NOTHING = {"README.md"}  # a folder with no more than this holds no checkpoint
-
 
 def prepare(
     out: Path | str, corpus: Corpus, val_fraction: float, tokens: TokenizerSettings | Tokenizer | Path | str
@@ -19,7 +17,7 @@ def prepare(
     `<out>/tokenizer`; or the folder of one that belongs to another corpus. Returns the manifest.
     Raises UserError for unusable text.
     """
-    with atomic.folder(out) as folder:
+    with atomic.folder(out, "manifest.json") as folder:
         if isinstance(tokens, TokenizerSettings):
             texts = (document.text for document in corpus.documents(Counter()))
             tokens = tokenizer.train(tokens.suited(corpus.tokenizer), texts)
@@ -28,14 +26,3 @@ def prepare(
         else:
             tokens = tokenizer.load(tokens)
         return bins.write(folder, corpus, tokens, val_fraction)
-
-
-def holds_checkpoint(init_from: Path | str) -> bool:
-    """False for a folder without any file but a README.md, which `train.init_from` names by default."""
-    path = Path(init_from)
-    return not path.is_dir() or not {file.name for file in path.iterdir()} <= NOTHING
-
-
-def own_tokenizer(init_from: Path | str) -> Tokenizer | None:
-    """The tokenizer in a checkpoint's folder, None where there is none. Raises UserError for one we cannot read."""
-    return tokenizer.load(init_from) if (Path(init_from) / "tokenizer.json").is_file() else None

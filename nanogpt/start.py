@@ -3,53 +3,77 @@
 import dataclasses
 from pathlib import Path
 
+import torch
 from torch import nn
 
-from nanogpt import checkpoint, model, prepare
+from nanogpt import checkpoint, model, tokenizer
 from nanogpt.errors import UserError
+from nanogpt.identity import holds_checkpoint, identity
 from nanogpt.model import ModelSettings
-from nanogpt.tokenizer import Tokenizer
+from nanogpt.tokenizer import Tokenizer, TokenizerSettings
 
 
 def start(settings: ModelSettings, init_from: Path | str, tok: Tokenizer, seed: int) -> nn.Module:
     """A model of the shape that params.yaml says, for a tokenizer, in fp32 on the CPU.
 
-    Its weights depend on the seed alone where there is no checkpoint, else they are the checkpoint's.
-    Raises UserError for one that is missing or damaged, of another shape, or of other tokens.
+    Its weights depend on the seed alone where there is no checkpoint, else they are the checkpoint's;
+    tokens that it has no rows for, like the end token where it knows characters alone, get fresh ones.
+    Raises UserError for a checkpoint that is missing or damaged, of another shape, or of other tokens.
     """
     path = Path(init_from)
-    found = checkpoint_for(settings, path)
-    if found is None:
+    if not holds_checkpoint(path):
         return model.new(settings, tok.vocab_size, seed)
-    own = _tokenizer(path)
-    if (own and own.sha256 != tok.sha256) or found.config.vocab_size < tok.n_tokens:
-        has = f"{own.n_tokens} tokens ({own.kind})" if own else f"{found.config.vocab_size} tokens at most"
+    found, own = _read(settings, path)
+    if own and own.sha256 != tok.sha256:
         raise UserError(
-            f"train.init_from = {path}: it knows {has}, and the corpus is in others, {tok.n_tokens} ({tok.kind}); "
-            "prepare the corpus with the tokens that the checkpoint was trained on (tokenizer.kind, or a folder with "
-            "its tokenizer as train.init_from)"
+            f"train.init_from = {path}: it knows the {own.n_tokens} tokens of a {own.kind} tokenizer, and the corpus "
+            f"is in {tok.n_tokens} others ({tok.kind}); prepare it with --tokenizer, or with train.init_from set"
         )
-    net = model.build(dataclasses.replace(found.config, dropout=settings.dropout))
-    net.load_state_dict(found.state_dict())
+    if not own:
+        _check_kind(path, tok.kind)
+    rows = max(found.config.vocab_size, tok.n_tokens)
+    torch.manual_seed(seed)
+    net = model.build(dataclasses.replace(found.config, dropout=settings.dropout, vocab_size=rows))
+    state = net.state_dict()
+    for name, tensor in found.state_dict().items():
+        state[name][: len(tensor)] = tensor
     return net
 
 
-def checkpoint_for(settings: ModelSettings, init_from: Path | str) -> nn.Module | None:
-    """The checkpoint's model, None where there is none. Raises UserError as `start` does for what is wrong with it."""
-    if not prepare.holds_checkpoint(init_from):
-        return None
-    found = checkpoint.load_model(init_from)
-    _check_shape(settings, found.config, Path(init_from))
-    return found
+def origin(init_from: Path | str) -> str:
+    """What is started from, told by content and not by place."""
+    return f"the checkpoint {identity(init_from)[:12]}" if holds_checkpoint(init_from) else "fresh weights"
 
 
-def _tokenizer(path: Path) -> Tokenizer | None:
+def check(settings: ModelSettings, tokens: TokenizerSettings, init_from: Path | str) -> None:
+    """Raise UserError, before anything is prepared, for a checkpoint that `start` would refuse after that."""
+    path = Path(init_from)
+    if not holds_checkpoint(path):
+        return
+    _, own = _read(settings, path)
+    if not own:
+        _check_kind(path, "bpe" if tokens.kind == "auto" else tokens.kind)
+    elif path.suffix == ".pt" and own.kind in ("bpe", "char"):
+        raise UserError(
+            f"train.init_from = {path}: the corpus must be in its tokens; make a folder of it, whose tokenizer is then "
+            f"taken: `python -m stages.convert --checkpoint {path} --out NEW`"
+        )
+
+
+def _read(settings: ModelSettings, path: Path) -> tuple[nn.Module, Tokenizer | None]:
+    found = checkpoint.load_model(path)
+    _check_shape(settings, found.config, path)
     if path.suffix != ".pt":
-        return prepare.own_tokenizer(path)
-    try:
-        return checkpoint.load(path)[1]
-    except UserError:  # weights alone, as nanoGPT writes them
-        return None
+        return found, tokenizer.of_checkpoint(path)
+    return found, checkpoint.load(path)[1] if checkpoint.has_tokenizer(path) else None
+
+
+def _check_kind(path: Path, kind: str) -> None:
+    if kind == "bpe":
+        raise UserError(
+            f"train.init_from = {path} holds no tokenizer, and one trained on the corpus would not fit its weights; "
+            "set tokenizer.kind to the one it was trained with: gpt2, char or byte"
+        )
 
 
 def _check_shape(settings: ModelSettings, config: ModelSettings, path: Path) -> None:

@@ -74,7 +74,7 @@ class Tokenizer:
     @property
     def sha256(self) -> str:
         """Identity of the mapping from text to ids: bins and models that carry the same one go together."""
-        return hashlib.sha256(repr((self.kind, self.pieces)).encode()).hexdigest()
+        return hashlib.sha256(repr((type(self).__name__, self.pieces)).encode()).hexdigest()
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, without an end token."""
@@ -260,10 +260,26 @@ def load(folder: os.PathLike | str) -> Tokenizer:
         return _rebuild(document, label)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; name a folder that holds a tokenizer, or run `dvc repro`") from None
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             f"{path}: damaged, or not of a kind this project writes ({type(error).__name__}: {error}); take it back "
             "with `dvc checkout` or write it again with `dvc repro`"
+        ) from None
+
+
+def of_checkpoint(init_from: os.PathLike | str) -> Tokenizer | None:
+    """The tokenizer in the folder of a checkpoint to start from, None where there is none.
+
+    Raises UserError for one that is not of a kind we read.
+    """
+    if not (Path(init_from) / "tokenizer.json").is_file():
+        return None
+    try:
+        return load(init_from)
+    except UserError as error:
+        raise UserError(
+            f"train.init_from = {init_from}: its tokenizer cannot be used here; give the checkpoint another with "
+            f"`python -m stages.convert --checkpoint {init_from} --tokenizer FOLDER --out NEW` ({error})"
         ) from None
 
 

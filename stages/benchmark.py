@@ -1,5 +1,7 @@
 """Time training steps of base against optimized on this machine (metrics/benchmark.json), or text to tokens."""
 
+from dataclasses import replace
+
 from nanogpt import errors
 from nanogpt.flags import Flags, override
 
@@ -48,7 +50,8 @@ def prepare(args) -> dict:
 
     given = params.load(data=corpus.Data, tokenizer=TokenizerSettings)
     args.source = "files" if args.path else None
-    source = corpus.load(override(given.data.pretrain, args), given.data)
+    settings = override(given.data.pretrain, args)
+    source = corpus.load(replace(settings, num_samples=None) if args.path else settings, given.data)
     figures = preparing.benchmark(source, override(given.tokenizer, args), args.megabytes, args.num_iters or 3)
     print(preparing.table(figures))
     return figures

@@ -14,7 +14,7 @@ def main() -> None:
     for role in ("pretrain", "finetune"):
         corpus.look(corpus.load(getattr(everything.data, role), everything.data))
     tokenizer.look(everything.tokenizer)
-    start.checkpoint_for(everything.model, everything.train.init_from)
+    start.check(everything.model, everything.tokenizer, everything.train.init_from)
     atomic.write_text("data/checked", "params.yaml and the sources were read without complaint\n")
 
 

@@ -18,8 +18,6 @@ def main() -> None:
     from nanogpt import checkpoint
 
     source, out = Path(args.checkpoint), Path(args.out)
-    if out.is_dir() if out.suffix == ".pt" else out.exists() and not (out / "config.json").is_file():
-        raise errors.UserError(f"--out {out} exists and is no model; choose a new name")
     checkpoint.save(
         out,
         *checkpoint.load(source, args.tokenizer),

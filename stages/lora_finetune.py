@@ -26,6 +26,8 @@ def main() -> None:
     settings = override(given.lora, args)
     training = settings.training(given.train)
     base = args.base_checkpoint or "models/pretrain"
+    out = args.out or "models/lora"
+    lora.check_out(out)
     net, tok = checkpoint.load(base)
     sha256 = identity(base)  # of what was loaded, not of what may lie there after training
     domains = {"finetune": Bin.open(args.data, "val", tok)}
@@ -37,10 +39,10 @@ def main() -> None:
     windows = [Windows(data, net.config.block_size, given.seed) for data in (train_data, domains["finetune"])]
     run = train.train(net, *windows, training, given.seed)
     after = compare.scores(net, domains, tok.byte_lengths(), training.dtype)
-    made_with = {"seed": given.seed, "lora": settings, "train": given.train}
+    made_with = {"seed": given.seed, "lora": settings, "train": training}
     scores = before["finetune"], after["finetune"]
-    about = card.adapter(net, base, train_data, domains["finetune"], *scores, made_with)
-    lora.save(adapted, args.out or "models/lora", base, sha256, about)
+    about = card.adapter(net, lora.name(base), train_data, domains["finetune"], *scores, made_with)
+    lora.save(adapted, out, base, sha256, about)
     folder = Path(args.out or "metrics")
     run.save_curves(folder, "lora-finetune")
     figures = run.figures(after["finetune"], domains["finetune"], started)

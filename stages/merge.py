@@ -20,11 +20,13 @@ def main() -> None:
     from nanogpt.tokens import Bin
 
     settings = override(params.load(checkpoint=checkpoint.CheckpointSettings).checkpoint, args)
+    out = Path(args.output_dir or "models/merged")
+    checkpoint.check_out(out)
     base = args.base_checkpoint or lora.base_of(args.lora_checkpoint)
     adapted, tok = lora.open(args.lora_checkpoint, base)
     merged, figures = merge.merge(adapted, Bin.open(args.data, "val", tok), settings.dtype)
-    out = Path(args.output_dir or "models/merged")
-    about = card.merged(merged, base, args.lora_checkpoint, figures)
+    parts = {lora.name(part): checkpoint.read_card(part) for part in (base, args.lora_checkpoint)}
+    about = card.merged(merged.config.arch, parts, settings.format)
     checkpoint.save(out, merged, tok, format=settings.format, dtype=settings.dtype, card=about)
     metrics.write(out.with_name(out.name + ".merge.json") if args.output_dir else "metrics/merge.json", figures)
 

@@ -24,6 +24,7 @@ def main() -> None:
     args = flags.parse_args()
     if args.path:
         args.source = args.source or "files"
+    everything = args.path and not args.num_samples  # not as many as params.yaml says of another source
     from nanogpt import corpus, params, prepare, tokenizer
     from nanogpt.tokenizer import TokenizerSettings
 
@@ -32,12 +33,14 @@ def main() -> None:
     one = args.out or args.source or args.num_samples
     for role in [args.role] if args.role else ["pretrain"] if one else ["pretrain", "finetune"]:
         settings = override(getattr(data, role), args)
+        if everything:
+            settings = replace(settings, num_samples=None)
         if args.tokenizer:
             tokens = tokenizer.load(args.tokenizer)
         elif role == "finetune" and not args.out:
             tokens = "data/pretrain/tokenizer"
         else:
-            tokens = prepare.own_tokenizer(params.load_key("train.init_from", str)) or given.tokenizer
+            tokens = tokenizer.of_checkpoint(params.load_key("train.init_from", str)) or given.tokenizer
         prepare.prepare(args.out or f"data/{role}", corpus.load(settings, data), settings.val_fraction, tokens)
 
 

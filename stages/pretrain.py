@@ -28,14 +28,17 @@ def main() -> None:
     )
     settings = override(given.train, args)
     tok = tokenizer.load(f"{args.data}/tokenizer")
+    out = args.out or "models/pretrain"
+    checkpoint.check_out(out)
+    begun = start.origin(settings.init_from)
     net = start.start(override(given.model, args), settings.init_from, tok, given.seed)
     train_data, val_data = (Bin.open(args.data, split, tok) for split in ("train", "val"))
     windows = [Windows(data, net.config.block_size, given.seed) for data in (train_data, val_data)]
     run = train.train(net, *windows, settings, given.seed)
     score = evaluate.score_bin(net, val_data, tok.byte_lengths(), settings.dtype)
     made_with = {"seed": given.seed, "model": net.config, "train": settings}
-    about = card.pretrained(net, tok, train_data, val_data, score, made_with)
-    checkpoint.save(args.out or "models/pretrain", net, tok, **asdict(given.checkpoint), card=about)
+    about = card.pretrained(net, tok, begun, train_data, val_data, score, made_with, given.checkpoint.format)
+    checkpoint.save(out, net, tok, **asdict(given.checkpoint), card=about)
     folder = Path(args.out.removesuffix(".pt") if args.out else "metrics")
     run.save_curves(folder, "pretrain")
     metrics.write(folder / "pretrain.json", run.figures(score, val_data, started))

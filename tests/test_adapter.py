@@ -178,9 +178,10 @@ def test_damaged_weights(done, refused, tmp_path):
 
 
 def test_long_names_are_cut_short(done, refused, tmp_path):
-    folder = copy(done.adapter, tmp_path / "a", base_model_name_or_path="x\ny" * 1000)
+    folder = copy(done.adapter, tmp_path / "a", base_model_name_or_path="x\ny" * 300)
     save_file(done.tensors() | {"a\nb" * 1000: torch.zeros(1)}, folder / WEIGHTS)
     refused(folder, "(is not|is missing) for this model")
+    refused(copy(done.adapter, tmp_path / "c", base_model_name_or_path="x" * 5000), "base_model_name_or_path = ")
     refused(copy(done.adapter, tmp_path / "b", **{"a\nb" * 1000: "c\nd" * 1000}), "is more than LoRA")
 
 

@@ -5,6 +5,9 @@ import threading
 import pytest
 
 from nanogpt import atomic
+from nanogpt.errors import UserError
+
+MARKER = "old"
 
 
 def test_bytes_replace_the_old_file(tmp_path):
@@ -37,18 +40,19 @@ def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
 def test_a_folder_appears_whole_and_replaces_the_old_one(tmp_path):
     path = tmp_path / "a" / "b"
     for name in ("first", "second"):
-        with atomic.folder(path) as new:
+        with atomic.folder(path, MARKER) as new:
             (new / name).write_text(name)
+            (new / MARKER).touch()
             assert not (path / name).exists()
-        assert os.listdir(path) == [name]
+        assert sorted(os.listdir(path)) == sorted([name, MARKER])
         assert os.listdir(path.parent) == ["b"]
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_a_failed_block_keeps_the_old_folder(tmp_path, error):
-    with atomic.folder(tmp_path / "out") as new:
+    with atomic.folder(tmp_path / "out", MARKER) as new:
         (new / "old").write_text("old")
-    with pytest.raises(error), atomic.folder(tmp_path / "out") as new:
+    with pytest.raises(error), atomic.folder(tmp_path / "out", MARKER) as new:
         (new / "half").write_text("half")
         raise error
     assert os.listdir(tmp_path / "out") == ["old"]
@@ -57,7 +61,7 @@ def test_a_failed_block_keeps_the_old_folder(tmp_path, error):
 
 def test_a_failed_rename_brings_the_old_folder_back(tmp_path, monkeypatch):
     out = tmp_path / "out"
-    with atomic.folder(out) as new:
+    with atomic.folder(out, MARKER) as new:
         (new / "old").write_text("old")
     rename, calls = type(out).rename, []
 
@@ -69,7 +73,7 @@ def test_a_failed_rename_brings_the_old_folder_back(tmp_path, monkeypatch):
 
     monkeypatch.setattr(atomic, "_exchange", lambda one, other: False)  # a system that cannot swap two folders
     monkeypatch.setattr(type(out), "rename", interrupted)
-    with pytest.raises(KeyboardInterrupt), atomic.folder(out):
+    with pytest.raises(KeyboardInterrupt), atomic.folder(out, MARKER):
         pass
     assert os.listdir(out) == ["old"]
     assert os.listdir(tmp_path) == ["out"]
@@ -78,7 +82,7 @@ def test_a_failed_rename_brings_the_old_folder_back(tmp_path, monkeypatch):
 def test_a_linked_folder_is_replaced_behind_its_link(tmp_path):
     (tmp_path / "disk").mkdir()
     (tmp_path / "out").symlink_to(tmp_path / "disk")
-    with atomic.folder(tmp_path / "out") as new:
+    with atomic.folder(tmp_path / "out", MARKER) as new:
         (new / "file").write_text("text")
     assert (tmp_path / "out").is_symlink()
     assert (tmp_path / "disk" / "file").exists()
@@ -87,22 +91,40 @@ def test_a_linked_folder_is_replaced_behind_its_link(tmp_path):
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere two renames may take the place of a swap")
 def test_there_is_always_a_folder_to_read(tmp_path):
     out, over, missing = tmp_path / "out", threading.Event(), []
-    with atomic.folder(out) as new:
-        (new / "file").write_text("0")
+    with atomic.folder(out, MARKER) as new:
+        (new / MARKER).write_text("0")
 
     def look():
         while not over.is_set():
             try:
-                (out / "file").read_text()
+                (out / MARKER).read_text()
             except FileNotFoundError as error:
                 missing.append(error)
 
     reader = threading.Thread(target=look)
     reader.start()
     for i in range(200):
-        with atomic.folder(out) as new:
-            (new / "file").write_text(str(i))
+        with atomic.folder(out, MARKER) as new:
+            (new / MARKER).write_text(str(i))
     over.set()
     reader.join()
     assert not missing
-    assert (out / "file").read_text() == "199"
+    assert (out / MARKER).read_text() == "199"
+
+
+def test_what_is_of_another_kind_is_not_replaced(tmp_path, monkeypatch):
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "text.txt").write_text("my text")
+    (tmp_path / "book.txt").write_text("my book")
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / MARKER).touch()
+    (tmp_path / "work" / "inside").mkdir()
+    monkeypatch.chdir(tmp_path / "work" / "inside")
+    for path, reason in [("own", "holds other things"), ("book.txt", "is a file"), ("work", "would be replaced whole")]:
+        with pytest.raises(UserError, match=reason), atomic.folder(tmp_path / path, MARKER):
+            raise AssertionError("the block must not run")
+    assert sorted(os.listdir(tmp_path)) == ["book.txt", "own", "work"]
+    (tmp_path / "empty").mkdir()
+    with atomic.folder(tmp_path / "empty", MARKER) as new:
+        (new / MARKER).touch()
+    assert os.listdir(tmp_path / "empty") == [MARKER]

@@ -23,11 +23,12 @@ class Score:
 @pytest.mark.parametrize("arch", ["base", "optimized"])
 def test_a_card_says_what_the_model_is(tiny, byte, data, training, arch):
     net = tiny(arch)
-    text = card.pretrained(net, byte, *data, Score(), {"seed": 1, "train": training()})
+    text = card.pretrained(net, byte, "fresh weights", *data, Score(), {"seed": 1, "train": training()}, "safetensors")
     head = YAML(typ="safe").load(text.split("---\n")[1])
     assert head["library_name"] == "transformers"
     assert {"base": "gpt2", "optimized": "llama"}[arch] in head["tags"]
     for fact in (
+        "| started from | fresh weights |",
         f"| parameters | {count_parameters(net):,} |",
         "| tokenizer | byte, 257 tokens |",
         "| trained on | stories: 90 documents, 4,000 bytes, 1,000 tokens |",
@@ -40,17 +41,19 @@ def test_a_card_says_what_the_model_is(tiny, byte, data, training, arch):
     settings = YAML(typ="safe").load(text.split("```yaml\n")[1].split("```")[0])
     assert settings["seed"] == 1
     assert settings["train"]["max_steps"] == training().max_steps
-    assert text == card.pretrained(net, byte, *data, Score(), {"seed": 1, "train": training()})
+    assert "init_from" not in settings["train"]
+    assert "AutoModelForCausalLM" in text
+    other = card.pretrained(net, byte, "fresh weights", *data, Score(), {}, "pt")
+    assert "AutoModelForCausalLM" not in other and "stages.convert" in other
 
 
-def test_the_card_of_a_merged_model_holds_those_of_its_parts(tiny, byte, data, training, tmp_path):
-    net = tiny("base")
-    (tmp_path / "base").mkdir()
-    (tmp_path / "base" / "README.md").write_text(card.pretrained(net, byte, *data, Score(), {}))
-    text = card.merged(net, tmp_path / "base", tmp_path / "adapter", {"loss_change_nats": 1.5e-7})
-    assert "| loss change nats | 1.5e-07 |" in text
+def test_the_card_of_a_merged_model_holds_those_of_its_parts(tiny, byte, data):
+    base = card.pretrained(tiny("base"), byte, "fresh weights", *data, Score(), {}, "safetensors") + "\n---\nfooter"
+    text = card.merged("base", {"models/pretrain": base, "models/lora": None}, "safetensors")
+    assert "| made of | models/pretrain and models/lora |" in text
     assert "## nanogpt base" in text
-    assert text.count("---\n") == 2
+    assert "footer" in text
+    assert text.count("library_name") == 1
 
 
 def test_the_card_of_an_adapter_names_its_base(tiny, data):

@@ -73,7 +73,7 @@ def test_nothing_of_another_kind_is_replaced(convert, tiny, byte, tmp_path):
     (tmp_path / "folder.pt").mkdir()
     for out in ("models", "models/a/config.json", "folder.pt"):
         said = convert("--checkpoint", tmp_path / "models" / "a", "--out", tmp_path / out)
-        assert "exists and is no model" in said
+        assert "choose another name" in said
     assert "--out" in convert("--checkpoint", tmp_path / "models" / "a")
     assert "has no config.json" in convert("--checkpoint", tmp_path, "--out", tmp_path / "b")
     torch.save({}, tmp_path / "other.pt")

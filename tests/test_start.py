@@ -1,14 +1,18 @@
 import dataclasses
+import json
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from nanogpt import checkpoint, model, prepare
+from nanogpt import checkpoint, model, tokenizer
 from nanogpt.errors import UserError
+from nanogpt.identity import holds_checkpoint
 from nanogpt.model import ModelSettings
-from nanogpt.start import start
+from nanogpt.start import check, start
 from nanogpt.tokenizer import TokenizerSettings, train
 
+AUTO = TokenizerSettings("auto", 300, "error")
 SHAPE = ModelSettings("optimized", 1, 2, 1, 16, 16, 0.0, False)
 
 
@@ -24,8 +28,10 @@ def test_an_empty_folder_means_fresh_weights(byte, tmp_path):
     (tmp_path / "README.md").write_text("Put a model here.")
     fresh, wanted = start(SHAPE, tmp_path, byte, seed=3), model.new(SHAPE, byte.vocab_size, 3)
     assert all(torch.equal(a, b) for a, b in zip(fresh.parameters(), wanted.parameters(), strict=True))
-    assert not prepare.holds_checkpoint(tmp_path)
-    assert prepare.own_tokenizer(tmp_path) is None
+    (tmp_path / ".DS_Store").touch()
+    assert not holds_checkpoint(tmp_path)
+    assert tokenizer.of_checkpoint(tmp_path) is None
+    check(SHAPE, AUTO, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["m", "m.pt"])
@@ -42,24 +48,44 @@ def test_a_checkpoint_s_weights_with_the_dropout_of_params(saved, byte, tmp_path
     assert not torch.equal(begun.train()(ids), net(ids))
 
 
-def test_its_tokenizer_goes_with_it(saved, byte, char):
+def test_its_tokenizer_goes_with_it(saved, byte, char, tiny, tmp_path):
     folder, _ = saved
-    assert prepare.own_tokenizer(folder).sha256 == byte.sha256
-    with pytest.raises(UserError, match=r"it knows 257 tokens \(byte\), and the corpus is in others, .* \(char\)"):
+    assert tokenizer.of_checkpoint(folder).sha256 == byte.sha256
+    with pytest.raises(UserError, match=r"it knows the 257 tokens of a byte tokenizer, .* others \(char\)"):
         start(SHAPE, folder, char, seed=1)
+    check(SHAPE, AUTO, folder)
+    checkpoint.save(tmp_path / "c.pt", tiny("optimized"), char)
+    with pytest.raises(UserError, match=r"stages\.convert --checkpoint .*c\.pt --out NEW"):
+        check(SHAPE, AUTO, tmp_path / "c.pt")
 
 
-def test_weights_without_a_tokenizer_need_rows_enough(tiny, byte, tmp_path):
-    checkpoint.save(tmp_path / "m", tiny("optimized", vocab_size=257), byte)
-    checkpoint.save(tmp_path / "n", tiny("optimized", vocab_size=300), byte)
-    gpt2_like = train(TokenizerSettings("bpe", 300, "error"), ["abc abc " * 50, "the theme then"] * 3)
-    for file in tmp_path.glob("?/tokenizer*"):
+def test_a_tokenizer_that_we_cannot_read(saved):
+    folder, _ = saved
+    (folder / "tokenizer.json").write_text("[" * 100_000)
+    with pytest.raises(UserError, match=r"train\.init_from = .*its tokenizer cannot be used here.*--tokenizer FOLDER"):
+        check(SHAPE, AUTO, folder)
+
+
+def test_weights_without_a_tokenizer(tiny, byte, tmp_path):
+    net = tiny("optimized", vocab_size=256)  # bytes alone, without an end token
+    checkpoint.save(tmp_path / "m", tiny("optimized"), byte)
+    save_file({name: t.contiguous() for name, t in net.state_dict().items()}, tmp_path / "m" / "model.safetensors")
+    config = json.loads((tmp_path / "m" / "config.json").read_text()) | {"vocab_size": 256}
+    (tmp_path / "m" / "config.json").write_text(json.dumps(config))
+    for file in (tmp_path / "m").glob("tokenizer*"):
         file.unlink()
-    assert start(SHAPE, tmp_path / "m", byte, seed=1).config.vocab_size == 257
-    assert gpt2_like.n_tokens > 257
-    assert start(SHAPE, tmp_path / "n", gpt2_like, seed=1).config.vocab_size == 300
-    with pytest.raises(UserError, match=r"it knows 257 tokens at most"):
-        start(SHAPE, tmp_path / "m", gpt2_like, seed=1)
+    begun = start(SHAPE, tmp_path / "m", byte, seed=1)
+    assert begun.config.vocab_size == 257
+    assert torch.equal(begun.lm_head.weight[:256], net.lm_head.weight)
+    assert begun.lm_head.weight[256].std() > 0
+    ids = torch.arange(10)[None]
+    torch.testing.assert_close(begun.eval()(ids)[..., :256], net.eval()(ids))
+    for kind in ("auto", "bpe"):
+        with pytest.raises(UserError, match=r"holds no tokenizer.*set tokenizer\.kind"):
+            check(SHAPE, TokenizerSettings(kind, 300, "error"), tmp_path / "m")
+    check(SHAPE, TokenizerSettings("byte", 300, "error"), tmp_path / "m")
+    with pytest.raises(UserError, match="holds no tokenizer"):
+        start(SHAPE, tmp_path / "m", train(TokenizerSettings("bpe", 300, "error"), ["abc"]), seed=1)
 
 
 def test_another_shape_names_the_settings_to_set(saved, byte):

@@ -20,7 +20,17 @@ from nanogpt.errors import UserError
 from nanogpt.model import ModelConfig
 from nanogpt.tokenizer import Tokenizer
 
-__all__ = ["CheckpointSettings", "hf_config", "load", "load_model", "read_card", "read_config", "save"]
+__all__ = [
+    "CheckpointSettings",
+    "check_out",
+    "has_tokenizer",
+    "hf_config",
+    "load",
+    "load_model",
+    "read_card",
+    "read_config",
+    "save",
+]
 
 Format = Literal["safetensors", "pt"]
 Dtype = Literal["float32", "bfloat16"]
@@ -53,6 +63,7 @@ def save(
     weights on disk. card: the folder's README.md, kept in a .pt file too. Equal arguments give equal bytes.
     """
     path = Path(path)
+    check_out(path)
     config, state = hf_config(model.config, tok.eot, dtype), weights.to_file(model, dtype)
     if path.suffix == ".pt":
         with tempfile.TemporaryDirectory() as folder:
@@ -61,7 +72,7 @@ def save(
         path.parent.mkdir(parents=True, exist_ok=True)
         atomic.write_bytes(path, whole)
         return
-    with atomic.folder(path) as folder:
+    with atomic.folder(path, "config.json") as folder:
         tok.save(folder)
         if format == "pt":
             (folder / weights.PT).write_bytes(_whole(config, state, folder, card))
@@ -72,6 +83,14 @@ def save(
         (folder / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n")
         if card is not None:
             (folder / "README.md").write_text(card, encoding="utf-8", newline="\n")
+
+
+def check_out(path: Path | str) -> None:
+    """Raise UserError where `save` would erase anything but an older model."""
+    if Path(path).suffix != ".pt":
+        atomic.check_out(path, "config.json")
+    elif Path(path).is_dir():
+        raise UserError(f"{path} is a folder, and a file is to be written; choose another name")
 
 
 def load(path: Path | str, tokens: Path | str | None = None) -> tuple[nn.Module, Tokenizer]:
@@ -109,6 +128,11 @@ def load_model(path: Path | str) -> nn.Module:
     if content["model_args"].get("bias") is False:
         tensors = weights.with_biases(tensors)
     return weights.model_of(config, tensors, path, linear=True).eval()
+
+
+def has_tokenizer(path: Path | str) -> bool:
+    """Whether a .pt file brings a tokenizer; nanoGPT's do not. Raises UserError for a damaged file."""
+    return weights.read_pt(Path(path)).get("tokenizer") is not None
 
 
 def read_card(path: Path | str) -> str | None:

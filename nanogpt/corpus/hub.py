@@ -237,7 +237,8 @@ def _set_up(own: HubSettings) -> None:
 
     if datasets.config.HF_HUB_OFFLINE:
         raise UserError(
-            f"{own.repo}: not all documents are fetched yet, and HF_HUB_OFFLINE is set; unset it, or lower num_samples"
+            f"{own.repo}: not all documents are fetched yet, and HF_HUB_OFFLINE is set; unset it, or lower "
+            "data.<role>.num_samples"
         )
     for library in (datasets, huggingface_hub.utils):
         library.disable_progress_bars()
