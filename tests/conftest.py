@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+pytest.register_assert_rewrite("clone", "hub_client")  # what they assert is shown like a test's own
+
 TEXTS = [
     "A cat sat on a mat.",
     "The cat saw a dog, and the dog saw the cat.",
