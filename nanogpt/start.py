@@ -61,11 +61,12 @@ def check(settings: ModelSettings, tokens: TokenizerSettings, init_from: Path | 
 
 
 def _read(settings: ModelSettings, path: Path) -> tuple[nn.Module, Tokenizer | None]:
-    found = checkpoint.load_model(path)
+    if path.suffix == ".pt" and checkpoint.has_tokenizer(path):
+        found, own = checkpoint.load(path)
+    else:
+        found, own = checkpoint.load_model(path), tokenizer.of_checkpoint(path)
     _check_shape(settings, found.config, path)
-    if path.suffix != ".pt":
-        return found, tokenizer.of_checkpoint(path)
-    return found, checkpoint.load(path)[1] if checkpoint.has_tokenizer(path) else None
+    return found, own
 
 
 def _check_kind(path: Path, kind: str) -> None:

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -56,7 +57,7 @@ class TokenizerSettings:
         return replace(self, kind=kind) if self.kind == "auto" else self
 
 
-class Tokenizer:
+class Tokenizer(ABC):
     """What all kinds share.
 
     `pieces[id]` is the UTF-8 of each id, empty for the end token `eot` = `n_tokens` - 1 and for the ids
@@ -80,9 +81,9 @@ class Tokenizer:
         """Token ids of a text, without an end token."""
         return self.encode_array(text).tolist()
 
+    @abstractmethod
     def encode_array(self, text: str) -> np.ndarray:
         """The same as (n,) unsigned integers; other threads run meanwhile."""
-        raise NotImplementedError
 
     def unknown(self, text: str) -> int:
         """How many characters of a text have no tokens of their own."""
@@ -124,9 +125,9 @@ class Tokenizer:
         atomic.write_text(folder / "tokenizer.json", json.dumps(document, ensure_ascii=False))
         atomic.write_text(folder / "tokenizer_config.json", json.dumps(config, indent=2) + "\n")
 
+    @abstractmethod
     def _hugging_face(self) -> dict:
         """The keys pre_tokenizer, decoder and model of Hugging Face's format."""
-        raise NotImplementedError
 
 
 class BytePairs(Tokenizer):
@@ -145,9 +146,10 @@ class BytePairs(Tokenizer):
 
     def encode_array(self, text: str) -> np.ndarray:
         """(n,) uint32; half a surrogate pair, which a damaged command line brings, counts as U+FFFD."""
-        if not _encodes(text):
-            text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-        parts = [self.encoding.encode_to_numpy(part, disallowed_special=()) for part in _parts(text)]
+        try:
+            parts = [self.encoding.encode_to_numpy(part, disallowed_special=()) for part in _parts(text)]
+        except UnicodeEncodeError:
+            return self.encode_array(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def _hugging_face(self) -> dict:
@@ -337,14 +339,6 @@ def _parts(text: str) -> list[str]:
     runs = (run.span() for run in re.finditer(r"\s+", text))
     cuts = [cut for start, end in runs for cut in range(start + LONGEST_RUN, end, LONGEST_RUN)]
     return [text[start:end] for start, end in pairwise([0, *cuts, len(text)])]
-
-
-def _encodes(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _codes(text: str) -> np.ndarray:

@@ -15,6 +15,7 @@ def main() -> None:
     flags.add_argument("--role", choices=["pretrain", "finetune"], help="which corpus (default: both)")
     flags.add_argument("--source", choices=SOURCES, help="in place of data.<role>.source")
     flags.add_argument("--num-samples", type=int, metavar="N", help="documents to take")
+    flags.add_argument("--val-fraction", type=float, metavar="X", help="share of documents kept for validation")
     flags.add_argument("--path", help="file or folder of your own text, for --source files")
     flags.add_argument("--pattern", help="which files of the folder, like '**/*.txt'")
     flags.add_argument("--field", help="the field of .jsonl, .csv and .parquet that holds the text")

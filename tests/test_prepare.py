@@ -1,6 +1,11 @@
+import json
 import os
+import shutil
+import subprocess
+import sys
 
 import pytest
+from imports import ROOT
 
 from nanogpt import tokenizer
 from nanogpt.corpus import Corpus, DataSettings, files
@@ -48,3 +53,16 @@ def test_characters_that_the_pretraining_corpus_lacks(tmp_path):
     prepare(tmp_path / "first", own(tmp_path / "first.txt"), 0.1, replacing)
     manifest = prepare(tmp_path / "other", own(tmp_path / "other.txt"), 0.1, tmp_path / "first" / "tokenizer")
     assert manifest["splits"]["val"]["replaced"] == 1
+
+
+def test_the_stage_on_a_short_text_by_hand(tmp_path):
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    shutil.copytree(ROOT / "data" / "own", tmp_path / "data" / "own")
+    (tmp_path / "notes.txt").write_text("\n\n".join(f"note {i}" for i in range(10)))
+    flags = ["--path", "notes.txt", "--val-fraction", "0.5", "--out", "notes"]
+    subprocess.run(
+        [sys.executable, "-m", "stages.prepare", *flags],
+        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True,
+    )  # fmt: skip
+    splits = json.loads((tmp_path / "notes" / "manifest.json").read_text())["splits"]
+    assert [splits[split]["documents"] for split in ("train", "val")] == [5, 5]

@@ -14,9 +14,8 @@ from nanogpt.corpus.document import Source
 ORDER = [
     "errors", "atomic", "scratch", "params", "flags", "metrics",
     "corpus/document", "corpus/grammar", "corpus/story_words", "corpus/stories", "corpus/abstract_words",
-    "corpus/abstracts", "corpus/pages", "corpus/hub", "corpus/arxiv_api", "corpus/shakespeare", "corpus/records",
-    "corpus/files",
-    "corpus/__init__",
+    "corpus/abstracts", "corpus/pages", "corpus/hub", "corpus/network", "corpus/arxiv_api", "corpus/shakespeare",
+    "corpus/records", "corpus/files", "corpus/__init__",
     "tokenizer", "tokens", "repeats", "bins", "prepare",
     "model/config", "model/cache", "model/loss", "model/base", "model/optimized", "model/__init__",
     "hardware", "optim", "identity", "checkpoint/config", "checkpoint/weights", "checkpoint/__init__", "start",

@@ -19,6 +19,7 @@ from xml.etree import ElementTree
 
 from nanogpt import scratch
 from nanogpt.corpus.document import Corpus, DataSettings, Document
+from nanogpt.corpus.network import reason
 from nanogpt.corpus.pages import Pages
 from nanogpt.errors import BadSetting, UserError
 
@@ -175,7 +176,7 @@ class _Session:
                 session.max_redirects = 3
                 response = session.get(url, headers=headers, timeout=TIMEOUT_S)
         except requests.RequestException as error:
-            raise requests.ConnectionError(_reason(error)) from None
+            raise requests.ConnectionError(reason(error, TIMEOUT_S)) from None
         finally:
             self._next = time.monotonic() + self._own.delay_s
         if response.status_code in (200, 400):
@@ -209,13 +210,3 @@ class _Session:
         self._most = max(self._most, self.total)
         if self.total < 0.9 * self._most:  # a few papers may leave a category; more are a fault of the moment
             raise ValueError(f"{self.total} results, which were {self._most} before")
-
-
-def _reason(error: "requests.RequestException") -> str:
-    """What went wrong on the way, without the address, which is long."""
-    import requests
-
-    if isinstance(error, requests.Timeout):
-        return f"no answer within {TIMEOUT_S:g} s"
-    inner = error.args[0] if error.args else error
-    return str(getattr(inner, "reason", inner))

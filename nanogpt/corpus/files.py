@@ -84,7 +84,7 @@ def _paths(settings: DataSettings) -> list[Path]:
         return [path]
     try:
         matching = _visible(path, settings.pattern)
-    except (ValueError, NotImplementedError, IndexError):  # what pathlib says differs, and is of little help
+    except (ValueError, NotImplementedError, IndexError):  # an empty, an absolute, and a pattern of dots, says pathlib
         raise UserError(
             f"data.<role>.pattern = {settings.pattern!r}: no pattern for files in a folder; a good one is '**/*'"
         ) from None

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from nanogpt import scratch
 from nanogpt.corpus.document import Corpus, DataSettings, Document
+from nanogpt.corpus.network import reason
 from nanogpt.errors import BadSetting, UserError
 
 SIZE = 1_115_394  # bytes
@@ -59,8 +60,8 @@ def _fetch(url: str) -> Path:
         path = folder / FILE
         there = ", where another or a damaged one lies now" if path.exists() else ""
         raise UserError(
-            f"{url}: {_reason(error)}; check the network and run again, or set data.shakespeare.url to another copy, "
-            f"or put the file ({SIZE} bytes, SHA-256 {SHA256}) at {path}{there}"
+            f"{url}: {reason(error, TIMEOUT_S)}; check the network and run again, or set data.shakespeare.url to "
+            f"another copy, or put the file ({SIZE} bytes, SHA-256 {SHA256}) at {path}{there}"
         ) from None
 
 
@@ -78,15 +79,3 @@ def _download(url: str, path: str, store: object) -> None:
             file.write(chunk)
     if size < SIZE:
         raise ValueError(f"another file, or a part: {size} bytes instead of {SIZE}")
-
-
-def _reason(error: Exception) -> str:
-    """What went wrong, without the address, which is named already."""
-    import requests
-
-    if isinstance(error, requests.Timeout):
-        return f"no answer within {TIMEOUT_S:g} s"
-    if isinstance(error, requests.HTTPError):
-        return f"HTTP status {error.response.status_code}"
-    inner = error.args[0] if isinstance(error, requests.RequestException) and error.args else error
-    return str(getattr(inner, "reason", inner))
