@@ -1,6 +1,6 @@
 """All sections of params.yaml in one table, for whoever must know them all."""
 
-from nanogpt.bench.training import BenchmarkSettings
+from nanogpt.bench.settings import BenchmarkSettings
 from nanogpt.checkpoint import CheckpointSettings
 from nanogpt.compare import SampleSettings
 from nanogpt.corpus import Data

@@ -1,26 +1,29 @@
 """The one training loop: pretraining and fine-tuning differ in which parameters learn."""
 
 import math
-import shutil
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import nn
 from tqdm import tqdm
 
 from nanogpt import atomic, hardware, optim
+from nanogpt.compiling import Compile, compiled_loss, compiles
 from nanogpt.errors import BadSetting, UserError
 from nanogpt.evaluate import Score, bits_per_byte, window_loss
+from nanogpt.model import model_flops
 from nanogpt.tokens import Bin, Windows
 
+if TYPE_CHECKING:
+    import pandas as pd  # takes 66 MiB: it is imported once training has given back its own
+
 LOG_SECONDS = 10  # between two lines of progress where there is no terminal
-STEPS_WORTH_COMPILING = 3000  # compiling takes up to a minute; shorter runs do not win it back
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class TrainSettings:
     eval_batches: int
     log_every: int
     dtype: hardware.Dtype
-    compile: Literal["auto", "on", "off"]
+    compile: Compile
     threads: int | Literal["auto"]
     device: Literal["auto", "cpu", "cuda", "mps"]
     init_from: str
@@ -81,12 +84,16 @@ class Run:
     """What a training run leaves besides the weights.
 
     Curves are tables of (step, train_loss, lr) and (step, val_loss), losses in nats per token.
-    `tokens_per_s` leaves out validation and the first step, which compiles and touches memory.
+    `first_step_s` compiles and touches memory and `validation_s` is all of validation. Of the seconds beside these
+    two `overhead_share` is the part outside forward, backward and optimizer, and `tokens_per_s` is over them too.
     """
 
-    train_curve: pd.DataFrame
-    val_curve: pd.DataFrame
+    train_curve: "pd.DataFrame"
+    val_curve: "pd.DataFrame"
     tokens_per_s: float
+    overhead_share: float
+    first_step_s: float
+    validation_s: float
 
     def save_curves(self, folder: Path | str, stage: str) -> None:
         """Write the curves as `<stage>-train.csv` and `<stage>-val.csv`."""
@@ -104,6 +111,9 @@ class Run:
             "train": {"loss_nats": self.train_curve.train_loss.iloc[-1].item()},
             "val": {"loss_nats": score.loss_nats, "bpb": score.bpb},
             "tokens_per_s": self.tokens_per_s,
+            "overhead_share": self.overhead_share,
+            "first_step_s": self.first_step_s,
+            "validation_s": self.validation_s,
             "peak_mib": hardware.peak_mib(),
             "wall_s": time.monotonic() - started,
         }
@@ -126,18 +136,19 @@ def train(model: nn.Module, train_data: Windows, val_data: Windows, settings: Tr
     """
     check_seed(seed)
     device = hardware.device(settings.device)
-    hardware.threads(settings.threads)
-    torch.set_flush_denormal(True)
+    hardware.tune(settings.threads)
     dtype = hardware.dtype(settings.dtype, device)
     model.to(device)
     optimizer = optim.adamw(model, settings.lr, (settings.beta1, settings.beta2), settings.weight_decay)
-    compiled = torch.compile(model) if _compiles(settings, device) else model
+    step_tokens = settings.batch_size * settings.grad_accum * train_data.block_size
+    flops = model_flops(model.config, step_tokens) * settings.max_steps
+    loss_of = compiled_loss(model) if compiles(settings.compile, flops, device) else model
 
     train_rows, val_rows, recent = [], [], []
-    progress = _Progress(settings.max_steps, settings.batch_size * settings.grad_accum * train_data.block_size)
-    seconds = 0.0
+    progress = _Progress(settings.max_steps, step_tokens)
+    busy = first_step_s = validation_s = 0.0
+    begun = time.perf_counter()
     for step in range(settings.max_steps):
-        start = time.perf_counter()
         model.train()
         torch.manual_seed(_step_seed(seed, step))  # dropout is a function of (seed, step)
         lr = optim.learning_rate(
@@ -148,11 +159,14 @@ def train(model: nn.Module, train_data: Windows, val_data: Windows, settings: Tr
             group["lr"] = lr
         first = step * settings.grad_accum
         batches = [train_data.batch(first + i, settings.batch_size) for i in range(settings.grad_accum)]
-        loss = update(compiled, optimizer, batches, settings.grad_clip, device, dtype)
+        start = time.perf_counter()
+        loss = update(loss_of, optimizer, batches, settings.grad_clip, device, dtype)
+        if step == 0:
+            first_step_s = time.perf_counter() - start
+        else:
+            busy += time.perf_counter() - start
         if not math.isfinite(loss):
             raise _not_finite("training", step, lr)
-        if step > 0:
-            seconds += time.perf_counter() - start
 
         recent.append(loss)
         done = step + 1
@@ -160,22 +174,30 @@ def train(model: nn.Module, train_data: Windows, val_data: Windows, settings: Tr
             train_rows.append((done, sum(recent) / len(recent), lr))
             recent = []
         if done % settings.eval_every == 0 or done == settings.max_steps:
+            start = time.perf_counter()
             with hardware.autocast(device, dtype):
                 val_loss = window_loss(model, val_data, settings.eval_batches, settings.batch_size)
             if not math.isfinite(val_loss):
                 raise _not_finite("validation", step, lr)
             val_rows.append((done, val_loss))
+            validation_s += time.perf_counter() - start
         progress.step(done, loss, val_rows[-1][1] if val_rows else None)
     progress.close()
+    seconds = time.perf_counter() - begun - first_step_s - validation_s
+    import pandas as pd
+
     return Run(
         pd.DataFrame(train_rows, columns=["step", "train_loss", "lr"]),
         pd.DataFrame(val_rows, columns=["step", "val_loss"]),
-        tokens_per_s=(settings.max_steps - 1) * progress.tokens_per_step / seconds if seconds else 0.0,
+        tokens_per_s=(settings.max_steps - 1) * step_tokens / seconds,
+        overhead_share=1 - busy / seconds,
+        first_step_s=first_step_s,
+        validation_s=validation_s,
     )
 
 
 def update(
-    model: nn.Module,
+    loss_of: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
     optimizer: torch.optim.Optimizer,
     batches: list[tuple[torch.Tensor, torch.Tensor]],
     grad_clip: float,
@@ -184,13 +206,14 @@ def update(
 ) -> float:
     """One optimizer step on the mean gradient of `batches`, clipped to norm `grad_clip`.
 
-    `batches` are pairs (ids, targets), each (B, T) int64; `dtype` is that of matrix products.
+    `batches` are pairs (ids, targets), each (B, T) int64, of which `loss_of`, like a model, makes a mean loss; `dtype`
+    is that of matrix products.
     Returns the mean loss in nats per token, before the step.
     """
     total = 0.0
     for ids, targets in batches:
         with hardware.autocast(device, dtype):
-            loss = model(ids.to(device), targets.to(device)) / len(batches)
+            loss = loss_of(ids.to(device), targets.to(device)) / len(batches)
         loss.backward()
         total += loss.item()
     learning = [p for group in optimizer.param_groups for p in group["params"]]
@@ -207,15 +230,6 @@ def _step_seed(seed: int, step: int) -> int:
 
 def _not_finite(which: str, step: int, lr: float) -> UserError:
     return UserError(f"the {which} loss is not finite at step {step}; lower the learning rate ({lr:.2g} here)")
-
-
-def _compiles(settings: TrainSettings, device: torch.device) -> bool:
-    has_compiler = device.type != "cpu" or any(shutil.which(name) for name in ("c++", "g++", "clang++"))
-    if settings.compile == "on" and not has_compiler:
-        raise BadSetting("train.compile", "on", "there is no C++ compiler here", "install g++, or choose off")
-    if settings.compile != "auto":
-        return settings.compile == "on"
-    return device.type in ("cpu", "cuda") and has_compiler and settings.max_steps >= STEPS_WORTH_COMPILING
 
 
 class _Progress:

@@ -1,18 +1,23 @@
-"""Time training steps of base against optimized on this machine (metrics/benchmark.json), or text to tokens."""
+"""Time training on this machine (metrics/benchmark.json), its parts, how its cost grows, or text to tokens."""
 
 from dataclasses import replace
 
 from nanogpt import errors
 from nanogpt.flags import Flags, override
 
+WHAT = ("training", "variants", "parts", "improvements", "growth", "prepare", "all")
+
 
 def main() -> None:
     """Measure, print the table, write the figures."""
     flags = Flags(__doc__)
-    flags.add_argument("--what", choices=["training", "prepare"], default="training", help="default: %(default)s")
     flags.add_argument(
-        "--dtype", choices=["auto", "float32", "bfloat16"], help="bfloat16 adds that variant, float32 not"
+        "--what", choices=WHAT, default="training", help="default: %(default)s; all: every one but growth and prepare"
     )
+    flags.add_argument(
+        "--dtype", choices=["auto", "float32", "bfloat16"], help="bfloat16 adds its variants, float32 not"
+    )
+    flags.add_argument("--compile", choices=["auto", "off"], help="off leaves compiled variants out")
     flags.add_argument("--batch-size", type=int, metavar="N", help="sequences a step")
     flags.add_argument("--block-size", type=int, metavar="N", help="tokens a sequence")
     flags.add_argument("--num-iters", type=int, metavar="N", help="timed steps of each variant; turns of prepare")
@@ -22,7 +27,7 @@ def main() -> None:
     )
     flags.add_argument("--kind", choices=["gpt2", "bpe", "byte"], help="prepare: in place of tokenizer.kind")
     flags.add_argument("--vocab-size", type=int, metavar="N", help="prepare: in place of tokenizer.vocab_size")
-    flags.add_argument("--out", help="file to write (default: metrics/benchmark.json for training, none for prepare)")
+    flags.add_argument("--out", help="file to write (default: metrics/benchmark.json for training, none for others)")
     args = flags.parse_args()
     from nanogpt import hardware, metrics
 
@@ -33,13 +38,28 @@ def main() -> None:
 
 
 def training(args) -> dict:
-    """Steps of both architectures."""
+    """Steps of training, whole or in parts."""
     from nanogpt import params
-    from nanogpt.bench import training
+    from nanogpt.bench import growth, parts, training
+    from nanogpt.bench.settings import BenchmarkSettings
 
-    figures = training.benchmark(override(params.load(benchmark=training.BenchmarkSettings).benchmark, args))
-    print(training.table(figures))
-    return figures
+    settings = override(params.load(benchmark=BenchmarkSettings).benchmark, args)
+    measures = {
+        "training": (training.benchmark, training.table),
+        "variants": (training.variants, training.table),
+        "parts": (parts.benchmark, parts.table),
+        "improvements": (parts.improvements, parts.table),
+        "growth": (growth.benchmark, growth.table),
+    }
+    figures = {}
+    for what in ("training", "variants", "parts", "improvements") if args.what == "all" else (args.what,):
+        measure, table = measures[what]
+        found = measure(settings)
+        print(table(found), flush=True)
+        figures[what] = found
+    if args.what == "training" and not args.out:
+        training.save_charts(figures["training"], "metrics")
+    return figures if args.what == "all" else figures[args.what]
 
 
 def prepare(args) -> dict:

@@ -22,7 +22,7 @@ TEXTS = [
 
 @pytest.fixture(autouse=True)
 def torch_as_it_was():
-    """Training sets torch's threads, its seed and its way with denormals: none of it reaches the next test."""
+    """Training sets torch's threads, products and way with denormals: none of it reaches the next test."""
     torch = sys.modules.get("torch")
     before = torch and torch.get_num_threads()
     yield
@@ -30,6 +30,7 @@ def torch_as_it_was():
     if torch:
         torch.set_num_threads(before or torch.get_num_threads())
         torch.set_flush_denormal(False)
+        torch.backends.mkldnn.matmul.fp32_precision = "none"
 
 
 @pytest.fixture(scope="session")

@@ -105,7 +105,7 @@ def test_head_and_embeddings_learned_and_the_base_did_not(ends):
 def test_what_is_saved_loads_onto_a_fresh_base(plain):
     model = plain.fresh()
     adapted = lora.load(plain.adapter, model)
-    torch.testing.assert_close(adapted(plain.ids), plain.logits, rtol=0, atol=1e-6)
+    torch.testing.assert_close(adapted(plain.ids), plain.logits, rtol=0, atol=5e-6)
     assert not adapted.training and not any(p.requires_grad for p in adapted.parameters())
     assert lora.base_of(plain.adapter) == plain.base
 
@@ -113,7 +113,7 @@ def test_what_is_saved_loads_onto_a_fresh_base(plain):
 @torch.no_grad()
 def test_head_and_embeddings_survive_saving_and_loading(ends):
     adapted = lora.load(ends.adapter, ends.fresh())
-    torch.testing.assert_close(adapted(ends.ids), ends.logits, rtol=0, atol=1e-6)
+    torch.testing.assert_close(adapted(ends.ids), ends.logits, rtol=0, atol=5e-6)
 
 
 def test_the_number_of_trainable_parameters(plain):
@@ -210,7 +210,7 @@ def test_every_kind_travels(tiny, byte, tmp_path, kind, arch, tied, targets):
     with torch.no_grad():
         assert (done.fresh()(done.ids) - done.logits).abs().max() > 0.1
         adapted, tok = lora.open(done.adapter)
-        torch.testing.assert_close(adapted(done.ids), done.logits, rtol=0, atol=1e-6)
+        torch.testing.assert_close(adapted(done.ids), done.logits, rtol=0, atol=5e-6)
     assert tok.sha256 == byte.sha256
     torch.testing.assert_close(theirs(done)[0], done.logits, rtol=0, atol=1e-4)
     config = json.loads((done.adapter / "adapter_config.json").read_text())
@@ -250,8 +250,8 @@ def two(tmp_path_factory, tiny, byte) -> tuple[Saved, Saved]:
 def test_two_adapters_side_by_side_on_one_base(two):
     for done in (*two, *two):
         lora.check_base(done.adapter, done.base)
-        torch.testing.assert_close(lora.open(done.adapter)[0](done.ids), done.logits, rtol=0, atol=1e-6)
-        torch.testing.assert_close(lora.open(done.adapter, done.base)[0](done.ids), done.logits, rtol=0, atol=1e-6)
+        torch.testing.assert_close(lora.open(done.adapter)[0](done.ids), done.logits, rtol=0, atol=5e-6)
+        torch.testing.assert_close(lora.open(done.adapter, done.base)[0](done.ids), done.logits, rtol=0, atol=5e-6)
     assert (two[0].logits - two[1].logits).abs().max() > 0.1
     assert identity(two[0].base) == json.loads((two[1].adapter / "base.json").read_text())["sha256"]
 
@@ -273,7 +273,7 @@ def test_a_base_in_one_file(two, tmp_path):
     checkpoint.save(base, *checkpoint.load(two[0].base))
     model, _ = checkpoint.load(base)
     lora.save(lora.load(two[0].adapter, model), tmp_path / "adapter", base)
-    torch.testing.assert_close(lora.open(tmp_path / "adapter")[0](two[0].ids), two[0].logits, rtol=0, atol=1e-6)
+    torch.testing.assert_close(lora.open(tmp_path / "adapter")[0](two[0].ids), two[0].logits, rtol=0, atol=5e-6)
     with pytest.raises(UserError, match="is another model"):  # the same weights in other bytes
         lora.open(tmp_path / "adapter", two[0].base)
 

@@ -211,7 +211,7 @@ def test_bfloat16_is_near_float32(config):
     half_loss.backward()
     assert (half_logits.dtype, half_loss.dtype) == (torch.bfloat16, torch.float32)
     assert 0 < (half_logits - logits).abs().max() < 0.02 * logits.abs().max()
-    assert half_loss.item() == pytest.approx(loss.item(), abs=2e-3)
+    assert half_loss.item() == pytest.approx(loss.item(), abs=5e-3)
     for name, parameter in model.named_parameters():
         assert parameter.grad.isfinite().all(), name
         assert (parameter.grad - exact[name]).norm() < 0.05 * exact[name].norm(), name

@@ -18,9 +18,11 @@ ORDER = [
     "corpus/records", "corpus/files", "corpus/__init__",
     "tokenizer", "tokens", "repeats", "bins", "prepare",
     "model/config", "model/cache", "model/loss", "model/base", "model/optimized", "model/__init__",
-    "hardware", "optim", "identity", "checkpoint/config", "checkpoint/weights", "checkpoint/__init__", "start",
+    "hardware/cores", "hardware/memory", "hardware/rates", "hardware/__init__", "compiling", "optim", "identity",
+    "checkpoint/config", "checkpoint/weights", "checkpoint/__init__", "start",
     "evaluate", "card", "train", "adapter", "lora", "merge", "generate", "compare",
-    "bench/training", "bench/preparing", "settings",
+    "bench/race", "bench/settings", "bench/variants", "bench/parts", "bench/training", "bench/growth",
+    "bench/preparing", "settings",
 ]  # fmt: skip
 STAGES = {
     "check": "check",

@@ -209,7 +209,7 @@ def test_the_curves(tiny, training):
 
 
 def test_the_curves_as_files(tmp_path):
-    run = Run(pd.DataFrame({"step": [1], "train_loss": [2 / 3], "lr": [1e-5]}), pd.DataFrame({"step": [1]}), 0.0)
+    run = Run(pd.DataFrame({"step": [1], "train_loss": [2 / 3], "lr": [1e-5]}), pd.DataFrame({"step": [1]}), 0, 0, 0, 0)
     run.save_curves(tmp_path / "a" / "b", "x")
     assert (tmp_path / "a" / "b" / "x-train.csv").read_text() == "step,train_loss,lr\n1,0.666667,1e-05\n"
     assert (tmp_path / "a" / "b" / "x-val.csv").read_text() == "step\n1\n"

@@ -1,142 +1,149 @@
-"""Training speed of base against optimized, interleaved in one run so that drift hits all alike."""
+"""Training speed: this project's step against plain torch's, and how much of the machine it uses."""
 
-import multiprocessing
-import statistics
-import time
-from dataclasses import dataclass
-from typing import Literal
+from functools import partial
+from pathlib import Path
 
-import torch
+import pandas as pd
 
-from nanogpt import hardware, optim
-from nanogpt.errors import BadSetting
-from nanogpt.model import Cache, ModelConfig, build, count_parameters
-from nanogpt.train import update
+from nanogpt import atomic, hardware
+from nanogpt.bench import parts
+from nanogpt.bench.race import Times, race
+from nanogpt.bench.settings import BenchmarkSettings
+from nanogpt.bench.variants import CPU, Variant, training
+from nanogpt.compiling import can_compile
+from nanogpt.model import Cache, build, count_parameters, model_flops
 
-
-@dataclass(frozen=True)
-class BenchmarkSettings:
-    """Section `benchmark` of params.yaml: a shape of its own, so that changing `model` leaves it be."""
-
-    n_layer: int
-    n_head: int
-    n_kv_head: int
-    n_embd: int
-    block_size: int
-    vocab_size: int
-    batch_size: int
-    num_iters: int
-    dtype: hardware.Dtype
-    threads: int | Literal["auto"]
-
-    def __post_init__(self) -> None:
-        for key in ("vocab_size", "batch_size", "num_iters"):
-            if getattr(self, key) < 1:
-                raise BadSetting(key, getattr(self, key), "must be at least 1", "choose a positive whole number")
-        if self.threads != "auto" and self.threads < 1:
-            raise BadSetting("threads", self.threads, "must be at least 1", "choose auto or a number of cores")
-        self.config("optimized")
-
-    def config(self, arch: Literal["base", "optimized"]) -> ModelConfig:
-        """The model of either architecture at the benchmark's shape."""
-        return ModelConfig(
-            arch=arch, n_layer=self.n_layer, n_head=self.n_head, n_kv_head=self.n_kv_head, n_embd=self.n_embd,
-            block_size=self.block_size, dropout=0.0, tie_embeddings=False, vocab_size=self.vocab_size,
-        )  # fmt: skip
+ARCHITECTURES = ("base", "optimized")
+PRODUCT = 4096  # size of the square product that utilisation is measured against
+HIDE_AMX = "AVX512_CORE_BF16"
 
 
-@dataclass(frozen=True)
-class Variant:
-    """One thing to time: an architecture in a dtype of matrix products."""
+def benchmark(settings: BenchmarkSettings) -> dict[str, dict[str, float] | float]:
+    """What the committed figures consist of, see `figures`: a few races, each against its own yardstick.
 
-    arch: Literal["base", "optimized"]
-    dtype: torch.dtype
-
-    @property
-    def name(self) -> str:
-        """As in the keys of the metrics: `optimized_bf16`."""
-        return f"{self.arch}_{'bf16' if self.dtype == torch.bfloat16 else 'fp32'}"
-
-
-class _Trainer:
-    """A model with its optimizer and one batch of random tokens, ready to step."""
-
-    def __init__(self, variant: Variant, settings: BenchmarkSettings):
-        torch.manual_seed(0)
-        self.dtype = variant.dtype
-        self.model = build(settings.config(variant.arch))
-        self.optimizer = optim.adamw(self.model, lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1)
-        tokens = torch.randint(settings.vocab_size, (settings.batch_size, settings.block_size + 1))
-        self.batch = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
-
-    def step(self) -> float:
-        """Train one step; returns its seconds."""
-        start = time.perf_counter()
-        update(self.model, self.optimizer, [self.batch], 1.0, torch.device("cpu"), self.dtype)
-        return time.perf_counter() - start
-
-
-def benchmark(settings: BenchmarkSettings) -> dict[str, dict[str, float]]:
-    """Step time (median), tokens per second, peak memory, parameters and cache size of each variant.
-
-    The bfloat16 variant is left out where `dtype` says float32, or says auto and this CPU is not
-    faster in bfloat16. Ratios in `speedup` are base fp32's step time over the variant's.
+    bfloat16 is left out where `dtype` says float32, or says auto and this CPU is not faster in it; compiled
+    variants where `compile` is off or there is no compiler.
     """
-    hardware.threads(settings.threads)
-    variants = [Variant("base", torch.float32), Variant("optimized", torch.float32)]
-    if hardware.dtype(settings.dtype, torch.device("cpu")) == torch.bfloat16:
-        variants.append(Variant("optimized", torch.bfloat16))
-    peaks = {v.name: _peak_of_fresh_process(v, settings) for v in variants}
-    steps = _interleaved(variants, settings)
-    tokens = settings.batch_size * settings.block_size
-    yardstick, *others = (v.name for v in variants)
-    configs = {arch: settings.config(arch) for arch in ("base", "optimized")}
+    half = hardware.dtype(settings.dtype, CPU) == hardware.dtype("bfloat16", CPU)
+    dtype, short = ("bfloat16", "bf16") if half else ("float32", "fp32")
+    compiles = settings.compile == "auto" and can_compile(CPU)
+    base = {"base_fp32": Variant("base", "float32", plain=True)}
+    full, name = Variant("optimized", dtype, compile=half and compiles), f"optimized_{short}"
+    races = []
+    if half:
+        plain = {"base_bf16_compiled": Variant("base", dtype, compile=True, plain=True)} if compiles else {}
+        races += [base | plain | {name: full}]
+    races += [base | {"optimized_fp32": Variant("optimized", "float32")}]
+    if half:
+        races[-1] |= {
+            "optimized_bf16_eager": Variant("optimized", dtype),
+            "without_amx_optimized": Variant("optimized", "auto", isa=HIDE_AMX),
+        }
+    races += [{"full": full, "lora": Variant("optimized", full.dtype, full.compile, adapter=True)}]
+    times = [_race(variants, settings) for variants in races]
+    others = {
+        "parts": partial(parts.parts, "", "optimized", dtype, settings),
+        "products": partial(parts.products, "products", dtype, settings),
+        "matrix": partial(parts.matrix, {"fp32": "float32"} | {short: dtype}, settings, PRODUCT),
+    }
+    return figures(times, race(others, settings.num_iters), settings)
+
+
+def variants(settings: BenchmarkSettings) -> dict[str, dict[str, float] | float]:
+    """Both architectures in both dtypes, compiled and not, as this project trains, and the plain yardstick of each."""
+    chosen = {
+        f"{arch}_{short}{'_compiled' * compile}{'_plain' * plain}": Variant(arch, dtype, compile, plain)
+        for dtype, short in (("float32", "fp32"), ("bfloat16", "bf16"))
+        for compile in ([False, True] if can_compile(CPU) and settings.compile == "auto" else [False])
+        for arch, plain in (("base", True), ("base", False), ("optimized", False))
+    }
+    names = list(chosen)
+    times = [
+        _race({name: chosen[name] for name in names[start : start + 3]}, settings) for start in range(0, len(names), 3)
+    ]
+    return _steps(times, settings)
+
+
+def _race(variants: dict[str, Variant], settings: BenchmarkSettings) -> Times:
+    entries = {name: partial(training, name, variant, settings) for name, variant in variants.items()}
+    return race(entries, settings.num_iters)
+
+
+def figures(times: list[Times], others: Times, settings: BenchmarkSettings) -> dict[str, dict[str, float] | float]:
+    """The metrics of some races.
+
+    `speedup`: step time of the second name over that of the first, both from one race. `utilisation`: model FLOPs
+    a second over the rate of a 4096³ product in the same dtype (`product_gflops`). `parts_ms`: the optimized model
+    in the fastest dtype, uncompiled. `head_over_products`: head and loss over the bare time of its three products.
+    """
+    speedup = {}
+    for race_times in times:
+        medians = race_times.medians
+        yardsticks = [name for name in ("base_fp32", "base_bf16_compiled") if name in medians]
+        for name in medians.keys() - {*yardsticks, "full", "lora"}:
+            for yardstick in yardsticks:
+                speedup[f"{name}_over_{yardstick}"] = medians[yardstick] / medians[name]
+        if "lora" in medians:
+            speedup["lora_over_full"] = medians["full"] / medians["lora"]
+    steps, seconds = _steps(times, settings), others.medians
+    rates = {short: 2 * PRODUCT**3 / seconds[short] for short in ("bf16", "fp32") if short in seconds}
+    flops = model_flops(settings.config("optimized"), settings.tokens)
+    parts_ms = {name: 1e3 * seconds[name] for name in ("embedding", "attention", "mlp", "head_loss", "optimizer")}
     return {
-        "speedup": {f"{name}_over_{yardstick}": steps[yardstick] / steps[name] for name in others},
-        "step_s": steps,
-        "tokens_per_s": {name: tokens / seconds for name, seconds in steps.items()},
-        "peak_mib": peaks,
+        "speedup": dict(sorted(speedup.items())),
+        "utilisation": {
+            name: flops / steps["step_s"][name] / rates[name.removeprefix("optimized_")]
+            for name in ("optimized_bf16", "optimized_fp32")
+            if name in steps["step_s"]
+        },
+        "head_over_products": seconds["head_loss"] / seconds["products"],
+        "optimizer_ms": parts_ms["optimizer"],
+        "parts_ms": parts_ms,
+        "product_gflops": {name: rate / 1e9 for name, rate in rates.items()},
+    } | steps  # fmt: skip
+
+
+def _steps(times: list[Times], settings: BenchmarkSettings) -> dict[str, dict[str, float]]:
+    """Step time, speed and memory of each variant, a median of medians where it ran in several races; model sizes."""
+    step_s, peaks = {}, {}
+    for race_times in times:
+        for name, seconds in race_times.medians.items():
+            step_s.setdefault(name, []).append(seconds)
+            peaks.setdefault(name, []).append(race_times.peak_mib[name])
+    step_s = {name: sum(seconds) / len(seconds) for name, seconds in step_s.items()}
+    configs = {arch: settings.config(arch) for arch in ARCHITECTURES}
+    return {
+        "step_s": step_s,
+        "tokens_per_s": {name: settings.tokens / seconds for name, seconds in step_s.items()},
+        "peak_mib": {name: max(peak) for name, peak in peaks.items()},
+        "step_gflop": {arch: model_flops(config, settings.tokens) / 1e9 for arch, config in configs.items()},
         "parameters": {arch: count_parameters(build(config)) for arch, config in configs.items()},
         "cache_mib": {arch: Cache(config, batch_size=1).nbytes / 2**20 for arch, config in configs.items()},
     }
 
 
-def _interleaved(variants: list[Variant], settings: BenchmarkSettings) -> dict[str, float]:
-    """Median seconds of a step of each variant, stepping in turn: A B C A B C ..."""
-    trainers = {v.name: _Trainer(v, settings) for v in variants}
-    seconds: dict[str, list[float]] = {name: [] for name in trainers}
-    for turn in range(settings.num_iters + 1):
-        for name, trainer in trainers.items():
-            elapsed = trainer.step()
-            if turn > 0:  # the first turn touches fresh memory
-                seconds[name].append(elapsed)
-    return {name: statistics.median(times) for name, times in seconds.items()}
-
-
-def _peak_of_fresh_process(variant: Variant, settings: BenchmarkSettings) -> float:
-    """MiB at the peak of a process that does nothing but train two steps of this variant."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_peak_of_training, (variant, settings))
-
-
-def _peak_of_training(variant: Variant, settings: BenchmarkSettings) -> float:
-    hardware.threads(settings.threads)
-    trainer = _Trainer(variant, settings)
-    trainer.step()
-    trainer.step()
-    return hardware.peak_mib()
-
-
-def table(figures: dict[str, dict[str, float]]) -> str:
+def table(figures: dict) -> str:
     """The figures as aligned lines for a terminal."""
-    yardstick = next(iter(figures["step_s"]))
-    lines = [f"{'variant':<16}{'step s':>9}{'tokens/s':>11}{'peak MiB':>11}{'speedup':>9}"]
+    lines = [f"{'variant':<24}{'step ms':>9}{'tokens/s':>11}{'peak MiB':>11}"]
     for name, seconds in figures["step_s"].items():
-        speedup = figures["step_s"][yardstick] / seconds
         lines.append(
-            f"{name:<16}{seconds:>9.3f}{figures['tokens_per_s'][name]:>11,.0f}"
-            f"{figures['peak_mib'][name]:>11,.0f}{speedup:>8.2f}x"
+            f"{name:<24}{1e3 * seconds:>9.0f}{figures['tokens_per_s'][name]:>11,.0f}{figures['peak_mib'][name]:>11,.0f}"
         )
+    lines += [f"{name.replace('_', ' '):<52}{ratio:.2f}" for name, ratio in figures.get("speedup", {}).items()]
+    for name, share in figures.get("utilisation", {}).items():
+        rate = figures["product_gflops"][name.removeprefix("optimized_")]
+        lines.append(f"{f'utilisation of {name}, of {rate:,.0f} GFLOP/s':<52}{share:.2f}")
+    if "parts_ms" in figures:
+        lines.append("parts: " + ", ".join(f"{part} {ms:.1f} ms" for part, ms in figures["parts_ms"].items()))
+        lines.append(f"{'head and loss over its three products':<52}{figures['head_over_products']:.2f}")
     for arch, count in figures["parameters"].items():
         lines.append(f"{arch}: {count:,} parameters, key/value cache {figures['cache_mib'][arch]:.2f} MiB a sequence")
     return "\n".join(lines)
+
+
+def save_charts(figures: dict, folder: Path | str) -> None:
+    """Write what the bar charts show: tokens a second and memory of each variant, and parts of a step."""
+    steps = pd.DataFrame({key: figures[key] for key in ("tokens_per_s", "peak_mib")}).rename_axis("variant")
+    parts_ms = pd.Series(figures["parts_ms"], name="ms").rename_axis("part")
+    for name, chart in (("steps", steps), ("parts", parts_ms)):
+        atomic.write_text(Path(folder) / f"benchmark-{name}.csv", chart.to_csv(float_format="%.6g"))

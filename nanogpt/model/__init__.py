@@ -19,6 +19,7 @@ __all__ = [
     "count_parameters",
     "linear_names",
     "mlp_width",
+    "model_flops",
     "new",
 ]
 
@@ -39,6 +40,18 @@ def new(settings: ModelSettings, vocab_size: int, seed: int) -> nn.Module:
 def count_parameters(model: nn.Module) -> int:
     """How many numbers the model learns; a tied embedding counts once."""
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+def model_flops(config: ModelConfig, tokens: int) -> float:
+    """Floating point operations of a training step on `tokens` tokens, forward and backward.
+
+    6 for each weight of a matrix product and token, and 12 * layers * block * width a token for attention
+    (Chowdhery et al. 2022, https://arxiv.org/abs/2204.02311, appendix B).
+    """
+    with torch.device("meta"):
+        model = build(config)
+    weights = sum(module.weight.numel() for module in model.modules() if isinstance(module, nn.Linear))
+    return tokens * (6.0 * weights + 12.0 * config.n_layer * config.block_size * config.n_embd)
 
 
 def linear_names(model: nn.Module) -> list[str]:

@@ -117,6 +117,11 @@ class Base(nn.Module):
         targets: (B, T) int64, -100 ignored. `last`: only the last position, all that decoding needs.
         Returns logits (B, T or 1, V), or the loss: a scalar, or (B, T) with reduction "none" (see `head_loss`).
         """
+        x = self.hidden(ids, cache, last)
+        return self.lm_head(x) if targets is None else head_loss(self.lm_head, x, targets, reduction)
+
+    def hidden(self, ids: Tensor, cache: Cache | None = None, last: bool = False) -> Tensor:
+        """What the head reads, (B, T or 1, C): everything before it, for ids as `forward` takes them."""
         start, T = 0 if cache is None else cache.length, ids.size(1)
         positions = torch.arange(start, start + T, device=ids.device)
         x = self.transformer.wte(ids) + self.transformer.wpe(positions)  # (B, T, C)
@@ -125,8 +130,7 @@ class Base(nn.Module):
             x = block(x, cache)
         if cache is not None:
             cache.length += T
-        x = self.transformer.ln_f(x[:, -1:] if last else x)
-        return self.lm_head(x) if targets is None else head_loss(self.lm_head, x, targets, reduction)
+        return self.transformer.ln_f(x[:, -1:] if last else x)
 
 
 def waves(T: int, width: int) -> Tensor:

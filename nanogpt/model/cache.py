@@ -6,8 +6,8 @@ from torch import Tensor
 
 from nanogpt.model.config import ModelConfig
 
-# Up to this many positions plain products in bf16 are faster on a CPU than torch's flash kernel, forwards and
-# backwards: about 3 times at 256 positions, twice at 512, slower at 1024. In fp32 the kernel is as fast or faster.
+# Up to this many positions plain products are faster on a CPU than torch's flash kernel, forwards and backwards: in
+# bf16 about 3 times at 256 positions, in fp32 twice with oneDNN's products and as fast with MKL's (`hardware.rates`).
 PLAIN_UP_TO = 512
 
 
@@ -66,7 +66,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Tensor:
         return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout).reshape(B, H, 1, D)
     # torch aligns its own causal mask with the oldest key; newer positions on a filled cache need one of theirs.
     mask = None if T == S else torch.ones(T, S, dtype=torch.bool, device=q.device).tril(S - T)
-    if T == S <= PLAIN_UP_TO and q.dtype == torch.bfloat16 and q.device.type == "cpu":
+    if T == S <= PLAIN_UP_TO and q.device.type == "cpu":
         return _plain(q, k, v, dropout)
     # enable_gqa keeps to the flash kernel on a CPU and was faster, forwards and backwards, than repeating k and v.
     return F.scaled_dot_product_attention(

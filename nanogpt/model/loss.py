@@ -1,41 +1,179 @@
-"""The output head and the cross entropy of its logits, which never need to exist all at once."""
+"""The output head and the cross entropy of its logits as one operation: all logits never exist at once."""
 
+from collections.abc import Iterator
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 Reduction = Literal["mean", "none"]
 
 IGNORED = -100
-# At 50k ids, 128 tokens' logits are 26 MB in fp32. glibc gives buffers past 32 MB back after each use, and the fresh
-# pages of the next one cost more than the sums over them: half the speed was measured at 256 tokens in bf16.
+IDS_AT_ONCE = 2048  # of the vocabulary: the logits of 2048 tokens for them, 8 MiB in bf16, stay in the cache
+KEPT_BYTES = 1 << 28  # of exponentials between two products: 2,668 tokens in bf16 at GPT-2's vocabulary
+SAFE = 40.0  # nats: exp of logits whose log-sum is below, and all that counts in it, are in range without a shift
+# An adapted head's logits exist for this many tokens, 26 MB in fp32 at 50k ids. glibc gives buffers past 32 MB back
+# after each use, and the fresh pages of the next one cost more than the sums over them.
 TOKENS_AT_ONCE = 128
 
 
 def head_loss(head: nn.Module, hidden: Tensor, targets: Tensor, reduction: Reduction = "mean") -> Tensor:
     """Cross entropy in nats of the head's logits, computed in fp32 or wider.
 
-    head: maps (..., D) to (..., V) and is called, never read, so that an adapter around it takes part.
-    hidden: (B, T, D); targets: (B, T) int64, where -100 is ignored.
+    head: maps (..., D) to (..., V). hidden: (B, T, D); targets: (B, T) int64, where -100 is ignored.
     Returns a scalar, the mean over the targets not ignored (0 where all are), or with "none" (B, T) with 0 at those
-    ignored.
+    ignored. Products run in autocast's dtype, or in that of `hidden`.
+
+    A plain linear head on a CPU is read and not called, see `Fused`. Any other, like one with an adapter around it,
+    is called, and so are heads whose single losses need gradients.
     """
     rows, ids = hidden.flatten(0, 1), targets.flatten()  # (B*T, D), (B*T,)
+    plain = type(head) is nn.Linear and head.bias is None and hidden.device.type == "cpu"
+    if plain and (reduction == "mean" or not torch.is_grad_enabled()):
+        losses = _fused(rows, head.weight, ids, reduction)
+    else:
+        losses = _called(head, rows, ids, reduction)
+    return losses.view_as(targets) if reduction == "none" else losses
+
+
+def _called(head: nn.Module, rows: Tensor, ids: Tensor, reduction: Reduction) -> Tensor:
     # Gradients keep every block's logits anyway, so blocks would only add their overhead.
     size = len(ids) if torch.is_grad_enabled() else TOKENS_AT_ONCE
     losses = torch.cat(
         [
-            F.cross_entropy(_widened(head(row)), target, ignore_index=IGNORED, reduction="none")
+            F.cross_entropy(head(row).to(_wide(row.dtype)), target, ignore_index=IGNORED, reduction="none")
             for row, target in zip(rows.split(size), ids.split(size), strict=True)
         ]
     )
-    if reduction == "none":
-        return losses.view_as(targets)
-    return losses.sum() / (ids != IGNORED).sum().clamp(min=1)
+    return losses if reduction == "none" else losses.sum() / _count(ids)
 
 
-def _widened(logits: Tensor) -> Tensor:
-    """Half precision made fp32; fp32 and fp64 as they are."""
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+def _fused(rows: Tensor, weight: Tensor, ids: Tensor, reduction: Reduction) -> Tensor:
+    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else rows.dtype
+    with torch.autocast("cpu", enabled=False):
+        if torch.is_grad_enabled():
+            return Fused.apply(rows, weight, ids, dtype)
+        losses = Softmax(rows.to(dtype), weight.to(dtype), ids).losses
+        return losses if reduction == "none" else losses.sum() / _count(ids)
+
+
+class Fused(torch.autograd.Function):
+    """Mean cross entropy of a linear head, which forms its gradients in the forward pass.
+
+    hidden (N, D), weight (V, D), targets (N,) int64, dtype of the products. Of the N x V logits only exponentials
+    in that dtype exist, for as many tokens as KEPT_BYTES hold. After Wijmans et al. 2024,
+    https://arxiv.org/abs/2411.09009, and Hsu et al. 2024, https://arxiv.org/abs/2410.10989: as the loss is a scalar,
+    its gradients are known up to a factor before the backward pass begins, and the logits need not wait for it.
+    """
+
+    @staticmethod
+    def forward(ctx, hidden: Tensor, weight: Tensor, targets: Tensor, dtype: torch.dtype) -> Tensor:  # noqa: D102
+        ctx.dtypes = hidden.dtype, weight.dtype
+        for_hidden, for_weight = ctx.needs_input_grad[:2]
+        h, w, n = hidden.to(dtype), weight.to(dtype), _count(targets)  # cast once, not once a product
+        size = max(1, KEPT_BYTES // (len(w) * w.itemsize))
+        losses, slopes, grad_hidden, grad_weight = [], [], [], None
+        for rows, ids in zip(h.split(size), targets.split(size), strict=True):
+            softmax = Softmax(rows, w, ids, keep=True)
+            losses.append(softmax.losses)
+            slopes.append(softmax.slope / n)
+            if for_hidden:
+                grad_hidden.append(softmax.grad_hidden(n))
+            if for_weight:
+                part = softmax.grad_weight(n)
+                grad_weight = part if grad_weight is None else grad_weight.to(softmax.wide).add_(part)
+        slope = torch.cat(slopes)[:, None]  # (N, 1)
+        ctx.save_for_backward(torch.cat(grad_hidden) if for_hidden else None, grad_weight, h, slope, targets)
+        return torch.cat(losses).sum() / n
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:  # noqa: D102
+        grad_hidden, grad_weight, h, slope, targets = ctx.saved_tensors
+        if grad_hidden is not None:
+            grad_hidden = (grad_hidden * grad).to(ctx.dtypes[0])
+        if grad_weight is not None:
+            grad_weight = grad_weight.to(slope.dtype, copy=True)
+            # a target's own part, exact where the model is all but sure of it
+            grad_weight.index_add_(0, targets.clamp(min=0), h * slope)
+            if grad != 1:
+                grad_weight *= grad
+            grad_weight = grad_weight.to(ctx.dtypes[1])
+        return grad_hidden, grad_weight, None, None
+
+
+class Softmax:
+    """Exponentials of some tokens' logits, a block of the vocabulary at a time, and what follows from them.
+
+    A target's own logit stands apart, in fp32 or wider: where the model is all but sure of it, its probability in
+    bf16 would be 1, and the loss and its slope would be 0 or noise. `losses` (N,) are in nats and `slope` (N,) is
+    their derivative by the target's logit, p - 1; both are 0 where the target is ignored.
+    """
+
+    def __init__(self, h: Tensor, w: Tensor, targets: Tensor, keep: bool = False):
+        self.h, self.w, self.ids = h, w, targets.clamp(min=0)
+        self.wide, self.keep = _wide(h.dtype), keep
+        counted = targets != IGNORED
+        own = (h.to(self.wide) * w[self.ids].to(self.wide)).sum(1)  # (N,) the targets' logits
+        others = self._others(shift=False)  # (N,) log-sum of the other logits' exponentials
+        if not (others.abs() < SAFE).all():
+            others = self._others(shift=True)
+        gap = others - own
+        self.losses = torch.where(counted, torch.logaddexp(gap, torch.zeros_like(gap)), 0.0)
+        self.slope = torch.where(counted, -torch.sigmoid(gap), 0.0)
+        self.log_total, self.counted = torch.logaddexp(others, own), counted
+
+    def _others(self, shift: bool) -> Tensor:
+        N, dtype = len(self.h), self.h.dtype
+        size = N * (len(self.w) if self.keep else min(len(self.w), IDS_AT_ONCE))
+        buffer = self.h.new_empty(size)  # the one large buffer; where freed memory is kept, it is there again each step
+        self.blocks: list[tuple[slice, Tensor]] = []  # which ids, exponentials (N, ids)
+        shifts, logs = [], []
+        for ids in _slices(len(self.w)):
+            width = ids.stop - ids.start
+            start = N * ids.start if self.keep else 0
+            e = buffer[start : start + N * width].view(N, width)
+            torch.mm(self.h, self.w[ids].T, out=e)
+            inside = ((self.ids >= ids.start) & (self.ids < ids.stop)).nonzero().squeeze(1)
+            e[inside, self.ids[inside] - ids.start] = torch.finfo(dtype).min
+            shifts.append(e.amax(1).to(self.wide) if shift else e.new_zeros(N, dtype=self.wide))
+            if shift:
+                e.sub_(shifts[-1][:, None])
+            logs.append(e.exp_().sum(1, dtype=self.wide).log() + shifts[-1])
+            self.blocks.append((ids, e))
+        self.shifts = shifts
+        return torch.stack(logs).logsumexp(0)
+
+    def _weights(self, n: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """Blocks, and (N, 1) what to multiply their exponentials by to make them the slopes of the mean loss."""
+        for (ids, e), shift in zip(self.blocks, self.shifts, strict=True):
+            yield ids, e, torch.where(self.counted, (shift - self.log_total).exp() / n, 0.0)[:, None]
+
+    def grad_hidden(self, n: Tensor) -> Tensor:
+        """(N, D) in fp32 or wider: the gradient of the losses' sum over n."""
+        grad = self.w[self.ids].to(self.wide) * (self.slope / n)[:, None]
+        for ids, e, scale in self._weights(n):
+            grad.addcmul_(torch.mm(e, self.w[ids]), scale)
+        return grad
+
+    def grad_weight(self, n: Tensor) -> Tensor:
+        """(V, D) in the products' dtype: the same by the weight, but for the targets' own part."""
+        grad = torch.empty_like(self.w)
+        for ids, e, scale in self._weights(n):
+            torch.mm(e.T, (self.h * scale).to(e.dtype), out=grad[ids])
+        return grad
+
+
+def _slices(n: int) -> list[slice]:
+    return [slice(start, min(start + IDS_AT_ONCE, n)) for start in range(0, n, IDS_AT_ONCE)]
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    """fp32 for half precision; fp32 and fp64 as they are."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def _count(targets: Tensor) -> Tensor:
+    return (targets != IGNORED).sum().clamp(min=1)

@@ -141,6 +141,11 @@ class Optimized(nn.Module):
         targets: (B, T) int64, -100 ignored. `last`: only the last position, all that decoding needs.
         Returns logits (B, T or 1, V), or the loss: a scalar, or (B, T) with reduction "none" (see `head_loss`).
         """
+        x = self.hidden(ids, cache, last)
+        return self.lm_head(x) if targets is None else head_loss(self.lm_head, x, targets, reduction)
+
+    def hidden(self, ids: Tensor, cache: Cache | None = None, last: bool = False) -> Tensor:
+        """What the head reads, (B, T or 1, C): everything before it, for ids as `forward` takes them."""
         start, T = 0 if cache is None else cache.length, ids.size(1)
         turn = rotation(start, T, self.config.head_dim, ids.device, self.config.rope_theta)
         x = self.model.drop(self.model.embed_tokens(ids))  # (B, T, C)
@@ -148,5 +153,4 @@ class Optimized(nn.Module):
             x = block(x, turn, cache)
         if cache is not None:
             cache.length += T
-        x = self.model.norm(x[:, -1:] if last else x)
-        return self.lm_head(x) if targets is None else head_loss(self.lm_head, x, targets, reduction)
+        return self.model.norm(x[:, -1:] if last else x)

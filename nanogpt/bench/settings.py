@@ -1,0 +1,49 @@
+"""The shape that the benchmark runs at."""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from nanogpt import hardware
+from nanogpt.errors import BadSetting
+from nanogpt.model import ModelConfig
+
+
+@dataclass(frozen=True)
+class BenchmarkSettings:
+    """Section `benchmark` of params.yaml: a shape of its own, so that changing `model` leaves it be."""
+
+    n_layer: int
+    n_head: int
+    n_kv_head: int
+    n_embd: int
+    block_size: int
+    vocab_size: int
+    batch_size: int
+    num_iters: int
+    dtype: hardware.Dtype
+    compile: Literal["auto", "off"]
+    threads: int | Literal["auto"]
+
+    def __post_init__(self) -> None:
+        for key in ("vocab_size", "batch_size", "num_iters"):
+            if getattr(self, key) < 1:
+                raise BadSetting(key, getattr(self, key), "must be at least 1", "choose a positive whole number")
+        if self.threads != "auto" and self.threads < 1:
+            raise BadSetting("threads", self.threads, "must be at least 1", "choose auto or a number of cores")
+        self.config("optimized")
+
+    def config(self, arch: Literal["base", "optimized"]) -> ModelConfig:
+        """The model of either architecture at the benchmark's shape."""
+        return ModelConfig(
+            arch=arch, n_layer=self.n_layer, n_head=self.n_head, n_kv_head=self.n_kv_head, n_embd=self.n_embd,
+            block_size=self.block_size, dropout=0.0, tie_embeddings=False, vocab_size=self.vocab_size,
+        )  # fmt: skip
+
+    def with_heads(self, n_kv_head: int) -> ModelConfig:
+        """The optimized model with that many heads of keys and values."""
+        return replace(self.config("optimized"), n_kv_head=n_kv_head)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens a step."""
+        return self.batch_size * self.block_size

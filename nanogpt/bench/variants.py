@@ -1,0 +1,85 @@
+"""What is timed: a training step of either architecture as this project takes it, and as plain torch does."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from nanogpt import hardware, lora, optim
+from nanogpt.bench.race import Steps
+from nanogpt.bench.settings import BenchmarkSettings
+from nanogpt.compiling import compiled, compiled_loss
+from nanogpt.model import build
+from nanogpt.train import update
+
+CPU = torch.device("cpu")
+ADAPTER = lora.LoraSettings(
+    r=8, alpha=8.0, dropout=0.0, target_modules="all-linear", kind="lora",
+    max_steps=2, batch_size=1, lr=1e-4, min_lr=1e-5, warmup_steps=0,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to train: `plain` is the yardstick, the model with `F.cross_entropy` and torch's own AdamW.
+
+    `adapter` trains LoRA of rank 8 on the blocks' linear layers. `isa` is what ONEDNN_MAX_CPU_ISA leaves of the
+    processor.
+    """
+
+    arch: Literal["base", "optimized"]
+    dtype: hardware.Dtype
+    compile: bool = False
+    plain: bool = False
+    adapter: bool = False
+    isa: str | None = None
+
+
+def training(name: str, variant: Variant, settings: BenchmarkSettings) -> Steps:
+    """A step of training on one batch of random tokens, in this process, whose settings it changes."""
+    if variant.isa:
+        os.environ["ONEDNN_MAX_CPU_ISA"] = variant.isa  # oneDNN reads it before its first product
+    torch.manual_seed(0)
+    tokens = torch.randint(settings.vocab_size, (settings.batch_size, settings.block_size + 1))
+    batch = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
+    model = build(settings.config(variant.arch))
+    return {name: _plain(model, variant, settings, *batch) if variant.plain else _ours(model, variant, settings, batch)}
+
+
+def _plain(
+    model: nn.Module, variant: Variant, settings: BenchmarkSettings, ids: torch.Tensor, targets: torch.Tensor
+) -> Callable[[], None]:
+    hardware.threads(settings.threads)
+    dtype = hardware.dtype(variant.dtype, CPU)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, foreach=True)
+
+    def loss() -> torch.Tensor:
+        return F.cross_entropy(model(ids).flatten(0, 1), targets.flatten())
+
+    forward = compiled(loss) if variant.compile else loss
+
+    def step() -> None:
+        with hardware.autocast(CPU, dtype):
+            mean = forward()
+        mean.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def _ours(
+    model: nn.Module, variant: Variant, settings: BenchmarkSettings, batch: tuple[torch.Tensor, torch.Tensor]
+) -> Callable[[], object]:
+    hardware.tune(settings.threads)
+    dtype = hardware.dtype(variant.dtype, CPU)
+    if variant.adapter:
+        lora.attach(model, ADAPTER, seed=0).train()
+    optimizer = optim.adamw(model, lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1)
+    loss_of = compiled_loss(model) if variant.compile else model
+    return lambda: update(loss_of, optimizer, [batch], 1.0, CPU, dtype)

@@ -1,0 +1,51 @@
+"""torch.compile: when it pays, and where what it made is kept for the next run."""
+
+import os
+import shutil
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from nanogpt import scratch
+from nanogpt.errors import BadSetting
+from nanogpt.model.loss import head_loss
+
+Compile = Literal["auto", "on", "off"]
+
+# A step gets 3 to 10% faster (docs/speed.md), and compiling takes 20 s, or 3 s where the cache has it already.
+# So it pays on runs of 10 minutes: this many floating point operations at 500 GFLOP/s.
+WORTH_COMPILING = 3e14
+
+
+def can_compile(device: torch.device) -> bool:
+    """Whether what torch.compile needs is there: on a CPU a C++ compiler."""
+    return device.type != "cpu" or any(shutil.which(name) for name in ("c++", "g++", "clang++"))
+
+
+def compiles(wanted: Compile, flops: float, device: torch.device) -> bool:
+    """Whether to compile: as wanted, or with "auto" where a run of `flops` operations is long enough.
+
+    The choice does not depend on a clock, so a run that is repeated on a machine is compiled again or not again.
+    Raises BadSetting for "on" where that is not possible.
+    """
+    possible = can_compile(device)
+    if wanted == "on" and not possible:
+        raise BadSetting("train.compile", "on", "there is no C++ compiler here", "install g++, or choose off")
+    if wanted != "auto":
+        return wanted == "on"
+    return possible and device.type in ("cpu", "cuda") and flops >= WORTH_COMPILING
+
+
+def compiled_loss(model: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
+    """`model(ids, targets)` with all but the head compiled; the head's kernels are as fast as compiled ones."""
+    hidden = compiled(model.hidden)
+    return lambda ids, targets: head_loss(model.lm_head, hidden(ids), targets)
+
+
+def compiled(function: Callable) -> Callable:
+    """torch.compile with a cache that lies in `.work` and outlives the machine's restart."""
+    cache = scratch.folder("compiled", "torch", {"torch": torch.__version__})
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache.resolve()))
+    return torch.compile(function)

@@ -1,0 +1,77 @@
+"""What this machine is and which number format its matrix products are fastest in."""
+
+from typing import Literal
+
+import torch
+
+from nanogpt.errors import BadSetting
+from nanogpt.hardware.cores import describe, instruction_set, threads, usable
+from nanogpt.hardware.memory import keep_freed, peak_mib
+from nanogpt.hardware.rates import Rates, fast_float32, matmul_flops, rates
+
+__all__ = [
+    "Dtype",
+    "Rates",
+    "autocast",
+    "describe",
+    "device",
+    "dtype",
+    "fast_float32",
+    "instruction_set",
+    "keep_freed",
+    "matmul_flops",
+    "peak_mib",
+    "precision",
+    "rates",
+    "threads",
+    "tune",
+    "usable",
+]
+
+Dtype = Literal["auto", "float32", "bfloat16"]
+
+
+def device(name: str = "auto") -> torch.device:
+    """The device to compute on; "auto" prefers CUDA, then Apple's MPS, then the CPU.
+
+    Raises BadSetting for one that this machine lacks.
+    """
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        name = next(kind for kind, usable in there.items() if usable)
+    elif not there[name]:
+        raise BadSetting("train.device", name, "torch finds none on this machine", "choose auto or cpu")
+    return torch.device(name)
+
+
+def tune(wanted: int | Literal["auto"]) -> None:
+    """Make this process train fast on a CPU: its threads, its fp32 products, its memory, numbers next to 0."""
+    threads(wanted)
+    fast_float32()
+    keep_freed()
+    torch.set_flush_denormal(True)
+
+
+def dtype(wanted: Dtype, device: torch.device) -> torch.dtype:
+    """The dtype of matrix products.
+
+    "auto" takes bfloat16 where it is faster. The CPU's flags alone do not tell (some CPUs list
+    bf16 and run it slower than fp32), so there `rates` decides.
+    """
+    if wanted != "auto":
+        return getattr(torch, wanted)
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    if device.type == "mps":
+        return torch.float32
+    return torch.bfloat16 if rates().bfloat16_pays else torch.float32
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
+    """Context in which matrix products run in `dtype`; with float32 it changes nothing."""
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
+
+
+def precision(wanted: Dtype, device: torch.device) -> torch.autocast:
+    """Context in which matrix products run in the wanted dtype, resolved by `dtype`."""
+    return autocast(device, dtype(wanted, device))

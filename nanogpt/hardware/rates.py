@@ -1,0 +1,146 @@
+"""How fast this processor multiplies matrices in each number format, measured once per machine."""
+
+import contextlib
+import functools
+import json
+import math
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+
+import torch
+
+from nanogpt import atomic, scratch
+from nanogpt.hardware import cores
+
+EXACT = 2e-6
+"""Relative error below which a product has not been rounded to bf16: fp32 gives some 3e-7, bf16 2e-3."""
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Floating point operations a second of matrix products on one thread.
+
+    `float32_onednn` is fp32 by oneDNN's kernels; `exact` says whether they keep full fp32 here.
+    """
+
+    float32: float
+    float32_onednn: float
+    bfloat16: float
+    exact: bool
+
+    @property
+    def onednn_pays(self) -> bool:
+        """Whether fp32 products belong to oneDNN: as exact, and clearly faster."""
+        return self.exact and self.float32_onednn > 1.1 * self.float32
+
+    @property
+    def bfloat16_pays(self) -> bool:
+        """Whether bf16 products are clearly faster than the better of the fp32 ones."""
+        return self.bfloat16 > 1.2 * (self.float32_onednn if self.onednn_pays else self.float32)
+
+
+def matmul_flops(dtype: torch.dtype, size: int = 1024, repeats: int = 5) -> float:
+    """Floating point operations a second of a square matrix product on the CPU: best of several."""
+    a, b = (torch.ones(size, size, dtype=dtype) for _ in range(2))
+    out = torch.empty(size, size, dtype=dtype)
+    best = float("inf")
+    for _ in range(repeats + 1):  # the first one warms up
+        start = time.perf_counter()
+        torch.mm(a, b, out=out)
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best
+
+
+@functools.cache
+def rates() -> Rates:
+    """The rates of this machine, measured in some 0.1 s unless an earlier process left them in `.work`.
+
+    They are kept for this processor, instruction set, version of torch and settings of its libraries.
+    """
+    identity = {"cpu": cores.name(), "set": cores.instruction_set(), "torch": torch.__version__}
+    identity |= {key: os.environ[key] for key in os.environ if key.startswith(("ONEDNN_", "DNNL_", "MKL_"))}
+    try:
+        file = scratch.folder("rates", "cpu", identity) / "rates.json"
+    except OSError:  # a disk that cannot be written
+        return _measure()
+    found = _read(file)
+    if not found:
+        found = _measure()
+        with contextlib.suppress(OSError):
+            atomic.write_text(file, json.dumps(asdict(found)))
+    return found
+
+
+def fast_float32() -> bool:
+    """Send this process's fp32 products to oneDNN where that is as exact and clearly faster; whether it did.
+
+    On x86 torch multiplies fp32 matrices with MKL, which on AMD's processors runs at half the rate of
+    oneDNN. The setting that moves them to oneDNN also allows it to round to bf16: with AMX it does,
+    without it keeps full fp32 (oneDNN 3.12). What it does here, `rates` has measured.
+    Source: https://docs.pytorch.org/docs/stable/notes/mkldnn.html
+    """
+    if rates().onednn_pays:
+        torch.backends.mkldnn.matmul.fp32_precision = "bf16"
+    return rates().onednn_pays
+
+
+def _read(file: os.PathLike) -> Rates | None:
+    """What an earlier process wrote; None where there is nothing, or something damaged."""
+    try:
+        with open(file, encoding="utf-8") as text:
+            found = Rates(**json.load(text))
+        speeds = (found.float32, found.float32_onednn, found.bfloat16)
+        return found if type(found.exact) is bool and all(0 < speed < math.inf for speed in speeds) else None
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _measure() -> Rates:
+    """Best of several short products, the formats by turns so that a busy moment hits all alike.
+
+    On one thread: several wait for each other, and where another process has one of their cores the
+    waiting is most of the time. The formats' ratio is the same.
+    """
+    formats = {
+        "float32": (torch.float32, "ieee"),
+        "float32_onednn": (torch.float32, "bf16"),
+        "bfloat16": (torch.bfloat16, "ieee"),
+    }
+    best = dict.fromkeys(formats, 0.0)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for _ in range(3):
+            for kind, (dtype, precision) in formats.items():
+                with _float32_precision(precision):
+                    best[kind] = max(best[kind], matmul_flops(dtype, size=384, repeats=2))
+        with _float32_precision("bf16"):
+            exact = torch.backends.mkldnn.is_available() and _relative_error() < EXACT
+    finally:
+        torch.set_num_threads(threads)
+    return Rates(**best, exact=exact)
+
+
+def _relative_error() -> float:
+    """Greatest relative error of fp32 products in the layouts of training: a layer forward, and both backward."""
+    generator = torch.Generator().manual_seed(0)  # torch's own randomness belongs to the training
+    x, weight, grad = (torch.randn(*shape, generator=generator) for shape in ((512, 320), (832, 320), (512, 832)))
+    errors = []
+    for a, b in ((x, weight.t()), (grad, weight), (grad.t(), x)):
+        truth = a.double() @ b.double()
+        errors.append(((a @ b - truth).norm() / truth.norm()).item())
+    return max(errors)
+
+
+@contextlib.contextmanager
+def _float32_precision(value: str) -> Iterator[None]:
+    """Context in which fp32 products on the CPU may be rounded to `value`."""
+    matmul = torch.backends.mkldnn.matmul
+    before = matmul.fp32_precision
+    matmul.fp32_precision = value
+    try:
+        yield
+    finally:
+        matmul.fp32_precision = before

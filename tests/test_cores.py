@@ -1,0 +1,164 @@
+import math
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from nanogpt.hardware import cores
+
+X86_LINUX = sys.platform == "linux" and platform.machine() == "x86_64"
+BOUND = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_threads_are_set_and_returned(count):
+    assert cores.threads(count) == count
+    assert torch.get_num_threads() == count
+
+
+def test_auto_takes_the_cores_this_process_may_use():
+    found = cores.threads("auto")
+    assert found == torch.get_num_threads() == cores.usable()
+    assert 1 <= found <= os.cpu_count()
+    if hasattr(os, "sched_setaffinity"):
+        bound = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, {min(bound)})
+        try:
+            assert cores.threads("auto") == 1
+            assert ", 1 core, " in cores.describe()
+        finally:
+            os.sched_setaffinity(0, bound)
+
+
+def container(root: Path, lines: str, files: dict[str, str | bytes]) -> tuple[Path, Path]:
+    """A /proc and a /sys/fs/cgroup of a process whose /proc/self/cgroup says `lines`."""
+    proc, cgroups = root / "proc", root / "cgroup"
+    for path, text in {proc / "self/cgroup": lines, **{cgroups / name: text for name, text in files.items()}}.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return proc, cgroups
+
+
+V1 = "12:cpuset:/pod/app\n4:cpu,cpuacct:/pod/app\n1:name=systemd:/pod/app\n"
+CONTAINERS = {
+    # cgroup v2
+    "no limit": ("0::/\n", {"cpu.max": "max 100000\n"}, None),
+    "its own group": ("0::/pod/app\n", {"pod/app/cpu.max": "150000 100000\n"}, 1.5),
+    "another period": ("0::/pod/app\n", {"pod/app/cpu.max": "25000 50000\n"}, 0.5),
+    "the group above": ("0::/pod/app\n", {"pod/app/cpu.max": "max 100000\n", "pod/cpu.max": "70000 100000\n"}, 0.7),
+    "the least": ("0::/pod/app\n", {"pod/app/cpu.max": "150000 100000", "pod/cpu.max": "120000 100000"}, 1.2),
+    "the root, as a container sees it": ("0::/\n", {"cpu.max": "80000 100000\n"}, 0.8),
+    "a group out of sight": ("0::/../other\n", {"cpu.max": "80000 100000\n"}, 0.8),
+    "another process's group": ("0::/pod/app\n", {"pod/other/cpu.max": "50000 100000\n"}, None),
+    "colons in a name": ("0::/pod:a/b:c\n", {"pod:a/b:c/cpu.max": "50000 100000\n"}, 0.5),
+    # cgroup v1
+    "v1": (V1, {"cpu/pod/app/cpu.cfs_quota_us": "60000", "cpu/pod/app/cpu.cfs_period_us": "50000\n"}, 1.2),
+    "v1, no limit": (V1, {"cpu/pod/app/cpu.cfs_quota_us": "-1\n", "cpu/pod/app/cpu.cfs_period_us": "100000"}, None),
+    "v1, above": (V1, {"cpu/pod/cpu.cfs_quota_us": "50000\n", "cpu/pod/cpu.cfs_period_us": "100000\n"}, 0.5),
+    "v1, by its full name": (
+        V1,
+        {"cpu,cpuacct/pod/app/cpu.cfs_quota_us": "9000", "cpu,cpuacct/pod/app/cpu.cfs_period_us": "10000"},
+        0.9,
+    ),
+    "v1, its root": (V1, {"cpu/cpu.cfs_quota_us": "50000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 0.5),
+    "v1, another controller": (
+        "3:cpuset:/pod\n2:cpuacct:/pod\n",
+        {"cpu/pod/cpu.cfs_quota_us": "50000\n", "cpu/pod/cpu.cfs_period_us": "100000\n"},
+        None,
+    ),
+    "v1 and v2": (
+        "1:cpu:/\n0::/pod\n",
+        {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000", "pod/cpu.max": "90000 100000"},
+        0.9,
+    ),
+    # odd files
+    "nothing": ("", {}, None),
+    "no colon": ("cgroup\n\n", {}, None),
+    "empty": ("0::/\n", {"cpu.max": ""}, None),
+    "one number": ("0::/\n", {"cpu.max": "50000"}, None),
+    "words": ("0::/\n", {"cpu.max": "half of it"}, None),
+    "not text": ("0::/\n", {"cpu.max": b"\xff\xfe 1"}, None),
+    "no period": ("0::/\n", {"cpu.max": "50000 0"}, None),
+    "no quota": ("0::/\n", {"cpu.max": "0 100000"}, None),
+    "no file of the period": (V1, {"cpu/pod/app/cpu.cfs_quota_us": "50000\n"}, None),
+    "a folder": ("0::/\n", {"cpu.max/file": ""}, None),
+}
+
+
+@pytest.mark.parametrize(("lines", "files", "grant"), CONTAINERS.values(), ids=CONTAINERS)
+def test_a_container_limits_the_cores(tmp_path, lines, files, grant):
+    proc, cgroups = container(tmp_path, lines, files)
+    assert min(cores._grants(proc, cgroups), default=None) == grant
+    assert cores.usable(proc, cgroups) == (min(BOUND, math.ceil(grant)) if grant else BOUND)
+
+
+def test_a_large_grant_adds_no_cores(tmp_path):
+    assert cores.usable(*container(tmp_path, "0::/\n", {"cpu.max": "100000000 100000\n"})) == BOUND
+
+
+def test_a_system_without_proc_has_no_containers(tmp_path):
+    assert cores.usable(tmp_path / "proc", tmp_path / "cgroup") == BOUND
+
+
+def test_the_instruction_set_is_what_the_processor_says(monkeypatch):
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    has = torch.cpu.get_capabilities()  # asks the processor itself
+    if platform.machine() in ("arm64", "aarch64"):
+        assert cores.instruction_set() == "NEON" or has["sve"]
+    elif platform.machine() in ("x86_64", "AMD64") and sys.platform == "linux":
+        best = "AMX" if has["amx_bf16"] else "AVX512-BF16" if has["avx512_bf16"] else "AVX512"
+        assert cores.instruction_set() == (best if has["avx512_f"] else "AVX2" if has["avx2"] else "plain")
+
+
+SAYS = """
+import os, torch
+from nanogpt.hardware import instruction_set
+os.environ["ONEDNN_VERBOSE"] = "1"
+for value in {values}:
+    if os.fork() == 0:
+        os.environ["ONEDNN_MAX_CPU_ISA"] = value
+        print("=", value, "=", instruction_set(), flush=True)
+        torch.ones(4, 4).to_mkldnn()  # oneDNN reads its settings on first use, and says what it found
+        os._exit(0)
+    os.wait()
+"""
+
+
+@pytest.mark.skipif(not X86_LINUX, reason="oneDNN names x86's instruction sets")
+def test_the_instruction_set_is_what_onednn_uses():
+    values = ["", "default", "ALL", "no such set", *cores.HIDING, "AVX512_CORE", "Avx2", "AVX512_CORE_AMX"]
+    done = subprocess.run(
+        [sys.executable, "-c", SAYS.format(values=values)], capture_output=True, text=True, check=True
+    )
+    answers = done.stdout.split("= ")[1:]
+    answers = dict(zip(answers[::2], answers[1::2], strict=True))
+    assert [value.strip() for value in answers] == values
+    for value, answer in answers.items():
+        ours, said = answer.split("\n", 1)
+        onednn = next(line.split("isa:")[1] for line in said.splitlines() if "cpu,isa:" in line)
+        assert ours == in_our_words(onednn), f"ONEDNN_MAX_CPU_ISA={value}: {onednn}"
+
+
+def in_our_words(onednn: str) -> str:
+    if "AMX" in onednn:
+        return "AMX"
+    if "AVX10" in onednn or ("AVX-512" in onednn and "bfloat16" in onednn):
+        return "AVX512-BF16"
+    return "AVX512" if "AVX-512" in onednn else "AVX2" if "AVX2" in onednn else "plain"
+
+
+def test_the_description_is_one_line():
+    line = cores.describe()
+    assert "\n" not in line
+    assert line.startswith(f"{cores.name()}, {cores.usable()} core")
+    assert line.endswith(f", {cores.instruction_set()}, torch {torch.__version__}")
+
+
+def test_the_name_says_who_made_it():
+    assert cores.name().strip()
+    if X86_LINUX:
+        assert torch.cpu.get_capabilities()["cpu_name"].split()[0] in cores.name()

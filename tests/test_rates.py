@@ -1,0 +1,194 @@
+import json
+import os
+import subprocess
+import sys
+import timeit
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from nanogpt.hardware import Rates, fast_float32, matmul_flops, rates
+
+MATMUL = torch.backends.mkldnn.matmul
+SLOWER, EVEN, FASTER = 0.5e9, 1.05e9, 2e9
+
+
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch, tmp_path):
+    """A process that has measured nothing, in a repository where nothing was measured."""
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    for key in [key for key in os.environ if key.startswith(("ONEDNN_", "DNNL_", "MKL_"))]:
+        monkeypatch.delenv(key)
+    before = MATMUL.fp32_precision
+    rates.cache_clear()
+    yield
+    rates.cache_clear()
+    MATMUL.fp32_precision = before
+
+
+def kept(root: Path) -> Path:
+    [file] = root.glob(".work/rates/*/*")
+    return file
+
+
+def stopwatch(dtype: torch.dtype, size: int = 384) -> float:
+    torch.set_num_threads(1)
+    a = torch.ones(size, size, dtype=dtype)
+    return 2 * size**3 / min(timeit.repeat(lambda: a @ a, number=1, repeat=60))
+
+
+def test_the_speed_of_a_product_is_that_of_a_stopwatch():
+    torch.set_num_threads(1)
+    assert matmul_flops(torch.float32, size=384, repeats=60) == pytest.approx(stopwatch(torch.float32), rel=0.7)
+
+
+def test_the_rates_are_those_of_a_stopwatch():
+    found = rates()
+    plain, bfloat16 = stopwatch(torch.float32), stopwatch(torch.bfloat16)
+    MATMUL.fp32_precision = "bf16"
+    onednn = stopwatch(torch.float32)
+    assert found.float32 == pytest.approx(plain, rel=0.7)
+    assert found.float32_onednn / found.float32 == pytest.approx(onednn / plain, rel=0.4)
+    assert found.bfloat16 / found.float32 == pytest.approx(bfloat16 / plain, rel=0.4)
+
+
+def relative_error() -> float:
+    """Greatest error of torch's fp32 products against numpy's in float64, plain and with either side transposed."""
+    generator = np.random.default_rng(0)
+    a, b = (generator.standard_normal((400, 400)).astype(np.float32) for _ in range(2))
+    errors = []
+    for left, right in ((a, b), (a.T, b), (a, b.T)):
+        product = (torch.from_numpy(left) @ torch.from_numpy(right)).numpy()
+        truth = left.astype(np.float64) @ right.astype(np.float64)
+        errors.append(np.linalg.norm(product - truth) / np.linalg.norm(truth))
+    return max(errors)
+
+
+def test_exact_says_whether_a_product_is_rounded():
+    exact = rates().exact
+    MATMUL.fp32_precision = "bf16"
+    assert exact == (torch.backends.mkldnn.is_available() and relative_error() < 2e-6)
+
+
+def test_measuring_leaves_torch_as_it_was():
+    torch.set_num_threads(2)
+    MATMUL.fp32_precision = "ieee"
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    rates()
+    assert torch.equal(torch.rand(3), expected)
+    assert torch.get_num_threads() == 2
+    assert MATMUL.fp32_precision == "ieee"
+
+
+def test_another_process_reads_what_this_one_measured(tmp_path):
+    measured = rates()
+    before = kept(tmp_path).stat()
+    code = "from nanogpt.hardware import rates; print(rates())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(measured)
+    after = kept(tmp_path).stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
+def write(root: Path, **numbers) -> Rates:
+    """Put absurd rates in the place of the measured ones."""
+    rates()
+    absurd = Rates(**{"float32": 1e9, "float32_onednn": EVEN, "bfloat16": EVEN, "exact": True} | numbers)
+    kept(root).write_text(json.dumps(asdict(absurd)))
+    rates.cache_clear()
+    return absurd
+
+
+def test_a_kept_file_is_believed(tmp_path):
+    absurd = write(tmp_path, float32=1.5, bfloat16=3)
+    assert rates() == absurd
+
+
+GOOD = '"float32_onednn": 1e9, "bfloat16": 1e9'
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        b"",
+        b'{"float32": 1e9, "flo',
+        b"\xff\x00",
+        b"[1, 2, 3]",
+        b'{"float32": 1e9}',
+        f'{{"float32": NaN, {GOOD}, "exact": true}}'.encode(),
+        f'{{"float32": Infinity, {GOOD}, "exact": true}}'.encode(),
+        f'{{"float32": -1e9, {GOOD}, "exact": true}}'.encode(),
+        f'{{"float32": "1e9", {GOOD}, "exact": true}}'.encode(),
+        f'{{"float32": 1e9, {GOOD}, "exact": "no"}}'.encode(),
+        f'{{"float32": 1e9, {GOOD}, "exact": true, "more": 1}}'.encode(),
+    ],
+)
+def test_a_damaged_file_is_measured_again_and_replaced(tmp_path, damaged):
+    rates()
+    kept(tmp_path).write_bytes(damaged)
+    rates.cache_clear()
+    found = rates()
+    assert found.float32 > stopwatch(torch.float32) / 3
+    assert json.loads(kept(tmp_path).read_text()) == asdict(found)
+
+
+@pytest.mark.parametrize("key", ["ONEDNN_MAX_CPU_ISA", "MKL_CBWR"])
+def test_other_settings_of_the_libraries_are_measured_anew(tmp_path, monkeypatch, key):
+    absurd = write(tmp_path, float32=1.0)
+    monkeypatch.setenv(key, "AVX2")
+    assert rates().float32 > 2 * absurd.float32
+    assert len(list(tmp_path.glob(".work/rates/*/*"))) == 2
+
+
+@pytest.mark.parametrize("where", [".work", ".work/rates"])
+def test_a_disk_that_cannot_be_written_is_no_error(tmp_path, where):
+    place = tmp_path / where
+    place.parent.mkdir(exist_ok=True)
+    place.write_text("a file where a folder belongs")
+    assert rates().float32 > stopwatch(torch.float32) / 3
+    assert place.is_file()
+
+
+def test_a_file_that_cannot_be_written_is_no_error(tmp_path):
+    rates()
+    file = kept(tmp_path)
+    file.unlink()
+    file.mkdir()
+    rates.cache_clear()
+    assert rates().float32 > stopwatch(torch.float32) / 3
+    assert list(file.parent.iterdir()) == [file]
+
+
+@pytest.mark.parametrize(
+    ("onednn", "exact", "moved"), [(FASTER, True, True), (FASTER, False, False), (EVEN, True, False)]
+)
+def test_fp32_moves_to_onednn_where_that_is_exact_and_faster(tmp_path, onednn, exact, moved):
+    write(tmp_path, float32_onednn=onednn, exact=exact)
+    before = MATMUL.fp32_precision
+    assert fast_float32() is moved
+    assert MATMUL.fp32_precision == ("bf16" if moved else before)
+
+
+@pytest.mark.parametrize(
+    ("onednn", "exact", "bfloat16", "pays"),
+    [
+        (EVEN, True, FASTER, True),
+        (EVEN, True, EVEN, False),
+        (EVEN, True, SLOWER, False),
+        (FASTER, True, 1.1 * FASTER, False),  # twice MKL's fp32, but not oneDNN's
+        (FASTER, True, 1.3 * FASTER, True),
+        (FASTER, False, 1.1 * FASTER, True),  # oneDNN's is fast because it rounds, so it is not used
+    ],
+)
+def test_bf16_has_to_beat_the_fp32_that_is_used(onednn, exact, bfloat16, pays):
+    assert Rates(1e9, onednn, bfloat16, exact).bfloat16_pays is pays
+
+
+def test_fast_products_are_as_exact():
+    fast_float32()
+    assert relative_error() < 2e-6
