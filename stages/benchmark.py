@@ -5,7 +5,7 @@ from dataclasses import replace
 from nanogpt import errors
 from nanogpt.flags import Flags, override
 
-WHAT = ("training", "variants", "parts", "improvements", "growth", "prepare", "all")
+WHAT = ("training", "variants", "parts", "improvements", "ablation", "growth", "prepare", "all")
 
 
 def main() -> None:
@@ -40,7 +40,7 @@ def main() -> None:
 def training(args) -> dict:
     """Steps of training, whole or in parts."""
     from nanogpt import params
-    from nanogpt.bench import growth, parts, training
+    from nanogpt.bench import ablation, growth, parts, training
     from nanogpt.bench.settings import BenchmarkSettings
 
     settings = override(params.load(benchmark=BenchmarkSettings).benchmark, args)
@@ -49,10 +49,11 @@ def training(args) -> dict:
         "variants": (training.variants, training.table),
         "parts": (parts.benchmark, parts.table),
         "improvements": (parts.improvements, parts.table),
+        "ablation": (ablation.benchmark, ablation.table),
         "growth": (growth.benchmark, growth.table),
     }
     figures = {}
-    for what in ("training", "variants", "parts", "improvements") if args.what == "all" else (args.what,):
+    for what in [what for what in measures if what != "growth"] if args.what == "all" else [args.what]:
         measure, table = measures[what]
         found = measure(settings)
         print(table(found), flush=True)

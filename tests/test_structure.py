@@ -21,7 +21,7 @@ ORDER = [
     "hardware/cores", "hardware/memory", "hardware/rates", "hardware/__init__", "compiling", "optim", "identity",
     "checkpoint/config", "checkpoint/weights", "checkpoint/__init__", "start",
     "evaluate", "card", "train", "adapter", "lora", "merge", "generate", "compare",
-    "bench/race", "bench/settings", "bench/variants", "bench/parts", "bench/training", "bench/growth",
+    "bench/race", "bench/settings", "bench/variants", "bench/parts", "bench/training", "bench/ablation", "bench/growth",
     "bench/preparing", "settings",
 ]  # fmt: skip
 STAGES = {

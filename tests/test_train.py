@@ -255,6 +255,28 @@ def test_tokens_per_second_are_those_of_the_clock(tiny, training):
     assert run.tokens_per_s < 3 * 60 * 4 * 2 * 16 / seconds
 
 
+class Slow(Windows):
+    """Windows that take 20 ms to read."""
+
+    def batch(self, *args):
+        import time
+
+        time.sleep(0.02)
+        return super().batch(*args)
+
+
+def test_overhead_is_what_is_neither_update_nor_validation(tiny, training):
+    fast, slow = Windows(noise(), 16, 1), Slow(noise(), 16, 1)
+    settings = training(max_steps=20, eval_every=5, eval_batches=2)
+    quick, reading, validating = (
+        train(tiny(), *windows, settings, 1) for windows in ((fast, fast), (slow, fast), (fast, slow))
+    )
+    assert 0 < quick.overhead_share < 0.5 < reading.overhead_share < 1
+    assert validating.overhead_share < 0.5
+    assert validating.validation_s > 4 * 2 * 0.02 > quick.validation_s  # four validations of two batches
+    assert 0 < quick.first_step_s < 10
+
+
 def test_one_step_has_no_speed(tiny, training):
     windows = Windows(noise(), 16, 1)
     assert train(tiny(), windows, windows, training(max_steps=1, warmup_steps=0), 1).tokens_per_s == 0.0

@@ -29,16 +29,12 @@ def benchmark(settings: BenchmarkSettings) -> dict[str, dict[str, float] | float
     compiles = settings.compile == "auto" and can_compile(CPU)
     base = {"base_fp32": Variant("base", "float32", plain=True)}
     full, name = Variant("optimized", dtype, compile=half and compiles), f"optimized_{short}"
-    races = []
+    races = [base | {"optimized_fp32": Variant("optimized", "float32")}]
     if half:
+        races[0] |= {"optimized_bf16_eager": Variant("optimized", dtype)}
         plain = {"base_bf16_compiled": Variant("base", dtype, compile=True, plain=True)} if compiles else {}
-        races += [base | plain | {name: full}]
-    races += [base | {"optimized_fp32": Variant("optimized", "float32")}]
-    if half:
-        races[-1] |= {
-            "optimized_bf16_eager": Variant("optimized", dtype),
-            "without_amx_optimized": Variant("optimized", "auto", isa=HIDE_AMX),
-        }
+        hidden = {"without_amx_optimized": Variant("optimized", "auto", isa=HIDE_AMX)}
+        races.insert(0, base | plain | {name: full} | hidden)
     races += [{"full": full, "lora": Variant("optimized", full.dtype, full.compile, adapter=True)}]
     times = [_race(variants, settings) for variants in races]
     others = {
@@ -104,7 +100,7 @@ def figures(times: list[Times], others: Times, settings: BenchmarkSettings) -> d
 
 
 def _steps(times: list[Times], settings: BenchmarkSettings) -> dict[str, dict[str, float]]:
-    """Step time, speed and memory of each variant, a median of medians where it ran in several races; model sizes."""
+    """Time, speed and memory of each variant's step, the mean of its medians where it ran in several races."""
     step_s, peaks = {}, {}
     for race_times in times:
         for name, seconds in race_times.medians.items():

@@ -43,11 +43,16 @@ def training(name: str, variant: Variant, settings: BenchmarkSettings) -> Steps:
     """A step of training on one batch of random tokens, in this process, whose settings it changes."""
     if variant.isa:
         os.environ["ONEDNN_MAX_CPU_ISA"] = variant.isa  # oneDNN reads it before its first product
-    torch.manual_seed(0)
-    tokens = torch.randint(settings.vocab_size, (settings.batch_size, settings.block_size + 1))
-    batch = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
+    batch = random_batch(settings)
     model = build(settings.config(variant.arch))
     return {name: _plain(model, variant, settings, *batch) if variant.plain else _ours(model, variant, settings, batch)}
+
+
+def random_batch(settings: BenchmarkSettings) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids and targets, each (B, T) int64, always the same; the model that is built next is always the same too."""
+    torch.manual_seed(0)
+    tokens = torch.randint(settings.vocab_size, (settings.batch_size, settings.block_size + 1))
+    return tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
 
 
 def _plain(

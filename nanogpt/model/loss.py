@@ -30,12 +30,17 @@ def head_loss(head: nn.Module, hidden: Tensor, targets: Tensor, reduction: Reduc
     is called, and so are heads whose single losses need gradients.
     """
     rows, ids = hidden.flatten(0, 1), targets.flatten()  # (B*T, D), (B*T,)
-    plain = type(head) is nn.Linear and head.bias is None and hidden.device.type == "cpu"
-    if plain and (reduction == "mean" or not torch.is_grad_enabled()):
+    if _is_plain(head) and hidden.device.type == "cpu" and (reduction == "mean" or not torch.is_grad_enabled()):
         losses = _fused(rows, head.weight, ids, reduction)
     else:
         losses = _called(head, rows, ids, reduction)
     return losses.view_as(targets) if reduction == "none" else losses
+
+
+def _is_plain(head: nn.Module) -> bool:
+    """Whether calling the head is a product with its weight and nothing else."""
+    hooked = head._forward_hooks or head._forward_pre_hooks or "forward" in vars(head)
+    return type(head) is nn.Linear and head.bias is None and not hooked
 
 
 def _called(head: nn.Module, rows: Tensor, ids: Tensor, reduction: Reduction) -> Tensor:

@@ -1,0 +1,83 @@
+"""The plain training loop in fp32, which the fast one is held against: as short as it can be said.
+
+    python -m tests.reference_loop data/pretrain --arch optimized --steps 500
+
+trains the benchmark's shape twice on the same batches of some bins, plainly and as this project trains, and prints
+both loss curves.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from nanogpt.optim import learning_rate
+from nanogpt.tokens import Windows
+from nanogpt.train import TrainSettings
+
+
+def reference_losses(model: nn.Module, windows: Windows, settings: TrainSettings) -> list[float]:
+    """Train plainly; the loss of every step in nats per token."""
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": [p for p in model.parameters() if p.dim() >= 2], "weight_decay": settings.weight_decay},
+            {"params": [p for p in model.parameters() if p.dim() < 2], "weight_decay": 0.0},
+        ],
+        betas=(settings.beta1, settings.beta2),
+    )
+    losses = []
+    for step in range(settings.max_steps):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(
+                step, peak=settings.lr, floor=settings.min_lr, warmup_steps=settings.warmup_steps,
+                max_steps=settings.max_steps,
+            )  # fmt: skip
+        ids, targets = windows.batch(step, settings.batch_size)
+        loss = F.cross_entropy(model(ids).flatten(0, 1), targets.flatten())
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), settings.grad_clip)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    return losses
+
+
+def main() -> None:
+    import argparse
+    import copy
+
+    import pandas as pd
+
+    from nanogpt import hardware, model, params, tokenizer, train
+    from nanogpt.bench.settings import BenchmarkSettings
+    from nanogpt.tokens import Bin
+
+    flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flags.add_argument("bins")
+    flags.add_argument("--arch", choices=["base", "optimized"], default="optimized")
+    flags.add_argument("--steps", type=int, default=500)
+    args = flags.parse_args()
+    given = params.load(benchmark=BenchmarkSettings, train=train.TrainSettings)
+    tok = tokenizer.load(f"{args.bins}/tokenizer")
+    settings = TrainSettings(
+        **vars(given.train) | {
+            "max_steps": args.steps, "warmup_steps": args.steps // 20, "batch_size": given.benchmark.batch_size,
+            "lr": 1.5e-3, "min_lr": 1.5e-4, "grad_accum": 1, "log_every": 1, "eval_every": args.steps,
+        }
+    )  # fmt: skip
+    windows = [Windows(Bin.open(args.bins, split, tok), given.benchmark.block_size, 1) for split in ("train", "val")]
+    torch.manual_seed(1)
+    plain = model.build(given.benchmark.config(args.arch))
+    fast = copy.deepcopy(plain)
+    ours = train.train(fast, *windows, settings, 1).train_curve.train_loss
+    torch.backends.mkldnn.matmul.fp32_precision = "ieee"  # the reference has torch's own products
+    curves = pd.DataFrame({"ours": ours, "plain": reference_losses(plain, windows[0], settings)})
+    means = curves.groupby(curves.index // 10).mean()  # of ten steps
+    means["difference %"] = 100 * (means.ours / means.plain - 1)
+    means.index = 10 * (means.index + 1)
+    print(hardware.describe(), f"{args.arch}, {hardware.dtype(settings.dtype, torch.device('cpu'))}", sep="\n")
+    print(means[means.index % (args.steps // 10) == 0].round(4).to_string())
+    print(f"greatest difference of a mean of ten steps: {means['difference %'].abs().max():.3f}%")
+
+
+if __name__ == "__main__":
+    main()
