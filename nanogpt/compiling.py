@@ -46,6 +46,10 @@ def compiled_loss(model: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
 
 def compiled(function: Callable) -> Callable:
     """torch.compile with a cache that lies in `.work` and outlives the machine's restart."""
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+
     cache = scratch.folder("compiled", "torch", {"torch": torch.__version__})
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache.resolve()))
+    # torch writes its own default there as soon as it is imported in full, which AdamW does
+    if os.environ.get("TORCHINDUCTOR_CACHE_DIR") in (None, os.path.abspath(default_cache_dir())):
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache.resolve())
     return torch.compile(function)

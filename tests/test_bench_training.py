@@ -167,8 +167,8 @@ def test_the_table_does_without_what_was_not_measured(figures):
 
 
 def test_the_charts_show_the_figures(figures, tmp_path):
-    training.save_charts(figures, tmp_path)
-    check_charts(figures, tmp_path)
+    training.save_charts(figures, tmp_path / "metrics")
+    check_charts(figures, tmp_path / "metrics")
 
 
 def check_charts(figures: dict, folder: Path) -> None:
@@ -187,6 +187,12 @@ def check_charts(figures: dict, folder: Path) -> None:
     )
 
 
+def untimed(entries: dict[str, Callable], steps: int) -> Times:
+    """A race without a clock, in this process: every step is made, and each takes a second more than the last."""
+    made = [step for entry in entries.values() for step in entry()]
+    return Times({name: [place + 1.0] for place, name in enumerate(made)}, dict.fromkeys(entries, 100.0))
+
+
 @pytest.mark.parametrize(
     ("dtype", "compile", "names", "speedups"),
     [
@@ -199,17 +205,10 @@ def check_charts(figures: dict, folder: Path) -> None:
     ],
 )  # fmt: skip
 def test_which_races_are_run(dtype, compile, names, speedups, monkeypatch):
-    """With every step made, and races in which each takes a second more than the one before."""
     monkeypatch.setattr(training, "can_compile", lambda device: True)
     monkeypatch.setattr(training, "PRODUCT", 64)
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "ALL")
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "set, so that it is left alone")
-
-    def untimed(entries: dict[str, Callable], steps: int) -> Times:
-        assert steps == SETTINGS.num_iters
-        made = [step for entry in entries.values() for step in entry()]
-        return Times({name: [place + 1.0] for place, name in enumerate(made)}, dict.fromkeys(entries, 100.0))
-
     monkeypatch.setattr(training, "race", untimed)
     check(training.benchmark(replace(SETTINGS, dtype=dtype, compile=compile)), names, speedups)
 
@@ -349,14 +348,36 @@ def test_the_stage_by_default(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_stage_measures_all(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("what", "check"), [("parts", check_parts), ("improvements", check_improvements)])
+def test_the_stage_measures_parts(what, check, tmp_path, monkeypatch):
     write_params(tmp_path)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["benchmark.py", "--what", "all", "--compile", "off", "--out", "all.json"])
-    monkeypatch.setattr(training, "PRODUCT", 256)
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", "--what", what, "--out", "x.json"])
     benchmark.main()
+    check(json.loads((tmp_path / "x.json").read_text()))
+    assert not (tmp_path / "metrics").exists()
+
+
+ALL = """
+import sys
+from test_bench_training import untimed
+from nanogpt.bench import ablation, parts, training
+from stages import benchmark
+for module in (ablation, parts, training):
+    module.race = untimed
+sys.argv = ["benchmark.py", "--what", "all", "--compile", "off", "--out", "all.json"]
+benchmark.main()
+"""
+
+
+@pytest.mark.slow
+def test_the_stage_measures_all(tmp_path):
+    """In a process of its own, as its steps are made there; to time them all takes minutes."""
+    write_params(tmp_path)
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+    subprocess.run([sys.executable, "-c", ALL], cwd=tmp_path, env=env, check=True)
     found = json.loads((tmp_path / "all.json").read_text())
-    assert list(found) == ["training", "variants", "parts", "improvements"]
+    assert set(found) == set(benchmark.WHAT) - {"growth", "prepare", "all"}
     names = {"base_fp32", "optimized_fp32", "full", "lora"}
     check(found["training"], names, {"optimized_fp32_over_base_fp32", "lora_over_full"})
     kinds = {f"{kind}_{dtype}" for kind in ("base", "optimized") for dtype in ("fp32", "bf16")}
@@ -371,11 +392,12 @@ def test_the_stage_measures_all(tmp_path, monkeypatch):
 def test_compiled_variants_run(tmp_path):
     """Both, as `python -m` runs them, and silently: nothing is left for multiprocessing to clean up."""
     code = (
+        "from dataclasses import replace\n"
         "from test_bench_settings import SETTINGS\n"
         "from nanogpt.bench.training import _race\n"
         "from nanogpt.bench.variants import Variant\n"
         "plain, ours = (Variant('optimized', 'bfloat16', compile=True, plain=plain) for plain in (True, False))\n"
-        "times = _race({'plain': plain, 'ours': ours}, SETTINGS)\n"
+        "times = _race({'plain': plain, 'ours': ours}, replace(SETTINGS, n_layer=1))\n"
         "assert set(times.seconds) == {'plain', 'ours'} and min(map(min, times.seconds.values())) > 0\n"
     )
     env = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}

@@ -43,7 +43,9 @@ def _varied(settings: BenchmarkSettings, key: str, value: int) -> BenchmarkSetti
 
 
 def _possible(settings: BenchmarkSettings, key: str, value: int) -> bool:
-    return value <= {"threads": hardware.usable(), "block_size": settings.tokens}.get(key, value)
+    if key == "block_size":
+        return settings.tokens % value == 0
+    return key != "threads" or value <= hardware.usable()
 
 
 def _point(settings: BenchmarkSettings) -> dict[str, float]:

@@ -19,6 +19,7 @@ Steps = dict[str, Callable[[], object]]
 # A turn is some steps on end, and before them some that are not timed: while others had their turn, the system may
 # have taken back the pages that a step frees, and on a virtual machine to get them again took half as long as a step.
 WARM_UP, TIMED = 2, 3
+PATIENCE_S = 10  # for a process to end by itself
 
 
 @dataclass(frozen=True)
@@ -66,9 +67,10 @@ def _process(name: str, entry: Callable[[], Steps]) -> Iterator[Callable[[str], 
             answer = ours.recv()
         except (EOFError, OSError):
             process.join()
+            advice = "; perhaps for want of memory: choose a smaller benchmark.batch_size"
             raise UserError(
-                f"the benchmark's process for {name} ended with status {process.exitcode}, perhaps for want of memory; "
-                "choose a smaller benchmark.batch_size"
+                f"the benchmark's process for {name} ended with status {process.exitcode}"
+                + (advice if process.exitcode < 0 else "")
             ) from None
         if isinstance(answer, str):
             raise RuntimeError(f"{name}: {answer}")
@@ -79,6 +81,7 @@ def _process(name: str, entry: Callable[[], Steps]) -> Iterator[Callable[[str], 
         yield ask
     finally:
         ours.close()
+        process.join(PATIENCE_S)  # it ends by itself then, and so do the workers that torch.compile started
         process.terminate()
         process.join()
 
@@ -96,7 +99,7 @@ def _serve(pipe: Connection, entry: Callable[[], Steps]) -> None:
                     pipe.send({name: _turn(step) for name, step in steps.items()})
                 case "peak":
                     pipe.send(hardware.peak_mib())
-    except EOFError:
+    except (EOFError, KeyboardInterrupt):
         return
     except Exception:
         pipe.send(traceback.format_exc())

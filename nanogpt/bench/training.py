@@ -139,6 +139,7 @@ def table(figures: dict) -> str:
 
 def save_charts(figures: dict, folder: Path | str) -> None:
     """Write what the bar charts show: tokens a second and memory of each variant, and parts of a step."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
     steps = pd.DataFrame({key: figures[key] for key in ("tokens_per_s", "peak_mib")}).rename_axis("variant")
     parts_ms = pd.Series(figures["parts_ms"], name="ms").rename_axis("part")
     for name, chart in (("steps", steps), ("parts", parts_ms)):
