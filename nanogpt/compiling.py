@@ -14,7 +14,7 @@ from nanogpt.model.loss import head_loss
 
 Compile = Literal["auto", "on", "off"]
 
-# A step gets 3 to 10% faster (docs/speed.md), and compiling takes 20 s, or 3 s where the cache has it already.
+# A step gets some percent faster (docs/speed.md), and compiling takes 20 s, or 3 s where the cache has it already.
 # So it pays on runs of 10 minutes: this many floating point operations at 500 GFLOP/s.
 WORTH_COMPILING = 3e14
 
