@@ -40,6 +40,8 @@ SMALL = {
     "benchmark.block_size": 32,
     "benchmark.vocab_size": 320,
     "benchmark.num_iters": 1,
+    "benchmark.dtype": "float32",
+    "benchmark.compile": "off",
 }
 
 
