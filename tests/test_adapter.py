@@ -241,7 +241,6 @@ def test_links_that_lead_out_of_the_folder(done, refused, tmp_path, name):
     refused(folder, r"holds no adapter|has no adapter_model|is not a file")
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
 def test_a_pipe_is_not_waited_for(done, refused, tmp_path):
     for name in (CONFIG, WEIGHTS, "base.json"):
         folder = copy(done.adapter, tmp_path / name)

@@ -35,9 +35,5 @@ def test_a_models_shape(arch):
     assert config.dropout == 0 and not config.tie_embeddings
 
 
-def test_heads_of_keys_and_values_can_be_changed_alone():
-    assert SETTINGS.with_heads(2) == dataclasses.replace(SETTINGS.config("optimized"), n_kv_head=2)
-
-
 def test_tokens_a_step():
     assert SETTINGS.tokens == 3 * 16

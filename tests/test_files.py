@@ -2,6 +2,7 @@ import contextlib
 import gzip
 import json
 import os
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -244,9 +245,15 @@ def test_a_pattern_that_matches_nothing_says_what_is_there(tmp_path):
     )
 
 
-@pytest.mark.parametrize("pattern", ["", "/x", ".", "./"])
+@pytest.mark.parametrize("pattern", ["", "/x", "/abs/*", "//", ".", "./"])
 def test_a_pattern_that_is_none(tmp_path, pattern):
     assert f"data.<role>.pattern = {pattern!r}: no pattern for" in complaint(tmp_path, pattern=pattern)
+
+
+def test_two_stars_inside_a_name(tmp_path):
+    """Python 3.13 takes them for one."""
+    refused = "data.<role>.pattern = '**foo': no pattern for"
+    assert (refused if sys.version_info < (3, 13) else "matches '**foo'") in complaint(tmp_path, pattern="**foo")
 
 
 PARTS = ["a", "b.txt", "*", "**", "?", "[ab]", "[", "*.txt", ".", "", "a b"]

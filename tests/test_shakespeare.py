@@ -77,7 +77,7 @@ def assert_is_for_people(url: str, path: Path, error: UserError) -> None:
     assert error.__suppress_context__
 
 
-@pytest.mark.skipif(not REAL.exists(), reason=f"{REAL} is not here: set NANOGPT_SHARED")
+@pytest.mark.skipif(not SHARED.is_dir(), reason=f"{SHARED} is not here: set NANOGPT_SHARED")
 def test_the_real_text_and_its_well_known_split(server):
     server.site = lambda request: Response(REAL.read_bytes())
     corpus = load(server.url)
@@ -214,11 +214,11 @@ def test_a_folder_in_the_place_of_the_file(small, server, tmp_path):
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_a_run_cut_short_leaves_no_half_file(small, server, tmp_path, how):
     program = f"""
-from nanogpt import errors
+from nanogpt import process
 from nanogpt.corpus import DataSettings, shakespeare
 shakespeare.SIZE, shakespeare.SHA256 = {shakespeare.SIZE}, {shakespeare.SHA256!r}
 settings = DataSettings("shakespeare", None, 0.1, "", "*", "text")
-errors.run(lambda: shakespeare.load(settings, shakespeare.ShakespeareSettings({server.url!r})))
+process.run(lambda: shakespeare.load(settings, shakespeare.ShakespeareSettings({server.url!r})))
 """
     server.fail("/", "stalled")
     with subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True) as run:

@@ -89,7 +89,7 @@ def test_the_arxiv_api(clone):
     assert manifest["documents_read"] == 100
 
 
-@pytest.mark.skipif(not SHAKESPEARE.exists(), reason=f"{SHAKESPEARE} is not here: set NANOGPT_SHARED")
+@pytest.mark.skipif(not SHARED.is_dir(), reason=f"{SHARED} is not here: set NANOGPT_SHARED")
 def test_shakespeare(clone):
     def site(request: Request) -> Response:
         return Response(SHAKESPEARE.read_bytes())

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from nanogpt import hardware, optim
 from nanogpt.bench.race import Steps, race
 from nanogpt.bench.settings import BenchmarkSettings
-from nanogpt.bench.variants import CPU, random_batch
+from nanogpt.bench.variants import CPU, DTYPES, random_batch
 from nanogpt.model import build, cache
 from nanogpt.train import update
 
@@ -18,10 +18,7 @@ PIECES = ("head and loss in one", "plain attention", "fused AdamW", "kept memory
 
 def benchmark(settings: BenchmarkSettings) -> dict[str, dict[str, float]]:
     """Of the optimized model in both dtypes, uncompiled: step time without a piece over that with all of them."""
-    return {
-        short: {piece: _worth(piece, dtype, settings) for piece in PIECES}
-        for short, dtype in (("fp32", "float32"), ("bf16", "bfloat16"))
-    }
+    return {short: {piece: _worth(piece, dtype, settings) for piece in PIECES} for short, dtype in DTYPES.items()}
 
 
 def _worth(piece: str, dtype: hardware.Dtype, settings: BenchmarkSettings) -> float:

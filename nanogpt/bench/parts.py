@@ -1,4 +1,4 @@
-"""Where a training step's time goes: each part of a model forwards and backwards, and each improvement alone."""
+"""Where a training step's time goes: each part of a model forwards and backwards."""
 
 from collections.abc import Callable
 from functools import partial
@@ -10,12 +10,9 @@ from torch import Tensor, nn
 from nanogpt import hardware, optim
 from nanogpt.bench.race import Steps, race
 from nanogpt.bench.settings import BenchmarkSettings
-from nanogpt.bench.variants import CPU
-from nanogpt.model import base, build, optimized
+from nanogpt.bench.variants import CPU, DTYPES
+from nanogpt.model import build, optimized
 from nanogpt.model.loss import IDS_AT_ONCE, head_loss
-
-DTYPES: dict[str, hardware.Dtype] = {"fp32": "float32", "bf16": "bfloat16"}
-PAIRS = {"rmsnorm": "layernorm", "gqa": "mha", "swiglu": "gelu", "rope": "learned"}
 
 
 def benchmark(settings: BenchmarkSettings) -> dict[str, dict[str, dict[str, float]]]:
@@ -25,20 +22,7 @@ def benchmark(settings: BenchmarkSettings) -> dict[str, dict[str, dict[str, floa
         for arch in ("base", "optimized")
         for short, dtype in DTYPES.items()
     }
-    return {"parts_ms": _nested(race(entries, settings.num_iters).medians)}
-
-
-def improvements(settings: BenchmarkSettings) -> dict[str, dict[str, dict[str, float]]]:
-    """`layers_ms`: what is new in the optimized architecture and what it stands for in base's place.
-
-    `layer_speedup`: how many times faster the new is, forwards and backwards.
-    """
-    entries = {short: partial(layers, f"{short}.", dtype, settings) for short, dtype in DTYPES.items()}
-    layers_ms = _nested(race(entries, settings.num_iters).medians)
-    speedup = {
-        short: {f"{new}_over_{old}": ms[old] / ms[new] for new, old in PAIRS.items()} for short, ms in layers_ms.items()
-    }
-    return {"layers_ms": layers_ms, "layer_speedup": speedup}
+    return {"parts_ms": nested(race(entries, settings.num_iters).medians)}
 
 
 def table(figures: dict[str, dict[str, dict[str, float]]]) -> str:
@@ -46,13 +30,13 @@ def table(figures: dict[str, dict[str, dict[str, float]]]) -> str:
     return "\n\n".join(f"{name}\n{pd.DataFrame(columns).round(2).to_string()}" for name, columns in figures.items())
 
 
-def _nested(medians: dict[str, float]) -> dict[str, dict[str, float]]:
+def nested(medians: dict[str, float]) -> dict[str, dict[str, float]]:
     """Milliseconds by variant and step, from seconds by "variant.step"."""
-    nested: dict[str, dict[str, float]] = {}
+    ms: dict[str, dict[str, float]] = {}
     for name, seconds in medians.items():
         variant, step = name.split(".")
-        nested.setdefault(variant, {})[step] = 1e3 * seconds
-    return nested
+        ms.setdefault(variant, {})[step] = 1e3 * seconds
+    return ms
 
 
 def parts(prefix: str, arch: str, dtype: hardware.Dtype, settings: BenchmarkSettings) -> Steps:
@@ -81,10 +65,10 @@ def parts(prefix: str, arch: str, dtype: hardware.Dtype, settings: BenchmarkSett
             "mlp": lambda: sum(layer.mlp(layer.post_attention_layernorm(x)) for layer in body.layers),
         }
     steps = {
-        f"{prefix}{part}": _both_ways(forward, grad, dtype, [*model.parameters(), x])
+        f"{prefix}{part}": both_ways(forward, grad, dtype, [*model.parameters(), x])
         for part, forward in forwards.items()
     }
-    steps[f"{prefix}head_loss"] = _both_ways(
+    steps[f"{prefix}head_loss"] = both_ways(
         lambda: head_loss(model.lm_head, x, targets), None, dtype, [model.lm_head.weight, x]
     )
     return steps | {f"{prefix}optimizer": _optimizer(settings, arch)}
@@ -120,40 +104,10 @@ def matrix(dtypes: dict[str, hardware.Dtype], settings: BenchmarkSettings, size:
     return {name: product(hardware.dtype(dtype, CPU)) for name, dtype in dtypes.items()}
 
 
-def layers(prefix: str, dtype: hardware.Dtype, settings: BenchmarkSettings) -> Steps:
-    """What sets the architectures apart: one layer of each kind, forwards and backwards."""
-    hardware.tune(settings.threads)
-    torch.manual_seed(0)
-    config, plain = settings.config("optimized"), settings.config("base")
-    many = optimized.Attention(settings.with_heads(settings.n_head), 0)
-    few, swiglu, gelu = optimized.Attention(config, 0), optimized.MLP(config), base.MLP(plain)
-    x, grad = torch.randn(2, settings.batch_size, settings.block_size, settings.n_embd)
-    x.requires_grad_()
-    turn = optimized.rotation(0, settings.block_size, config.head_dim, CPU)
-    heads = torch.randn(settings.batch_size, settings.n_head, settings.block_size, config.head_dim, requires_grad=True)
-    keys = torch.randn(settings.batch_size, settings.n_kv_head, settings.block_size, config.head_dim)
-    keys.requires_grad_()
-    positions, table = torch.arange(settings.block_size), nn.Embedding(settings.block_size, settings.n_embd)
-    modules = {
-        "rmsnorm": nn.RMSNorm(settings.n_embd), "layernorm": nn.LayerNorm(settings.n_embd), "swiglu": swiglu,
-        "gelu": gelu,
-    }  # fmt: skip
-    forwards = {name: lambda module=module: module(x) for name, module in modules.items()}
-    forwards |= {"gqa": lambda: few(x, turn, None), "mha": lambda: many(x, turn, None)}
-    forwards |= {
-        "rope": lambda: optimized.rotate(heads, *turn).sum() + optimized.rotate(keys, *turn).sum(),
-        "learned": lambda: x + table(positions),
-    }
-    leaves = [p for m in (*modules.values(), few, many, table) for p in m.parameters()] + [x, heads, keys]
-    return {
-        f"{prefix}{name}": _both_ways(forward, None if name == "rope" else grad, dtype, leaves)
-        for name, forward in forwards.items()
-    }
-
-
-def _both_ways(
+def both_ways(
     forward: Callable[[], Tensor], grad: Tensor | None, dtype: hardware.Dtype, leaves: list[Tensor]
 ) -> Callable[[], None]:
+    """A step that goes `forward` and back from `grad`, None for a scalar; the gradients of `leaves` are not kept."""
     kind = hardware.dtype(dtype, CPU)
 
     def step() -> None:

@@ -1,6 +1,6 @@
 """The shape that the benchmark runs at."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from nanogpt import hardware
@@ -38,10 +38,6 @@ class BenchmarkSettings:
             arch=arch, n_layer=self.n_layer, n_head=self.n_head, n_kv_head=self.n_kv_head, n_embd=self.n_embd,
             block_size=self.block_size, dropout=0.0, tie_embeddings=False, vocab_size=self.vocab_size,
         )  # fmt: skip
-
-    def with_heads(self, n_kv_head: int) -> ModelConfig:
-        """The optimized model with that many heads of keys and values."""
-        return replace(self.config("optimized"), n_kv_head=n_kv_head)
 
     @property
     def tokens(self) -> int:

@@ -9,13 +9,18 @@ from nanogpt import atomic, hardware
 from nanogpt.bench import parts
 from nanogpt.bench.race import Times, race
 from nanogpt.bench.settings import BenchmarkSettings
-from nanogpt.bench.variants import CPU, Variant, training
+from nanogpt.bench.variants import CPU, DTYPES, Variant, training
 from nanogpt.compiling import can_compile
 from nanogpt.model import Cache, build, count_parameters, model_flops
 
 ARCHITECTURES = ("base", "optimized")
 PRODUCT = 4096  # size of the square product that utilisation is measured against
 HIDE_AMX = "AVX512_CORE_BF16"
+FASTER = {  # by yardstick
+    "base_fp32": ("optimized_fp32", "optimized_bf16", "optimized_bf16_eager", "without_amx_optimized"),
+    "base_bf16_compiled": ("optimized_bf16",),
+    "full": ("lora",),
+}
 
 
 def benchmark(settings: BenchmarkSettings) -> dict[str, dict[str, float] | float]:
@@ -25,7 +30,8 @@ def benchmark(settings: BenchmarkSettings) -> dict[str, dict[str, float] | float
     variants where `compile` is off or there is no compiler.
     """
     half = hardware.dtype(settings.dtype, CPU) == hardware.dtype("bfloat16", CPU)
-    dtype, short = ("bfloat16", "bf16") if half else ("float32", "fp32")
+    short = "bf16" if half else "fp32"
+    dtype = DTYPES[short]
     compiles = settings.compile == "auto" and can_compile(CPU)
     base = {"base_fp32": Variant("base", "float32", plain=True)}
     full, name = Variant("optimized", dtype, compile=half and compiles), f"optimized_{short}"
@@ -49,7 +55,7 @@ def variants(settings: BenchmarkSettings) -> dict[str, dict[str, float] | float]
     """Both architectures in both dtypes, compiled and not, as this project trains, and the plain yardstick of each."""
     chosen = {
         f"{arch}_{short}{'_compiled' * compile}{'_plain' * plain}": Variant(arch, dtype, compile, plain)
-        for dtype, short in (("float32", "fp32"), ("bfloat16", "bf16"))
+        for short, dtype in DTYPES.items()
         for compile in ([False, True] if can_compile(CPU) and settings.compile == "auto" else [False])
         for arch, plain in (("base", True), ("base", False), ("optimized", False))
     }
@@ -72,15 +78,13 @@ def figures(times: list[Times], others: Times, settings: BenchmarkSettings) -> d
     a second over the rate of a 4096³ product in the same dtype (`product_gflops`). `parts_ms`: the optimized model
     in the fastest dtype, uncompiled. `head_over_products`: head and loss over the bare time of its three products.
     """
-    speedup = {}
-    for race_times in times:
-        medians = race_times.medians
-        yardsticks = [name for name in ("base_fp32", "base_bf16_compiled") if name in medians]
-        for name in medians.keys() - {*yardsticks, "full", "lora"}:
-            for yardstick in yardsticks:
-                speedup[f"{name}_over_{yardstick}"] = medians[yardstick] / medians[name]
-        if "lora" in medians:
-            speedup["lora_over_full"] = medians["full"] / medians["lora"]
+    speedup = {
+        f"{name}_over_{yardstick}": medians[yardstick] / medians[name]
+        for medians in (race_times.medians for race_times in times)
+        for yardstick, names in FASTER.items()
+        for name in names
+        if {yardstick, name} <= medians.keys()
+    }
     steps, seconds = _steps(times, settings), others.medians
     rates = {short: 2 * PRODUCT**3 / seconds[short] for short in ("bf16", "fp32") if short in seconds}
     flops = model_flops(settings.config("optimized"), settings.tokens)

@@ -17,6 +17,7 @@ from nanogpt.model import build
 from nanogpt.train import update
 
 CPU = torch.device("cpu")
+DTYPES: dict[str, hardware.Dtype] = {"fp32": "float32", "bf16": "bfloat16"}
 ADAPTER = lora.LoraSettings(
     r=8, alpha=8.0, dropout=0.0, target_modules="all-linear", kind="lora",
     max_steps=2, batch_size=1, lr=1e-4, min_lr=1e-5, warmup_steps=0,

@@ -84,7 +84,7 @@ def _paths(settings: DataSettings) -> list[Path]:
         return [path]
     try:
         matching = _visible(path, settings.pattern)
-    except (ValueError, NotImplementedError, IndexError):  # an empty, an absolute, and a pattern of dots, says pathlib
+    except ValueError:
         raise UserError(
             f"data.<role>.pattern = {settings.pattern!r}: no pattern for files in a folder; a good one is '**/*'"
         ) from None
@@ -101,11 +101,17 @@ def _paths(settings: DataSettings) -> list[Path]:
 
 
 def _visible(folder: Path, pattern: str) -> list[Path]:
-    """The files that a pattern matches and no dot hides, sorted. Links to nothing are among them: opening tells."""
+    """The files that a pattern matches and no dot hides, sorted. Links to nothing are among them: opening tells.
+
+    Raises ValueError for an empty pattern, an absolute one and, before Python 3.13, for `**` inside a name.
+    """
+    plain = Path(pattern)  # the plain form: "./" is beyond glob
+    if not plain.parts or plain.is_absolute():
+        raise ValueError(pattern)
     return sorted(
         (
             path
-            for path in folder.glob(str(Path(pattern)))  # the plain form: "./" is beyond glob
+            for path in folder.glob(str(plain))
             if (os.path.isfile(path) or not os.path.exists(path))
             and not any(part.startswith(".") and part != ".." for part in path.relative_to(folder).parts)
         ),

@@ -1,0 +1,60 @@
+"""Each improvement alone: a layer of the optimized architecture against what it stands for in base's place."""
+
+from dataclasses import replace
+from functools import partial
+
+import torch
+from torch import nn
+
+from nanogpt import hardware
+from nanogpt.bench.parts import both_ways, nested
+from nanogpt.bench.race import Steps, race
+from nanogpt.bench.settings import BenchmarkSettings
+from nanogpt.bench.variants import CPU, DTYPES
+from nanogpt.model import base, optimized
+
+PAIRS = {"rmsnorm": "layernorm", "gqa": "mha", "swiglu": "gelu", "rope": "learned"}
+
+
+def benchmark(settings: BenchmarkSettings) -> dict[str, dict[str, dict[str, float]]]:
+    """`layers_ms`: what is new in the optimized architecture and what it stands for in base's place.
+
+    `layer_speedup`: how many times faster the new is, forwards and backwards.
+    """
+    entries = {short: partial(layers, f"{short}.", dtype, settings) for short, dtype in DTYPES.items()}
+    layers_ms = nested(race(entries, settings.num_iters).medians)
+    speedup = {
+        short: {f"{new}_over_{old}": ms[old] / ms[new] for new, old in PAIRS.items()} for short, ms in layers_ms.items()
+    }
+    return {"layers_ms": layers_ms, "layer_speedup": speedup}
+
+
+def layers(prefix: str, dtype: hardware.Dtype, settings: BenchmarkSettings) -> Steps:
+    """What sets the architectures apart: one layer of each kind, forwards and backwards."""
+    hardware.tune(settings.threads)
+    torch.manual_seed(0)
+    config, plain = settings.config("optimized"), settings.config("base")
+    many = optimized.Attention(replace(config, n_kv_head=settings.n_head), 0)
+    few, swiglu, gelu = optimized.Attention(config, 0), optimized.MLP(config), base.MLP(plain)
+    x, grad = torch.randn(2, settings.batch_size, settings.block_size, settings.n_embd)
+    x.requires_grad_()
+    turn = optimized.rotation(0, settings.block_size, config.head_dim, CPU)
+    heads = torch.randn(settings.batch_size, settings.n_head, settings.block_size, config.head_dim, requires_grad=True)
+    keys = torch.randn(settings.batch_size, settings.n_kv_head, settings.block_size, config.head_dim)
+    keys.requires_grad_()
+    positions, table = torch.arange(settings.block_size), nn.Embedding(settings.block_size, settings.n_embd)
+    modules = {
+        "rmsnorm": nn.RMSNorm(settings.n_embd), "layernorm": nn.LayerNorm(settings.n_embd), "swiglu": swiglu,
+        "gelu": gelu,
+    }  # fmt: skip
+    forwards = {name: lambda module=module: module(x) for name, module in modules.items()}
+    forwards |= {"gqa": lambda: few(x, turn, None), "mha": lambda: many(x, turn, None)}
+    forwards |= {
+        "rope": lambda: optimized.rotate(heads, *turn).sum() + optimized.rotate(keys, *turn).sum(),
+        "learned": lambda: x + table(positions),
+    }
+    leaves = [p for m in (*modules.values(), few, many, table) for p in m.parameters()] + [x, heads, keys]
+    return {
+        f"{prefix}{name}": both_ways(forward, None if name == "rope" else grad, dtype, leaves)
+        for name, forward in forwards.items()
+    }
