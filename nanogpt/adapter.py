@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
+from nanogpt import sums
 from nanogpt.checkpoint import STORES
 from nanogpt.errors import UserError
 
@@ -96,8 +97,8 @@ def read(folder: Path | str) -> Adapter:
 def weights(folder: Path | str, shapes: dict[str, tuple[int, ...]]) -> dict[str, torch.Tensor]:
     """The tensors of an adapter, once its file's header says that they are those of `shapes`.
 
-    Raises UserError for any other set of names, shapes or kinds of number, for NaN and infinity, and
-    for a damaged file or a pickle.
+    Raises UserError for any other set of names, shapes or kinds of number, for NaN and infinity, for a
+    damaged file or a pickle, and where SHA256SUMS says that the adapter is not what was written.
     """
     folder = Path(folder)
     missing = f"{folder} has no {WEIGHTS}; {_AGAIN}"
@@ -124,6 +125,7 @@ def weights(folder: Path | str, shapes: dict[str, tuple[int, ...]]) -> dict[str,
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
             raise UserError(f"{file}: {name} holds NaN or infinity; {_AGAIN}")
+    sums.check(folder, (CONFIG, BASE, WEIGHTS))
     return tensors
 
 

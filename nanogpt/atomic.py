@@ -2,32 +2,45 @@
 
 import contextlib
 import ctypes
+import fcntl
+import glob
 import os
 import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
+from nanogpt import sums
 from nanogpt.errors import UserError
 
 
-def write_bytes(path: os.PathLike | str, data: bytes) -> None:
-    """Write `data` to `path`; whoever reads `path` sees the old bytes or the new, never a part.
+@contextlib.contextmanager
+def file(path: os.PathLike | str) -> Iterator[BinaryIO]:
+    """Yield a file to write that takes the place of `path` when the block succeeds.
 
-    The folder must exist. Raises OSError as `open` does, and leaves the old file then.
+    Whoever reads `path` sees the old bytes or the new, never a part. The folder must exist. Raises OSError
+    as `open` and `write` do, and leaves the old file then.
     """
     path = Path(path)
     aside = _sibling(path)
     try:
         with aside.open("xb") as file:
-            file.write(data)
+            _hold(file.fileno())
+            yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(aside, path)
+            os.replace(aside, path)
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
+
+
+def write_bytes(path: os.PathLike | str, data: bytes) -> None:
+    """Write `data` to `path` through `file`."""
+    with file(path) as aside:
+        aside.write(data)
 
 
 def write_text(path: os.PathLike | str, text: str) -> None:
@@ -54,22 +67,25 @@ def folder(path: os.PathLike | str, marker: str) -> Iterator[Path]:
 
     A folder that was at `path` is replaced whole, if it is of the kind that has a file `marker` (see
     `check_out`); when the block raises, it stays as it was and the new one is removed. Missing parents
-    are made.
+    are made, and SHA256SUMS of what the block wrote.
     """
     check_out(path, marker)
     path = Path(path).resolve()  # a link stays, and the block may change the working folder
     path.parent.mkdir(parents=True, exist_ok=True)
     aside, old = _sibling(path), None
     aside.mkdir()
+    held = os.open(aside, os.O_RDONLY)
+    _hold(held)
     try:
         yield aside
+        sums.write(aside)
         _sync(aside)
         if not path.exists():
             aside.rename(path)
         elif _exchange(aside, path):
             old = aside
         else:  # for an instant nothing lies at path: a folder cannot be renamed over one that holds files
-            old = _sibling(path)
+            old = _sibling(path, ".old")
             path.rename(old)
             try:
                 aside.rename(path)
@@ -79,6 +95,8 @@ def folder(path: os.PathLike | str, marker: str) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
+    finally:
+        os.close(held)
     if old:
         shutil.rmtree(old)
 
@@ -92,9 +110,26 @@ def _exchange(one: Path, other: Path) -> bool:
     return sys.platform == "darwin" and libc.renamex_np(*names, swap) == 0
 
 
-def _sibling(path: Path) -> Path:
-    """A free name in the same folder, so that the rename stays on one file system."""
-    return Path(tempfile.mktemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+def _sibling(path: Path, suffix: str = ".tmp") -> Path:
+    """A free name in the same folder, so that the rename stays on one file system.
+
+    What a process that was killed has left under such a name is removed first: nobody holds it any more.
+    """
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        with contextlib.suppress(OSError):  # held, or gone meanwhile
+            fd = os.open(left, os.O_RDONLY)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+            finally:
+                os.close(fd)
+    return Path(tempfile.mktemp(prefix=f".{path.name}.", suffix=suffix, dir=path.parent))
+
+
+def _hold(fd: int) -> None:
+    """Lock what is being written; the kernel lets go of it when this process ends, however it ends."""
+    with contextlib.suppress(OSError):  # a file system without locks
+        fcntl.flock(fd, fcntl.LOCK_EX)
 
 
 def _sync(root: Path) -> None:

@@ -105,9 +105,10 @@ def _card(title: str, library: str, arch: str, facts: dict[str, str], settings: 
 
 
 def _yaml(settings: dict) -> str:
-    """As in params.yaml; where a checkpoint lay is no part of what it did."""
+    """As in params.yaml; where a checkpoint lay and how often was saved are no part of what it did."""
     plain = {name: dataclasses.asdict(x) if dataclasses.is_dataclass(x) else x for name, x in settings.items()}
-    plain.get("train", {}).pop("init_from", None)
+    for key in ("init_from", "checkpoint_every"):
+        plain.get("train", {}).pop(key, None)
     out = StringIO()
     YAML().dump(plain, out)
     return out.getvalue()

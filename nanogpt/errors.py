@@ -1,9 +1,4 @@
-"""How mistakes reach the person at the keyboard: one message, one exit status, no traceback."""
-
-import sys
-from collections.abc import Callable
-
-INTERRUPTED = 130
+"""Mistakes of the person at the keyboard; `process.run` turns them into one message without a traceback."""
 
 
 class UserError(Exception):
@@ -23,14 +18,3 @@ class BadSetting(UserError):
     def inside(self, section: str) -> "BadSetting":
         """The same complaint with its key seen from one level further out."""
         return BadSetting(f"{section}.{self.key}", self.value, self.reason, self.remedy)
-
-
-def run(main: Callable[[], None]) -> None:
-    """Call a stage's main and end the process as the contract says: 0, 1 (user's mistake) or 130."""
-    try:
-        main()
-    except UserError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        print("interrupted: nothing half-done was kept; run the same command again", file=sys.stderr)
-        sys.exit(INTERRUPTED)

@@ -1,29 +1,29 @@
 """The one training loop: pretraining and fine-tuning differ in which parameters learn."""
 
+import contextlib
 import math
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from dataclasses import asdict, dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import nn
-from tqdm import tqdm
 
-from nanogpt import atomic, hardware, optim
-from nanogpt.compiling import Compile, compiled_loss, compiles
+from nanogpt import hardware, optim, process
+from nanogpt.choices import Choices, choose, machine
+from nanogpt.compiling import Compile, compiled_loss
 from nanogpt.errors import BadSetting, UserError
-from nanogpt.evaluate import Score, bits_per_byte, window_loss
-from nanogpt.model import model_flops
-from nanogpt.tokens import Bin, Windows
+from nanogpt.evaluate import window_loss
+from nanogpt.model import ModelConfig, model_flops
+from nanogpt.progress import Progress
+from nanogpt.record import Record
+from nanogpt.resume import Work, every
+from nanogpt.tokens import Windows
 
-if TYPE_CHECKING:
-    import pandas as pd  # takes 66 MiB: it is imported once training has given back its own
-
-LOG_SECONDS = 10  # between two lines of progress where there is no terminal
+MOST_SKIPPED = 10  # steps in a row without a finite loss and gradient, before a run gives up
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,12 @@ class TrainSettings:
     compile: Compile
     threads: int | Literal["auto"]
     device: Literal["auto", "cpu", "cuda", "mps"]
+    checkpoint_every: int | str
     init_from: str
 
     def __post_init__(self) -> None:
         check_schedule(self)
+        every.parse(self.checkpoint_every)
         for key in ("grad_accum", "eval_every", "eval_batches", "log_every"):
             if getattr(self, key) < 1:
                 raise BadSetting(key, getattr(self, key), "must be at least 1", "choose a positive whole number")
@@ -63,6 +65,15 @@ class TrainSettings:
                 raise BadSetting(key, getattr(self, key), "not between 0 and 1", "0.9 and 0.95 to 0.999 are usual")
         if self.grad_clip <= 0:
             raise BadSetting("grad_clip", self.grad_clip, "must be above 0", "1.0 is usual; a large value never clips")
+
+    @property
+    def step_sequences(self) -> int:
+        """Sequences that a step reads."""
+        return self.batch_size * self.grad_accum
+
+    def made_of(self) -> dict:
+        """What of it decides a run's result: not how often it is saved, nor what a checkpoint is called."""
+        return {key: value for key, value in asdict(self).items() if key not in ("checkpoint_every", "init_from")}
 
 
 def check_schedule(settings) -> None:
@@ -79,121 +90,98 @@ def check_schedule(settings) -> None:
         raise BadSetting("warmup_steps", settings.warmup_steps, reason, "a twentieth of max_steps is usual")
 
 
-@dataclass(frozen=True)
-class Run:
-    """What a training run leaves besides the weights.
-
-    Curves are tables of (step, train_loss, lr) and (step, val_loss), losses in nats per token.
-    `first_step_s` compiles and touches memory and `validation_s` is all of validation. Of the seconds beside these
-    two `overhead_share` is the part outside forward, backward and optimizer, and `tokens_per_s` is over them too.
-    """
-
-    train_curve: "pd.DataFrame"
-    val_curve: "pd.DataFrame"
-    tokens_per_s: float
-    overhead_share: float
-    first_step_s: float
-    validation_s: float
-
-    def save_curves(self, folder: Path | str, stage: str) -> None:
-        """Write the curves as `<stage>-train.csv` and `<stage>-val.csv`."""
-        for name, curve in (("train", self.train_curve), ("val", self.val_curve)):
-            Path(folder).mkdir(parents=True, exist_ok=True)
-            atomic.write_text(Path(folder) / f"{stage}-{name}.csv", curve.to_csv(index=False, float_format="%.6g"))
-
-    def figures(self, score: Score, val_data: Bin, started: float) -> dict:
-        """The run's metrics: losses, bits per byte, speed, memory, seconds since `started` (time.monotonic()).
-
-        `score` is that of every document of `val_data`; `floor.bpb` is the entropy of those same
-        documents and is there only where it is known (built-in corpora).
-        """
-        figures = {
-            "train": {"loss_nats": self.train_curve.train_loss.iloc[-1].item()},
-            "val": {"loss_nats": score.loss_nats, "bpb": score.bpb},
-            "tokens_per_s": self.tokens_per_s,
-            "overhead_share": self.overhead_share,
-            "first_step_s": self.first_step_s,
-            "validation_s": self.validation_s,
-            "peak_mib": hardware.peak_mib(),
-            "wall_s": time.monotonic() - started,
-        }
-        if val_data.counts.bits is not None:
-            figures["floor"] = {"bpb": bits_per_byte(val_data.counts.bits, score.n_bytes)}
-        return figures
-
-
 def check_seed(seed: int) -> None:
     """Raise BadSetting for a seed that torch's generator on the CPU would not tell from another."""
     if not 0 <= seed < 2**32:
         raise BadSetting("seed", seed, f"not between 0 and {2**32 - 1}", "choose a small whole number, like 1")
 
 
-def train(model: nn.Module, train_data: Windows, val_data: Windows, settings: TrainSettings, seed: int) -> Run:
+def begin(config: ModelConfig, settings: TrainSettings, work: Work | None = None) -> Choices:
+    """What a run computes with: what it began with, where `work` has a state of it, or else what `auto` comes to."""
+    if work and work.state:
+        return Choices(**work.state["choices"])
+    flops = model_flops(config, settings.step_sequences * config.block_size) * settings.max_steps
+    return choose(settings.device, settings.dtype, settings.threads, settings.compile, flops)
+
+
+def train(
+    model: nn.Module, train_data: Windows, val_data: Windows, settings: TrainSettings, seed: int,
+    work: Work | None = None,
+) -> Record:  # fmt: skip
     """Teach the parameters of `model` that require gradients, in place.
 
-    Which windows a step reads is a function of (seed, step), and so is its randomness. Raises
-    UserError where a loss is not finite, or for a seed that is negative or too large.
+    Which windows a step reads is a function of (seed, step), and so is its randomness. With `work`, states are saved,
+    and where it has one the run goes on from there to the same bits as if it had never ended.
+    Raises UserError where no loss and gradient were finite for MOST_SKIPPED steps in a row, where a validation loss is
+    not finite, for a seed that is negative or too large, and where memory or disk are short. Raises
+    KeyboardInterrupt after a signal to stop, once the step is done and saved.
     """
     check_seed(seed)
-    device = hardware.device(settings.device)
-    hardware.tune(settings.threads)
-    dtype = hardware.dtype(settings.dtype, device)
+    choices = begin(model.config, settings, work)
+    device, dtype = choices.apply()
     model.to(device)
     optimizer = optim.adamw(model, settings.lr, (settings.beta1, settings.beta2), settings.weight_decay)
-    step_tokens = settings.batch_size * settings.grad_accum * train_data.block_size
-    flops = model_flops(model.config, step_tokens) * settings.max_steps
-    loss_of = compiled_loss(model) if compiles(settings.compile, flops, device) else model
+    record = _take_up(model, optimizer, work)
+    record.on(machine() | asdict(choices))
+    loss_of = compiled_loss(model) if choices.compile else model
+    step_tokens = settings.step_sequences * train_data.block_size
+    begun = record.step
 
-    train_rows, val_rows, recent = [], [], []
-    progress = _Progress(settings.max_steps, step_tokens)
-    busy = first_step_s = validation_s = 0.0
-    begun = time.perf_counter()
-    for step in range(settings.max_steps):
-        model.train()
-        torch.manual_seed(_step_seed(seed, step))  # dropout is a function of (seed, step)
-        lr = optim.learning_rate(
-            step, peak=settings.lr, floor=settings.min_lr, warmup_steps=settings.warmup_steps,
-            max_steps=settings.max_steps,
-        )  # fmt: skip
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-        first = step * settings.grad_accum
-        batches = [train_data.batch(first + i, settings.batch_size) for i in range(settings.grad_accum)]
-        start = time.perf_counter()
-        loss = update(loss_of, optimizer, batches, settings.grad_clip, device, dtype)
-        if step == 0:
-            first_step_s = time.perf_counter() - start
-        else:
-            busy += time.perf_counter() - start
-        if not math.isfinite(loss):
-            raise _not_finite("training", step, lr)
-
-        recent.append(loss)
-        done = step + 1
-        if done % settings.log_every == 0 or done == settings.max_steps:
-            train_rows.append((done, sum(recent) / len(recent), lr))
-            recent = []
-        if done % settings.eval_every == 0 or done == settings.max_steps:
+    def save() -> None:
+        if work:
             start = time.perf_counter()
-            with hardware.autocast(device, dtype):
-                val_loss = window_loss(model, val_data, settings.eval_batches, settings.batch_size)
-            if not math.isfinite(val_loss):
-                raise _not_finite("validation", step, lr)
-            val_rows.append((done, val_loss))
-            validation_s += time.perf_counter() - start
-        progress.step(done, loss, val_rows[-1][1] if val_rows else None)
-    progress.close()
-    seconds = time.perf_counter() - begun - first_step_s - validation_s
-    import pandas as pd
+            work.save(record.step, _state(model, optimizer, record, choices, work.started))
+            record.saving_s += time.perf_counter() - start
 
-    return Run(
-        pd.DataFrame(train_rows, columns=["step", "train_loss", "lr"]),
-        pd.DataFrame(val_rows, columns=["step", "val_loss"]),
-        tokens_per_s=(settings.max_steps - 1) * step_tokens / seconds,
-        overhead_share=1 - busy / seconds,
-        first_step_s=first_step_s,
-        validation_s=validation_s,
-    )
+    with (
+        process.deferred() as stop,
+        contextlib.closing(Progress(settings.max_steps, begun, step_tokens)) as progress,
+    ):
+        while record.step < settings.max_steps:
+            start = time.perf_counter()
+            step = record.step
+            model.train()
+            torch.manual_seed(_step_seed(seed, step))  # dropout is a function of (seed, step)
+            lr = optim.learning_rate(
+                step, peak=settings.lr, floor=settings.min_lr, warmup_steps=settings.warmup_steps,
+                max_steps=settings.max_steps,
+            )  # fmt: skip
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            first = step * settings.grad_accum
+            batches = [train_data.batch(first + i, settings.batch_size) for i in range(settings.grad_accum)]
+            ready = time.perf_counter()
+            loss = update(loss_of, optimizer, batches, settings.grad_clip, device, dtype)
+            updated = time.perf_counter()
+            record.took(loss)
+            done, last = record.step, record.step == settings.max_steps
+            if record.skipped_in_row >= min(MOST_SKIPPED, settings.max_steps):
+                save()
+                what = f"no loss and gradient were finite in the {record.skipped_in_row} steps up to step {record.step}"
+                raise _diverged(what, lr, work)
+
+            if done % settings.log_every == 0 or last:
+                record.log(lr)
+            trained = time.perf_counter()
+            if done % settings.eval_every == 0 or last:
+                with hardware.autocast(device, dtype):
+                    val_loss = window_loss(model, val_data, settings.eval_batches, settings.batch_size)
+                if not math.isfinite(val_loss):
+                    raise _diverged(f"the validation loss is not finite after step {record.step}", lr, work)
+                record.val_rows.append((done, val_loss))
+                record.validation_s += time.perf_counter() - trained
+            if step == begun:
+                record.first_step_s += trained - start
+            else:
+                record.timed_tokens += step_tokens
+                record.busy_s += updated - ready
+                record.loop_s += trained - start
+            progress.step(done, loss, record.val_rows[-1][1] if record.val_rows else None)
+            if stop.asked or last or (work and work.due(done)):
+                save()
+            if stop.asked:
+                raise KeyboardInterrupt
+    return record
 
 
 def update(
@@ -208,7 +196,8 @@ def update(
 
     `batches` are pairs (ids, targets), each (B, T) int64, of which `loss_of`, like a model, makes a mean loss; `dtype`
     is that of matrix products.
-    Returns the mean loss in nats per token, before the step.
+    Returns the mean loss in nats per token, before the step; where it or the gradient is not finite, NaN, and
+    nothing has changed then.
     """
     total = 0.0
     for ids, targets in batches:
@@ -217,10 +206,12 @@ def update(
         loss.backward()
         total += loss.item()
     learning = [p for group in optimizer.param_groups for p in group["params"]]
-    torch.nn.utils.clip_grad_norm_(learning, grad_clip)
-    optimizer.step()
+    norm = torch.nn.utils.clip_grad_norm_(learning, grad_clip).item()
+    finite = math.isfinite(total) and math.isfinite(norm)
+    if finite:
+        optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return total
+    return total if finite else math.nan
 
 
 def _step_seed(seed: int, step: int) -> int:
@@ -228,29 +219,35 @@ def _step_seed(seed: int, step: int) -> int:
     return int(np.random.SeedSequence([seed, step]).generate_state(1)[0])
 
 
-def _not_finite(which: str, step: int, lr: float) -> UserError:
-    return UserError(f"the {which} loss is not finite at step {step}; lower the learning rate ({lr:.2g} here)")
+def _state(
+    model: nn.Module, optimizer: torch.optim.Optimizer, record: Record, choices: Choices, started: float
+) -> dict:
+    return {
+        "model": {name: p.detach() for name, p in model.named_parameters() if p.requires_grad},
+        "optimizer": optimizer.state_dict(),
+        "record": asdict(record) | {"wall_s": record.wall_s + time.monotonic() - started},
+        "choices": asdict(choices),
+    }
 
 
-class _Progress:
-    """A bar on a terminal, a plain line every few seconds elsewhere."""
+@torch.no_grad()
+def _take_up(model: nn.Module, optimizer: torch.optim.Optimizer, work: Work | None) -> Record:
+    """Put the saved state of a run, where there is one, into model and optimizer; its record."""
+    if not work:
+        return Record()
+    learning = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    weights = sum(p.nbytes for p in learning.values())
+    work.check_space(state_bytes=3 * weights, out_bytes=weights)  # AdamW keeps two more numbers for each
+    state, work.state = work.state, None
+    if not state:
+        return Record()
+    for name, p in learning.items():
+        p.copy_(state["model"][name])
+    optimizer.load_state_dict(state["optimizer"])
+    record = Record(**state["record"])
+    print(f"going on after step {record.step}, from the state in {work.folder}", file=sys.stderr)
+    return record
 
-    def __init__(self, max_steps: int, tokens_per_step: int):
-        self.max_steps, self.tokens_per_step = max_steps, tokens_per_step
-        self.start = self.logged = time.monotonic()
-        self.bar = tqdm(total=max_steps, unit="step", disable=not sys.stderr.isatty(), dynamic_ncols=True)
 
-    def step(self, done: int, loss: float, val_loss: float | None) -> None:
-        now = time.monotonic()
-        rate = done * self.tokens_per_step / (now - self.start)
-        text = f"loss {loss:.3f}" + (f", validation {val_loss:.3f}" if val_loss is not None else "")
-        text += f", {rate:,.0f} tokens/s"
-        self.bar.set_postfix_str(text, refresh=False)
-        self.bar.update()
-        if self.bar.disable and (now - self.logged >= LOG_SECONDS or done in (1, self.max_steps)):
-            left = (now - self.start) / done * (self.max_steps - done)
-            print(f"step {done}/{self.max_steps}: {text}, {left:.0f} s left", file=sys.stderr, flush=True)
-            self.logged = now
-
-    def close(self) -> None:
-        self.bar.close()
+def _diverged(what: str, lr: float, work: Work | None) -> UserError:
+    return UserError(f"{what}; lower the learning rate ({lr:.2g} here)" + (f": {work.kept()}" if work else ""))

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from nanogpt import errors
+from nanogpt import process
 from nanogpt.flags import Flags, override
 
 WHAT = ("training", "variants", "parts", "improvements", "ablation", "growth", "prepare", "all")
@@ -40,7 +40,7 @@ def main() -> None:
 def training(args) -> dict:
     """Steps of training, whole or in parts."""
     from nanogpt import params
-    from nanogpt.bench import ablation, growth, parts, training
+    from nanogpt.bench import ablation, growth, improvements, parts, training
     from nanogpt.bench.settings import BenchmarkSettings
 
     settings = override(params.load(benchmark=BenchmarkSettings).benchmark, args)
@@ -48,7 +48,7 @@ def training(args) -> dict:
         "training": (training.benchmark, training.table),
         "variants": (training.variants, training.table),
         "parts": (parts.benchmark, parts.table),
-        "improvements": (parts.improvements, parts.table),
+        "improvements": (improvements.benchmark, parts.table),
         "ablation": (ablation.benchmark, ablation.table),
         "growth": (growth.benchmark, growth.table),
     }
@@ -79,4 +79,4 @@ def prepare(args) -> dict:
 
 
 if __name__ == "__main__":
-    errors.run(main)
+    process.run(main)

@@ -1,6 +1,6 @@
 """Read all of params.yaml, fetch and look at what it names, before DVC deletes the outs of any other stage."""
 
-from nanogpt import errors
+from nanogpt import process
 from nanogpt.flags import Flags
 
 
@@ -19,4 +19,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    errors.run(main)
+    process.run(main)

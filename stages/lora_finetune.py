@@ -1,9 +1,10 @@
 """Train a LoRA adapter for models/pretrain on data/finetune: models/lora, metrics and curves."""
 
 import time
+from dataclasses import asdict
 from pathlib import Path
 
-from nanogpt import errors
+from nanogpt import process
 from nanogpt.flags import Flags, override
 
 
@@ -18,7 +19,7 @@ def main() -> None:
     flags.add_argument("--max-steps", type=int, metavar="N", help="in place of lora.max_steps")
     flags.add_argument("--out", help="adapter folder to write, metrics inside it (default: models/lora and metrics/)")
     args = flags.parse_args()
-    from nanogpt import card, checkpoint, compare, lora, metrics, params, train
+    from nanogpt import card, checkpoint, compare, lora, metrics, params, resume, train
     from nanogpt.identity import identity
     from nanogpt.tokens import Bin, Windows
 
@@ -33,22 +34,26 @@ def main() -> None:
     domains = {"finetune": Bin.open(args.data, "val", tok)}
     if not args.base_checkpoint:
         domains["pretrain"] = Bin.open("data/pretrain", "val", tok)
-    before = compare.scores(net, domains, tok.byte_lengths(), training.dtype)
-    adapted = lora.attach(net, settings, given.seed)
     train_data = Bin.open(args.data, "train", tok)
     windows = [Windows(data, net.config.block_size, given.seed) for data in (train_data, domains["finetune"])]
-    run = train.train(net, *windows, training, given.seed)
-    after = compare.scores(net, domains, tok.byte_lengths(), training.dtype)
-    made_with = {"seed": given.seed, "lora": settings, "train": training}
-    scores = before["finetune"], after["finetune"]
-    about = card.adapter(net, lora.name(base), train_data, domains["finetune"], *scores, made_with)
-    lora.save(adapted, out, base, sha256, about)
-    folder = Path(args.out or "metrics")
-    run.save_curves(folder, "lora-finetune")
-    figures = run.figures(after["finetune"], domains["finetune"], started)
-    figures |= {"before": compare.figures(before), "after": compare.figures(after, before)}
-    metrics.write(folder / "lora-finetune.json", figures)
+    made_of = {"seed": given.seed, "base": sha256, "lora": asdict(settings), "train": training.made_of()}
+    made_of["data"] = [tok.sha256, train_data.counts.sha256, domains["finetune"].counts.sha256]
+    with resume.work("lora-finetune", settings.kind, made_of, training.checkpoint_every, {}, started) as work:
+        dtype = train.begin(net.config, training, work).dtype
+        before = compare.scores(net, domains, tok.byte_lengths(), dtype)
+        adapted = lora.attach(net, settings, given.seed)
+        run = train.train(net, *windows, training, given.seed, work)
+        after = compare.scores(net, domains, tok.byte_lengths(), dtype)
+        made_with = {"seed": given.seed, "lora": settings, "train": training}
+        scores = before["finetune"], after["finetune"]
+        about = card.adapter(net, lora.name(base), train_data, domains["finetune"], *scores, made_with)
+        lora.save(adapted, out, base, sha256, about)
+        folder = Path(args.out or "metrics")
+        run.save(folder, "lora-finetune")
+        figures = run.figures(after["finetune"], domains["finetune"], started)
+        figures |= {"before": compare.figures(before), "after": compare.figures(after, before)}
+        metrics.write(folder / "lora-finetune.json", figures)
 
 
 if __name__ == "__main__":
-    errors.run(main)
+    process.run(main)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from nanogpt import errors
+from nanogpt import process
 from nanogpt.flags import Flags, override
 
 
@@ -16,9 +16,10 @@ def main() -> None:
     flags.add_argument("--dtype", choices=["float32", "bfloat16"], help="in place of checkpoint.dtype")
     flags.add_argument("--output-dir", help="folder or .pt file to write, metrics beside it (default: models/merged)")
     args = flags.parse_args()
-    from nanogpt import card, checkpoint, lora, merge, metrics, params
+    from nanogpt import card, checkpoint, lora, merge, metrics, params, resume
     from nanogpt.tokens import Bin
 
+    resume.sweep()
     settings = override(params.load(checkpoint=checkpoint.CheckpointSettings).checkpoint, args)
     out = Path(args.output_dir or "models/merged")
     checkpoint.check_out(out)
@@ -32,4 +33,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    errors.run(main)
+    process.run(main)

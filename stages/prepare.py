@@ -3,7 +3,7 @@
 from argparse import BooleanOptionalAction
 from dataclasses import replace
 
-from nanogpt import errors
+from nanogpt import process
 from nanogpt.flags import Flags, override
 
 SOURCES = ["stories", "abstracts", "tinystories", "scientific_papers", "arxiv_api", "shakespeare", "files"]
@@ -46,4 +46,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    errors.run(main)
+    process.run(main)

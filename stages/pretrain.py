@@ -4,7 +4,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from nanogpt import errors
+from nanogpt import process
 from nanogpt.flags import Flags, override
 
 
@@ -14,13 +14,14 @@ def main() -> None:
     flags = Flags(__doc__)
     flags.add_argument("--arch", choices=["base", "optimized"], help="in place of model.arch")
     flags.add_argument("--init-from", metavar="PATH", help="checkpoint to start from, in place of train.init_from")
+    flags.add_argument("--seed", type=int, metavar="N", help="in place of seed")
     flags.add_argument("--max-steps", type=int, metavar="N", help="in place of train.max_steps")
     flags.add_argument(
         "--data", default="data/pretrain", help="folder of bins and their tokenizer (default: %(default)s)"
     )
     flags.add_argument("--out", help="model folder to write, metrics inside it (default: models/pretrain and metrics/)")
     args = flags.parse_args()
-    from nanogpt import card, checkpoint, evaluate, metrics, model, params, start, tokenizer, train
+    from nanogpt import card, checkpoint, evaluate, metrics, model, params, resume, start, tokenizer, train
     from nanogpt.tokens import Bin, Windows
 
     given = params.load(
@@ -30,19 +31,26 @@ def main() -> None:
     tok = tokenizer.load(f"{args.data}/tokenizer")
     out = args.out or "models/pretrain"
     checkpoint.check_out(out)
+    seed = given.seed if args.seed is None else args.seed
     begun = start.origin(settings.init_from)
-    net = start.start(override(given.model, args), settings.init_from, tok, given.seed)
+    net = start.start(override(given.model, args), settings.init_from, tok, seed)
     train_data, val_data = (Bin.open(args.data, split, tok) for split in ("train", "val"))
-    windows = [Windows(data, net.config.block_size, given.seed) for data in (train_data, val_data)]
-    run = train.train(net, *windows, settings, given.seed)
-    score = evaluate.score_bin(net, val_data, tok.byte_lengths(), settings.dtype)
-    made_with = {"seed": given.seed, "model": net.config, "train": settings}
-    about = card.pretrained(net, tok, begun, train_data, val_data, score, made_with, given.checkpoint.format)
-    checkpoint.save(out, net, tok, **asdict(given.checkpoint), card=about)
-    folder = Path(args.out.removesuffix(".pt") if args.out else "metrics")
-    run.save_curves(folder, "pretrain")
-    metrics.write(folder / "pretrain.json", run.figures(score, val_data, started))
+    windows = [Windows(data, net.config.block_size, seed) for data in (train_data, val_data)]
+    made_of = {"seed": seed, "begun": begun, "model": asdict(net.config), "train": settings.made_of()}
+    made_of["data"] = [tok.sha256, train_data.counts.sha256, val_data.counts.sha256]
+    kept = resume.work(
+        "pretrain", net.config.arch, made_of, settings.checkpoint_every, checkpoint.about(net, tok), started
+    )
+    with kept as work:
+        run = train.train(net, *windows, settings, seed, work)
+        score = evaluate.score_bin(net, val_data, tok.byte_lengths(), run.dtype)
+        made_with = {"seed": seed, "model": net.config, "train": settings}
+        about = card.pretrained(net, tok, begun, train_data, val_data, score, made_with, given.checkpoint.format)
+        checkpoint.save(out, net, tok, **asdict(given.checkpoint), card=about)
+        folder = Path(args.out.removesuffix(".pt") if args.out else "metrics")
+        run.save(folder, "pretrain")
+        metrics.write(folder / "pretrain.json", run.figures(score, val_data, started))
 
 
 if __name__ == "__main__":
-    errors.run(main)
+    process.run(main)

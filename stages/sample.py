@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from nanogpt import errors
+from nanogpt import process
 from nanogpt.flags import Flags, override
 
 
@@ -57,4 +57,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    errors.run(main)
+    process.run(main)

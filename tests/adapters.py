@@ -81,10 +81,11 @@ def theirs(done) -> tuple[torch.Tensor, list[str]]:
 
 
 def copy(adapter: Path, folder: Path, **changed) -> Path:
-    """Another folder with the same adapter, its config changed."""
+    """Another folder with the same adapter, its config changed, and without the sums that would tell."""
     folder.mkdir(parents=True)
     for path in adapter.iterdir():
         (folder / path.name).write_bytes(path.read_bytes())
+    (folder / "SHA256SUMS").unlink()
     config = json.loads((folder / "adapter_config.json").read_text()) | changed
     (folder / "adapter_config.json").write_text(json.dumps(config))
     return folder

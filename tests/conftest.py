@@ -31,6 +31,7 @@ def torch_as_it_was():
         torch.set_num_threads(before or torch.get_num_threads())
         torch.set_flush_denormal(False)
         torch.backends.mkldnn.matmul.fp32_precision = "none"
+        torch.use_deterministic_algorithms(False)
 
 
 @pytest.fixture(scope="session")
@@ -108,7 +109,7 @@ def training() -> Callable:
             "eval_batches": 2,
         }
         values |= {"log_every": 5, "dtype": "float32", "compile": "off", "threads": 1, "device": "cpu"}
-        values |= {"init_from": "data/own/model"}
+        values |= {"checkpoint_every": "60s", "init_from": "data/own/model"}
         return TrainSettings(**values | changed)
 
     return settings

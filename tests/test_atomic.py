@@ -1,6 +1,9 @@
 import os
+import subprocess
 import sys
 import threading
+from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 
@@ -44,7 +47,7 @@ def test_a_folder_appears_whole_and_replaces_the_old_one(tmp_path):
             (new / name).write_text(name)
             (new / MARKER).touch()
             assert not (path / name).exists()
-        assert sorted(os.listdir(path)) == sorted([name, MARKER])
+        assert sorted(os.listdir(path)) == sorted([name, MARKER, "SHA256SUMS"])
         assert os.listdir(path.parent) == ["b"]
 
 
@@ -55,7 +58,7 @@ def test_a_failed_block_keeps_the_old_folder(tmp_path, error):
     with pytest.raises(error), atomic.folder(tmp_path / "out", MARKER) as new:
         (new / "half").write_text("half")
         raise error
-    assert os.listdir(tmp_path / "out") == ["old"]
+    assert (tmp_path / "out" / "old").read_text() == "old"
     assert os.listdir(tmp_path) == ["out"]
 
 
@@ -75,7 +78,7 @@ def test_a_failed_rename_brings_the_old_folder_back(tmp_path, monkeypatch):
     monkeypatch.setattr(type(out), "rename", interrupted)
     with pytest.raises(KeyboardInterrupt), atomic.folder(out, MARKER):
         pass
-    assert os.listdir(out) == ["old"]
+    assert (out / "old").read_text() == "old"
     assert os.listdir(tmp_path) == ["out"]
 
 
@@ -127,4 +130,31 @@ def test_what_is_of_another_kind_is_not_replaced(tmp_path, monkeypatch):
     (tmp_path / "empty").mkdir()
     with atomic.folder(tmp_path / "empty", MARKER) as new:
         (new / MARKER).touch()
-    assert os.listdir(tmp_path / "empty") == [MARKER]
+    assert (tmp_path / "empty" / MARKER).exists()
+
+
+KILLED = """
+import os, signal, sys
+from nanogpt import atomic
+with getattr(atomic, sys.argv[1])(*sys.argv[2:]) as new:
+    print(new if sys.argv[1] == "folder" else new.name, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL if sys.stdin.readline() == "die" else signal.SIGSTOP)
+"""
+
+
+@pytest.mark.parametrize("kind", ["folder", "file"])
+def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_not(tmp_path, kind):
+    words = [kind, str(tmp_path / "out"), *(["old"] if kind == "folder" else [])]
+    started = [
+        subprocess.Popen([sys.executable, "-c", KILLED, *words], stdin=PIPE, stdout=PIPE, text=True) for _ in range(2)
+    ]
+    dead, alive = (Path(process.stdout.readline().strip()) for process in started)
+    started[0].communicate("die")
+    try:
+        assert dead.exists() and alive.exists()
+        with atomic.folder(tmp_path / "out", MARKER) if kind == "folder" else atomic.file(tmp_path / "out"):
+            assert not dead.exists() and alive.exists()
+    finally:
+        started[1].kill()
+        started[1].communicate()
+    assert sorted(os.listdir(tmp_path)) == sorted([alive.name, "out"])

@@ -126,7 +126,8 @@ def test_a_folder_with_a_pt_file(tiny, byte, tmp_path, shape, dtype):
     files = content(tmp_path / "a")
     assert files == content(tmp_path / "b")
     assert set(files) == {
-        "README.md", "config.json", "generation_config.json", "model.pt", "tokenizer.json", "tokenizer_config.json",
+        "README.md", "SHA256SUMS", "config.json", "generation_config.json", "model.pt", "tokenizer.json",
+        "tokenizer_config.json",
     }  # fmt: skip
     assert files["README.md"] == b"# A model\n"
     checkpoint.save(tmp_path / "a.pt", model, byte, dtype=dtype, card="# A model\n")
@@ -179,7 +180,8 @@ def test_equal_models_give_equal_bytes(tiny, byte, tmp_path, shape):
         checkpoint.save(tmp_path / name, tiny(**shape), byte)
     files = content(tmp_path / "a")
     assert set(files) == {
-        "config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
+        "SHA256SUMS", "config.json", "generation_config.json", "model.safetensors", "tokenizer.json",
+        "tokenizer_config.json",
     }  # fmt: skip
     assert files == content(tmp_path / "b")
     assert (tmp_path / "a.pt").read_bytes() == (tmp_path / "b.pt").read_bytes()
@@ -246,7 +248,9 @@ def test_a_pt_file_writes_nowhere_else(tiny, byte, tmp_path):
 
 @pytest.fixture(params=["base", "optimized"])
 def folder(request, tiny, byte, tmp_path) -> Path:
+    """A model without its SHA256SUMS, which would tell of any change before the file itself is looked at."""
     checkpoint.save(tmp_path / "m", tiny(request.param), byte)
+    (tmp_path / "m" / "SHA256SUMS").unlink()
     return tmp_path / "m"
 
 

@@ -28,7 +28,7 @@ def test_a_folder_with_bins_and_the_tokenizer_trained_on_them(tmp_path):
     assert [tok.decode(ids) for ids in Bin.open(tmp_path / "out", "train", tok).documents()] == ["two", "three"]
     assert manifest["splits"]["val"]["documents"] == 1
     prepare(tmp_path / "second", own(tmp_path / "own.txt"), 0.1, tmp_path / "out" / "tokenizer")
-    assert sorted(os.listdir(tmp_path / "second")) == ["manifest.json", "train.bin", "val.bin"]
+    assert sorted(os.listdir(tmp_path / "second")) == ["SHA256SUMS", "manifest.json", "train.bin", "val.bin"]
 
 
 def test_a_mistake_leaves_what_was_there(tmp_path):

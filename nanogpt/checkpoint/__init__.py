@@ -13,7 +13,7 @@ from typing import Literal
 from safetensors.torch import save_file
 from torch import nn
 
-from nanogpt import atomic, tokenizer
+from nanogpt import atomic, sums, tokenizer
 from nanogpt.checkpoint import weights
 from nanogpt.checkpoint.config import from_hf, from_nanogpt, hf_config
 from nanogpt.errors import UserError
@@ -22,6 +22,7 @@ from nanogpt.tokenizer import Tokenizer
 
 __all__ = [
     "CheckpointSettings",
+    "about",
     "check_out",
     "has_tokenizer",
     "hf_config",
@@ -85,6 +86,13 @@ def save(
             (folder / "README.md").write_text(card, encoding="utf-8", newline="\n")
 
 
+def about(model: nn.Module, tok: Tokenizer) -> dict:
+    """What makes a run's saved state a checkpoint that `load` reads: all but the weights."""
+    with tempfile.TemporaryDirectory() as folder:
+        tok.save(folder)
+        return {"config": hf_config(model.config, tok.eot, "float32"), "tokenizer": _texts(Path(folder))}
+
+
 def check_out(path: Path | str) -> None:
     """Raise UserError where `save` would erase anything but an older model."""
     if Path(path).suffix != ".pt":
@@ -97,7 +105,8 @@ def load(path: Path | str, tokens: Path | str | None = None) -> tuple[nn.Module,
     """The model (fp32, on the CPU, in eval mode) and tokenizer of a model folder or .pt file.
 
     tokens: the folder of a tokenizer to take in place of its own, which a checkpoint from elsewhere may lack.
-    Raises UserError for what is missing, damaged or of an architecture that is not ours.
+    Raises UserError for what is missing, damaged or of an architecture that is not ours, and where a folder's
+    SHA256SUMS says that it is not what was written.
     """
     path = Path(path)
     tok = _own_tokenizer(path) if tokens is None else tokenizer.load(tokens)
@@ -107,6 +116,8 @@ def load(path: Path | str, tokens: Path | str | None = None) -> tuple[nn.Module,
             f"{path}: the tokenizer has {tok.n_tokens} tokens and the model {model.config.vocab_size}; "
             "they do not belong together"
         )
+    if tokens is None and path.suffix != ".pt":
+        sums.check(path, TOKENIZER)
     return model, tok
 
 
@@ -118,11 +129,13 @@ def load_model(path: Path | str) -> nn.Module:
     path = Path(path)
     if path.suffix != ".pt":
         config = read_config(path)
-        return weights.model_of(config, weights.of_folder(path), path).eval()
+        model = weights.model_of(config, weights.of_folder(path), path).eval()
+        sums.check(path, ("config.json", weights.SAFETENSORS, weights.PT))
+        return model
     content = weights.read_pt(path)
     if "model_args" not in content:
-        config = from_hf(content.get("config"), path)
-        return weights.model_of(config, weights.of_pt(content, path), path).eval()
+        config, in_training = from_hf(content.get("config"), path), "optimizer" in content
+        return weights.model_of(config, weights.of_pt(content, path), path, linear=in_training).eval()
     config = from_nanogpt(content["model_args"], path)
     tensors = weights.without_prefix(weights.of_pt(content, path))
     if content["model_args"].get("bias") is False:
@@ -171,8 +184,11 @@ def _refuse_links(folder: Path) -> None:
 
 def _whole(config: dict, state: dict, tokens: Path, card: str | None) -> bytes:
     """A `.pt` file of all that a folder holds; `tokens` is where the tokenizer's files lie."""
-    texts = {name: (tokens / name).read_text(encoding="utf-8") for name in TOKENIZER}
-    return weights.to_pt({"config": config, "model": state, "tokenizer": texts, "card": card})
+    return weights.to_pt({"config": config, "model": state, "tokenizer": _texts(tokens), "card": card})
+
+
+def _texts(tokens: Path) -> dict[str, str]:
+    return {name: (tokens / name).read_text(encoding="utf-8") for name in TOKENIZER}
 
 
 def _own_tokenizer(path: Path) -> Tokenizer:

@@ -67,6 +67,8 @@ def read_pt(path: Path) -> dict:
         with zipfile.ZipFile(path) as archive:  # torch packs nothing; what is packed could unpack to any size
             if sum(part.file_size for part in archive.infolist()) > path.stat().st_size:
                 raise ValueError("packed")
+            if damaged := archive.testzip():
+                raise ValueError(f"the checksum of {damaged} is wrong")
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         if not isinstance(content["model"], dict):
             raise TypeError("model")

@@ -1,11 +1,12 @@
 """What this machine is and which number format its matrix products are fastest in."""
 
+import os
 from typing import Literal
 
 import torch
 
 from nanogpt.errors import BadSetting
-from nanogpt.hardware.cores import describe, instruction_set, threads, usable
+from nanogpt.hardware.cores import describe, instruction_set, name, threads, usable
 from nanogpt.hardware.memory import keep_freed, peak_mib
 from nanogpt.hardware.rates import Rates, fast_float32, matmul_flops, rates
 
@@ -14,12 +15,14 @@ __all__ = [
     "Rates",
     "autocast",
     "describe",
+    "deterministic",
     "device",
     "dtype",
     "fast_float32",
     "instruction_set",
     "keep_freed",
     "matmul_flops",
+    "name",
     "peak_mib",
     "precision",
     "rates",
@@ -44,12 +47,27 @@ def device(name: str = "auto") -> torch.device:
     return torch.device(name)
 
 
-def tune(wanted: int | Literal["auto"]) -> None:
-    """Make this process train fast on a CPU: its threads, its fp32 products, its memory, numbers next to 0."""
+def tune(wanted: int | Literal["auto"], onednn: bool | None = None) -> None:
+    """Make this process train fast on a CPU: its threads, its fp32 products, its memory, numbers next to 0.
+
+    `onednn` says whose fp32 products; by default those that are faster.
+    """
     threads(wanted)
-    fast_float32()
+    fast_float32(onednn)
     keep_freed()
     torch.set_flush_denormal(True)
+
+
+def deterministic() -> None:
+    """Let torch sum in the same order each time: its own code and what torch.compile makes.
+
+    On a GPU a kernel that knows no such order only warns. torch would also fill every new buffer with NaN, which costs
+    a pass over it and finds mistakes that are none of a user's.
+    Source: https://docs.pytorch.org/docs/stable/notes/randomness.html
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False
 
 
 def dtype(wanted: Dtype, device: torch.device) -> torch.dtype:

@@ -73,17 +73,20 @@ def rates() -> Rates:
     return found
 
 
-def fast_float32() -> bool:
+def fast_float32(onednn: bool | None = None) -> bool:
     """Send this process's fp32 products to oneDNN where that is as exact and clearly faster; whether it did.
+
+    `onednn` decides in place of the measured speed, as in a run that began with it or without it.
 
     On x86 torch multiplies fp32 matrices with MKL, which on AMD's processors runs at half the rate of
     oneDNN. The setting that moves them to oneDNN also allows it to round to bf16: with AMX it does,
     without it keeps full fp32 (oneDNN 3.12). What it does here, `rates` has measured.
     Source: https://docs.pytorch.org/docs/stable/notes/mkldnn.html
     """
-    if rates().onednn_pays:
+    onednn = rates().onednn_pays if onednn is None else onednn and rates().exact
+    if onednn:
         torch.backends.mkldnn.matmul.fp32_precision = "bf16"
-    return rates().onednn_pays
+    return onednn
 
 
 def _read(file: os.PathLike) -> Rates | None:

@@ -1,0 +1,59 @@
+"""What `auto` comes to on this machine. A run that is resumed keeps to what it began with."""
+
+import os
+import platform
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from nanogpt import hardware
+from nanogpt.compiling import Compile, compiles
+
+
+@dataclass(frozen=True)
+class Choices:
+    """How a training run computes: `dtype` is that of matrix products, `float32` whose kernels multiply in fp32."""
+
+    device: str
+    dtype: Literal["float32", "bfloat16"]
+    float32: Literal["oneDNN", "torch's own"]
+    threads: int
+    compile: bool
+
+    def apply(self) -> tuple[torch.device, torch.dtype]:
+        """Set this process up to compute so, and in the same order each time; device and dtype.
+
+        Raises BadSetting for a device that this machine lacks.
+        """
+        device = hardware.device(self.device)
+        hardware.tune(self.threads, onednn=self.float32 == "oneDNN")
+        hardware.deterministic()
+        return device, getattr(torch, self.dtype)
+
+
+def choose(device: str, dtype: hardware.Dtype, threads: int | str, compile: Compile, flops: float) -> Choices:
+    """What to compute with, as wanted or, where that is `auto`, as is fast here for a run of `flops`.
+
+    Raises BadSetting for a device or a compiler that this machine lacks.
+    """
+    found = hardware.device(device)
+    return Choices(
+        found.type,
+        str(hardware.dtype(dtype, found)).removeprefix("torch."),
+        "oneDNN" if found.type == "cpu" and hardware.rates().onednn_pays else "torch's own",
+        hardware.usable() if threads == "auto" else threads,
+        compiles(compile, flops, found),
+    )
+
+
+def machine() -> dict[str, str]:
+    """What else can change the bits of a result between two machines."""
+    return {
+        "processor": hardware.name(),
+        "instruction set": hardware.instruction_set(),
+        "system": f"{platform.system()} {platform.machine()}, {' '.join(platform.libc_ver())}".strip(", "),
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        **{key: os.environ[key] for key in sorted(os.environ) if key.startswith(("MKL_", "ONEDNN_", "DNNL_"))},
+    }

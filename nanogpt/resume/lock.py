@@ -1,0 +1,62 @@
+"""One process at a time in a folder. The kernel lets go of the lock when its holder ends, however it ends."""
+
+import contextlib
+import fcntl
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TextIO
+
+from nanogpt.errors import UserError
+
+PATIENCE_SECONDS = 60  # in which a run whose `dvc` was killed ends its step, saves and lets go
+
+
+@contextlib.contextmanager
+def held(folder: Path, patience: float = PATIENCE_SECONDS) -> Iterator[None]:
+    """Hold `folder` in the block; the file `lock` in it says which process does, and since when.
+
+    Raises UserError where another process still holds it after so many seconds.
+    """
+    with (folder / "lock").open("a+", encoding="utf-8") as file:
+        _wait(file, time.monotonic() + patience, folder)
+        if not (folder / "lock").exists():
+            raise UserError(f"{folder}: the same training ran elsewhere and has just ended; its results are there")
+        with contextlib.suppress(OSError):  # a full disk: the lock holds without the words
+            file.truncate(0)
+            file.write(f"process {os.getpid()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}")
+            file.flush()
+        yield
+
+
+def is_held(folder: Path) -> bool:
+    """Whether some process holds `folder` now."""
+    with contextlib.suppress(FileNotFoundError), (folder / "lock").open(encoding="utf-8") as file:
+        return not _take(file)
+    return False
+
+
+def _wait(file: TextIO, end: float, folder: Path) -> None:
+    waited = False
+    while not _take(file):
+        file.seek(0)
+        holder = file.read() or "another process"
+        if time.monotonic() > end:
+            raise UserError(
+                f"{folder} is in use by {holder}: the same training is running already; wait for it, or stop it, "
+                "and run this again"
+            )
+        if not waited:
+            print(f"waiting for {holder}, which runs the same training in {folder}", file=sys.stderr, flush=True)
+            waited = True
+        time.sleep(0.1)
+
+
+def _take(file: TextIO) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -1,0 +1,41 @@
+"""SHA256SUMS: what a folder held when it was written, in the format of `sha256sum --check`."""
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+from nanogpt.errors import UserError
+
+NAME = "SHA256SUMS"
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write(folder: Path) -> None:
+    """Write the sums of all files below `folder` but hidden ones and its README.md, which anyone may edit."""
+    files = sorted(path for path in folder.rglob("[!.]*") if path.is_file() and path.name not in (NAME, "README.md"))
+    lines = [f"{sha256(path)}  {path.relative_to(folder).as_posix()}\n" for path in files]
+    (folder / NAME).write_text("".join(lines), encoding="utf-8", newline="\n")
+
+
+def check(folder: Path | str, names: Iterable[str]) -> None:
+    """Raise UserError where a file of `names` is not what was written.
+
+    Folders without SHA256SUMS, which come from elsewhere, and files that it does not name pass.
+    """
+    folder = Path(folder)
+    try:
+        lines = (folder / NAME).read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return
+    sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    for name in names:
+        if name in sums and not ((folder / name).is_file() and sha256(folder / name) == sums[name]):
+            raise UserError(
+                f"{folder / name}: not what was written there ({NAME} says otherwise); write the folder again or take "
+                f"it back with `dvc checkout`, or delete {folder / NAME} if the change was meant"
+            )

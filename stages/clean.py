@@ -1,0 +1,24 @@
+"""List what unfinished runs have left in .work, and with --remove delete it."""
+
+import shutil
+
+from nanogpt import process
+from nanogpt.flags import Flags
+
+
+def main() -> None:
+    """Name every run that no process holds: place, MiB, days since it was written to."""
+    flags = Flags(__doc__)
+    flags.add_argument("--older-than", type=float, metavar="DAYS", default=0.0, help="those only (default: all)")
+    flags.add_argument("--remove", action="store_true", help="delete them; what they were after cannot be resumed")
+    args = flags.parse_args()
+    from nanogpt import resume
+
+    for folder, size, age in resume.leftovers(args.older_than):
+        if args.remove:
+            shutil.rmtree(folder)
+        print(f"{'removed ' * args.remove}{folder}: {size / 2**20:,.1f} MiB, {age:.1f} days old")
+
+
+if __name__ == "__main__":
+    process.run(main)
