@@ -28,7 +28,6 @@ class Choices:
         """
         device = hardware.device(self.device)
         hardware.tune(self.threads, onednn=self.float32 == "oneDNN")
-        hardware.deterministic()
         return device, getattr(torch, self.dtype)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from nanogpt import hardware
 from nanogpt.compiling import WORTH_COMPILING, can_compile, compiled, compiled_loss, compiles
 from nanogpt.errors import BadSetting
 from nanogpt.model.loss import head_loss
@@ -81,6 +82,7 @@ def test_the_compiled_loss_reads_the_head_and_leaves_it_alone(tiny, tmp_path, mo
 # As in training: torch's AdamW, which is made before, gives TORCHINDUCTOR_CACHE_DIR a value of its own.
 COMPILE = """
 import json, torch
+from nanogpt import hardware
 from nanogpt.compiling import compiled
 torch.optim.AdamW([torch.ones(1)])
 double = compiled(lambda x: (2 * x.sin()).exp())
@@ -109,3 +111,26 @@ def test_what_was_compiled_waits_in_work_for_the_next_process(tmp_path):
     assert any(path.suffix == ".so" for path in cache.rglob("*"))
     counts = compile_it()
     assert counts["fxgraph_cache_hit"] == 1 and not counts.get("fxgraph_cache_miss")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not can_compile(CPU), reason="needs a C++ compiler")
+@pytest.mark.parametrize("arch", ["base", "optimized"])
+def test_compiled_kernels_add_in_one_order(tiny, tmp_path, monkeypatch, arch):
+    """Each of 40 tokens is there a dozen times, so that both threads add to the same rows of the embedding's gradient.
+
+    Without `hardware.deterministic`, four times gave four sets of bits.
+    """
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    torch.set_num_threads(2)
+    hardware.deterministic()
+    model = tiny(arch, n_embd=128, block_size=64, n_layer=2)
+    ids = torch.randint(40, (8, 64))
+    loss_of, found = compiled_loss(model), []
+    for _ in range(6):
+        with hardware.autocast(CPU, torch.bfloat16):
+            loss_of(ids, ids).backward()
+        found.append([p.grad for p in model.parameters()])
+        model.zero_grad()
+    for gradients in found[1:]:
+        assert all(map(torch.equal, found[0], gradients))

@@ -1,0 +1,234 @@
+"""Base against optimized over several seeds: means and their 95% intervals, at equal steps and at equal time.
+
+Every run is a process of its own, `python -m stages.pretrain`, whose figures stay in `.work`: an interrupted series
+goes on where it was. Both architectures get the same seeds, and so read the same batches in the same order: they are
+compared in pairs.
+"""
+
+import contextlib
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from statistics import fmean, harmonic_mean, stdev
+
+from nanogpt import hardware, params, scratch, start, sums, tokenizer
+from nanogpt.errors import UserError
+from nanogpt.model import ARCHITECTURES, ModelSettings
+from nanogpt.process import INTERRUPTED
+from nanogpt.resume import fingerprint
+from nanogpt.tokens import SPLITS, Bin
+from nanogpt.train import TrainSettings
+
+BASE, OPTIMIZED = ARCHITECTURES
+TITLES = {BASE: BASE, "equal_steps": f"{OPTIMIZED}, equal steps", "equal_time": f"{OPTIMIZED}, equal time"}
+MEASURES = {"loss_nats": "loss, nats per token", "bpb": "bits per byte"}
+STAGE = "stages.pretrain"
+PATIENCE_S = 30  # for a run to keep what it has
+KEPT = "the runs that are done are kept, and the same command goes on from there"
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs of equal length of one architecture, and what pretrain.json says of each, in the order of the seeds."""
+
+    steps: int
+    runs: list[dict]
+
+    def values(self, measure: str) -> list[float]:
+        """One of MEASURES on the validation documents, a value for each seed."""
+        return [run["val"][measure] for run in self.runs]
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Mean speed: all tokens over all seconds."""
+        return harmonic_mean([run["tokens_per_s"] for run in self.runs])
+
+
+def compare(data: Path | str, seeds: Sequence[int], max_steps: int) -> tuple[str, dict]:
+    """Train what is not trained yet, for minutes to days: a page of Markdown and its figures.
+
+    `data` is a folder of bins, `max_steps` the length of the runs at equal steps. Raises UserError where a run
+    fails, and where settings, data or code change on the way; KeyboardInterrupt where a run was interrupted.
+    """
+    if max_steps < 2:
+        raise UserError(f"--max-steps {max_steps}: speed is measured from the second step on; choose at least 2")
+    fixed = conditions(data)
+    runs: dict[str, list[dict]] = {arch: [] for arch in ARCHITECTURES}
+    for seed in seeds:
+        for arch in ARCHITECTURES:  # in turns, so that a machine that slows down slows both
+            runs[arch].append(_trained(arch, seed, max_steps, data, fixed))
+    base, optimized = (Group(max_steps, runs[arch]) for arch in (BASE, OPTIMIZED))
+    steps = equal_time_steps(base, optimized)
+    longer = Group(steps, [_trained(OPTIMIZED, seed, steps, data, fixed) for seed in seeds])
+    step_tokens = fixed["train"]["batch_size"] * fixed["train"]["grad_accum"] * fixed["model"]["block_size"]
+    found = figures({BASE: base, "equal_steps": optimized, "equal_time": longer}, seeds, step_tokens)
+    return page(found, len(seeds), f"{data} ({fixed['source']})", fixed["machine"]), found
+
+
+def conditions(data: Path | str) -> dict:
+    """What a run's figures depend on besides architecture, seed and steps, as JSON values."""
+    given = params.load(model=ModelSettings, train=TrainSettings)
+    tok = tokenizer.load(Path(data, "tokenizer"))
+    bins = [Bin.open(data, split, tok) for split in SPLITS]
+    return {
+        "model": {key: value for key, value in asdict(given.model).items() if key != "arch"},
+        "train": {key: value for key, value in given.train.made_of().items() if key != "max_steps"},
+        "start": start.origin(given.train.init_from),
+        "source": bins[0].source,
+        "data": [tok.sha256, *(one.counts.sha256 for one in bins)],
+        "machine": hardware.describe(),
+        "program": _program(),
+    }
+
+
+def _program() -> dict[str, dict[str, str]]:
+    """That of a run, as far as this process has it; a change of how its figures are told trains nothing again."""
+    found = fingerprint.program()
+    code = {name: sha for name, sha in found["code"].items() if name.startswith("nanogpt") and name != __name__}
+    return found | {"code": code | {STAGE: sums.sha256(Path(find_spec(STAGE).origin))}}
+
+
+def equal_time_steps(base: Group, optimized: Group) -> int:
+    """Steps that the optimized model takes while base takes its own, by their mean speeds; at least 2."""
+    return max(2, round(base.steps * optimized.tokens_per_s / base.tokens_per_s))
+
+
+def _trained(arch: str, seed: int, steps: int, data: Path | str, fixed: dict) -> dict:
+    """What pretrain.json says of one run, which is trained unless it was before."""
+    try:
+        folder = scratch.folder("seeds", f"{arch}-{seed}", fixed | {"arch": arch, "seed": seed, "steps": steps})
+    except OSError as error:
+        raise UserError(f"{error.filename} cannot be written: {error.strerror}; figures are kept there") from None
+    kept, model = folder / "pretrain.json", folder / "model"
+    if not kept.exists():
+        run = f"{arch}, seed {seed}, {steps:,} steps"
+        print(run, file=sys.stderr, flush=True)
+        flags = {"arch": arch, "seed": seed, "max-steps": steps, "data": data, "out": model}
+        words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
+        status = launch([sys.executable, "-m", STAGE, *words])
+        if status == INTERRUPTED:
+            raise KeyboardInterrupt(KEPT)
+        if status:
+            advice = "; perhaps for want of memory: choose a smaller train.batch_size" if status < 0 else ""
+            raise UserError(f"{run}: training ended with status {status}{advice}; {KEPT}")
+        now = conditions(data)
+        if changed := " and ".join(key for key in fixed if now[key] != fixed[key]):
+            shutil.rmtree(model)
+            raise UserError(
+                f"{run}: {changed} changed while it was trained (params.yaml, {data} or the code): it does not count; "
+                "take that back to go on where the series was, or run the same command again for a new one"
+            )
+        os.replace(model / "pretrain.json", kept)  # from now on the run counts
+    shutil.rmtree(model, ignore_errors=True)
+    return json.loads(kept.read_text("utf-8"))
+
+
+def launch(command: list[str]) -> int:
+    """Run a process that shares this one's terminal: its status, negative where a signal ended it.
+
+    An interrupted process is given time to keep what it has. Raises KeyboardInterrupt after that.
+    """
+    with subprocess.Popen(command) as child:
+        try:
+            return child.wait()
+        except KeyboardInterrupt:
+            with contextlib.suppress(subprocess.TimeoutExpired):  # Ctrl-C reached the child as well
+                child.wait(PATIENCE_S)
+            child.terminate()  # another signal did not
+            child.wait()
+            raise KeyboardInterrupt(KEPT) from None
+
+
+def figures(groups: dict[str, Group], seeds: Sequence[int], step_tokens: int) -> dict:
+    """The figures of each group (see TITLES), and how those besides base differ from it in pairs of the same seed.
+
+    `…_ci95` is half of the 95% confidence interval, `seconds` of steps of `step_tokens` tokens at the measured speed.
+    `change_percent` of base's mean is that of both measures: the same tokens spell the same bytes.
+    """
+    base, found = groups[BASE], {}
+    for name, group in groups.items():
+        row = {"steps": group.steps, "tokens_per_s": group.tokens_per_s}
+        row |= _estimate("seconds", [group.steps * step_tokens / run["tokens_per_s"] for run in group.runs])
+        for measure in MEASURES:
+            values, before = group.values(measure), base.values(measure)
+            changes = [after - before for after, before in zip(values, before, strict=True)]
+            row |= _estimate(measure, values)
+            if group is not base:
+                row |= _estimate(f"{measure}_change", changes)
+                row |= _estimate("change_percent", [100 * change / fmean(before) for change in changes])
+        row["by_seed"] = {str(seed): run["val"] for seed, run in zip(seeds, group.runs, strict=True)}
+        found[name] = row
+    return found
+
+
+def _estimate(name: str, values: Sequence[float]) -> dict[str, float]:
+    mean, within = estimate(values)
+    return {name: mean, f"{name}_ci95": within}
+
+
+def estimate(values: Sequence[float]) -> tuple[float, float]:
+    """The mean of at least two values, and half of its 95% confidence interval by Student's t."""
+    return fmean(values), student_t95(len(values) - 1) * stdev(values) / math.sqrt(len(values))
+
+
+def student_t95(df: int) -> float:
+    """The t that 95% of Student's distribution with `df` degrees of freedom lies within, on both sides of 0.
+
+    Source: Abramowitz and Stegun, Handbook of Mathematical Functions (1964), 26.7.3 and 26.7.4, finite sums in
+    the angle atan(t / √df), which is found here by halving.
+    """
+
+    def within(angle: float) -> float:
+        cos, term, total = math.cos(angle), math.cos(angle) ** (df % 2), 0.0
+        for power in range(df % 2, df - 1, 2):
+            total += term
+            term *= cos**2 * (power + 1) / (power + 2)
+        total *= math.sin(angle)
+        return (angle + total) * 2 / math.pi if df % 2 else total
+
+    low, high = 0.0, math.pi / 2
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if within(middle) < 0.95 else (low, middle)
+    return math.sqrt(df) * math.tan(low)
+
+
+def page(found: dict, n: int, data: str, machine: str) -> str:
+    """The figures of `n` seeds as Markdown."""
+    lines = [
+        f"# {BASE} against {OPTIMIZED}, {n} seeds",
+        "",
+        f"On the validation documents of {data}; lower is better.",
+        "After ± is half of the 95% confidence interval over seeds (Student's t).",
+        "Seconds are those of all steps, without compiling, validation and saving.",
+        f"At equal time {OPTIMIZED} takes as many steps as {BASE}'s seconds allow, on a schedule of that length.",
+        "",
+        f"Machine: {machine}.",
+        "",
+        f"| | steps | seconds | {' | '.join(MEASURES.values())} |",
+        "|---|---|---|---|---|",
+    ]
+    for name, row in found.items():
+        cells = [f"{row['steps']:,}", f"{row['seconds']:,.1f} ± {row['seconds_ci95']:,.1f}"]
+        cells += [f"{row[measure]:.4f} ± {row[f'{measure}_ci95']:.4f}" for measure in MEASURES]
+        lines.append(f"| {TITLES[name]} | {' | '.join(cells)} |")
+    lines += [
+        "",
+        f"Change against {BASE}, in pairs of the same seed (the same batches in the same order); below 0 is better:",
+        "",
+        f"| | {' | '.join(MEASURES.values())} | % of {BASE}'s mean, both |",
+        "|---|---|---|---|",
+    ]
+    for name in list(found)[1:]:
+        row = found[name]
+        changes = [f"{row[f'{measure}_change']:+.4f} ± {row[f'{measure}_change_ci95']:.4f}" for measure in MEASURES]
+        changes.append(f"{row['change_percent']:+.2f} ± {row['change_percent_ci95']:.2f}")
+        lines.append(f"| {TITLES[name]} | {' | '.join(changes)} |")
+    return "\n".join(lines) + "\n"

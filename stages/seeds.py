@@ -1,0 +1,36 @@
+"""Train base and optimized with several seeds each: validation loss with 95% intervals, at equal steps and time."""
+
+from pathlib import Path
+
+from nanogpt import process
+from nanogpt.flags import Flags, override
+
+
+def main() -> None:
+    """Train what is not trained yet, print the table; --out writes it too. Interrupted, it goes on where it was."""
+    flags = Flags(__doc__)
+    flags.add_argument("--seeds", type=int, default=5, metavar="N", help="how many, from 1 on (default: %(default)s)")
+    flags.add_argument(
+        "--max-steps", type=int, metavar="N", help="of the runs at equal steps, in place of train.max_steps"
+    )
+    flags.add_argument(
+        "--data", default="data/pretrain", help="folder of bins and their tokenizer (default: %(default)s)"
+    )
+    flags.add_argument("--out", metavar="PATH.md", help="write the table here too, and its figures to PATH.json")
+    args = flags.parse_args()
+    if args.seeds < 2:
+        flags.error(f"--seeds {args.seeds}: an interval needs at least 2")
+    if args.out and Path(args.out).suffix != ".md":
+        flags.error(f"--out {args.out}: the page is Markdown; choose a name that ends in .md")
+    from nanogpt import atomic, metrics, params, seeds, train
+
+    max_steps = override(params.load(train=train.TrainSettings).train, args).max_steps
+    page, figures = seeds.compare(args.data, range(1, args.seeds + 1), max_steps)
+    print(page)
+    if args.out:
+        metrics.write(Path(args.out).with_suffix(".json"), figures)
+        atomic.write_text(args.out, page)
+
+
+if __name__ == "__main__":
+    process.run(main)
