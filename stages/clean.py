@@ -14,7 +14,10 @@ def main() -> None:
     args = flags.parse_args()
     from nanogpt import resume
 
-    for folder, size, age in resume.leftovers(args.older_than):
+    found = resume.leftovers(args.older_than)
+    if not found:
+        print("no unfinished run has left anything")
+    for folder, size, age in found:
         if args.remove:
             shutil.rmtree(folder)
         print(f"{'removed ' * args.remove}{folder}: {size / 2**20:,.1f} MiB, {age:.1f} days old")

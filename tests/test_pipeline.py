@@ -62,6 +62,7 @@ AFTER_PREPARE = ["pretrain", "lora-finetune", "merge", "sample"]
 @pytest.mark.parametrize(
     ("change", "rerun"),
     [
+        ({"train.checkpoint_every": "5m"}, []),
         ({"sample.temperature": 0.5}, ["sample"]),
         ({"benchmark.num_iters": 2}, ["benchmark"]),
         ({"lora.r": 3}, AFTER_PREPARE[1:]),

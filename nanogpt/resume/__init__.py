@@ -138,15 +138,16 @@ def _folder(stage: str, name: str, made_of: dict) -> Path:
 
 
 def _tell_others(folder: Path, made_of: dict) -> None:
-    """Say why an unfinished run of the same name is not taken up: what is different."""
-    for other in folder.parent.glob(f"{folder.name.rpartition('-')[0]}-*"):
-        with contextlib.suppress(OSError, ValueError):
-            newest, was = States(other).newest(), json.loads((other / MADE_OF).read_text(encoding="utf-8"))
-            if newest and not (other / DONE).exists():
-                differs = ", ".join(_differences(was, made_of)[:3])
-                print(
-                    f"starting afresh: {other} is after {newest[0]} steps of another run ({differs})", file=sys.stderr
-                )
+    """Say why the last unfinished run of the same name is not taken up: what is different."""
+    others = [path for path in folder.parent.glob(f"{folder.name.rpartition('-')[0]}-*") if States(path).newest()]
+    unfinished = [path for path in others if not (path / DONE).exists()]
+    if unfinished:
+        other = max(unfinished, key=lambda path: path.stat().st_mtime)
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # damaged
+            was = json.loads((other / MADE_OF).read_text(encoding="utf-8"))
+            differs = ", ".join(_differences(was, made_of)[:3])
+            step, _ = States(other).newest()
+            print(f"starting afresh: {other} is after {step} steps of another run ({differs})", file=sys.stderr)
 
 
 def _differences(one: dict, other: dict, prefix: str = "") -> list[str]:
