@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from nanogpt import hardware, optim, process
+from nanogpt import estimate, hardware, optim, process
 from nanogpt.choices import Choices, choose, machine
 from nanogpt.compiling import Compile, compiled_loss
 from nanogpt.errors import BadSetting, UserError
@@ -106,12 +106,13 @@ def begin(config: ModelConfig, settings: TrainSettings, work: Work | None = None
 
 def train(
     model: nn.Module, train_data: Windows, val_data: Windows, settings: TrainSettings, seed: int,
-    work: Work | None = None,
+    work: Work | None = None, section: str = "train",
 ) -> Record:  # fmt: skip
     """Teach the parameters of `model` that require gradients, in place.
 
     Which windows a step reads is a function of (seed, step), and so is its randomness. With `work`, states are saved,
-    and where it has one the run goes on from there to the same bits as if it had never ended.
+    and where it has one the run goes on from there to the same bits as if it had never ended. `section` of params.yaml
+    is where the batch size stands.
     Raises UserError where no loss and gradient were finite for MOST_SKIPPED steps in a row, where a validation loss is
     not finite, for a seed that is negative or too large, and where memory or disk are short. Raises
     KeyboardInterrupt after a signal to stop, once the step is done and saved.
@@ -119,6 +120,8 @@ def train(
     check_seed(seed)
     choices = begin(model.config, settings, work)
     device, dtype = choices.apply()
+    if work and device.type == "cpu":
+        estimate.check(model, settings.batch_size, settings.grad_accum, dtype, section)
     model.to(device)
     optimizer = optim.adamw(model, settings.lr, (settings.beta1, settings.beta2), settings.weight_decay)
     record = _take_up(model, optimizer, work)

@@ -42,7 +42,7 @@ def main() -> None:
         dtype = train.begin(net.config, training, work).dtype
         before = compare.scores(net, domains, tok.byte_lengths(), dtype)
         adapted = lora.attach(net, settings, given.seed)
-        run = train.train(net, *windows, training, given.seed, work)
+        run = train.train(net, *windows, training, given.seed, work, section="lora")
         after = compare.scores(net, domains, tok.byte_lengths(), dtype)
         made_with = {"seed": given.seed, "lora": settings, "train": training}
         scores = before["finetune"], after["finetune"]

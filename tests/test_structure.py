@@ -22,7 +22,7 @@ ORDER = [
     "identity",
     "checkpoint/config", "checkpoint/weights", "checkpoint/__init__", "start",
     "evaluate", "card", "resume/every", "resume/fingerprint", "resume/lock", "resume/states", "resume/__init__",
-    "progress", "record", "train", "seeds", "adapter", "lora", "merge", "generate", "compare",
+    "estimate", "progress", "record", "train", "seeds", "adapter", "lora", "merge", "generate", "compare",
     "bench/race", "bench/settings", "bench/variants", "bench/parts", "bench/improvements", "bench/training",
     "bench/ablation", "bench/growth", "bench/preparing", "settings",
 ]  # fmt: skip

@@ -7,13 +7,14 @@ import torch
 
 from nanogpt.errors import BadSetting
 from nanogpt.hardware.cores import describe, instruction_set, name, threads, usable
-from nanogpt.hardware.memory import keep_freed, peak_mib
+from nanogpt.hardware.memory import available_mib, keep_freed, peak_mib
 from nanogpt.hardware.rates import Rates, fast_float32, matmul_flops, rates
 
 __all__ = [
     "Dtype",
     "Rates",
     "autocast",
+    "available_mib",
     "describe",
     "deterministic",
     "device",

@@ -1,10 +1,18 @@
-"""How much memory this process has taken, and keeping what it has."""
+"""How much memory this process has taken and can still take, and keeping what it has."""
 
+import contextlib
 import ctypes
 import os
 import platform
 import resource
 import sys
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+import psutil
+
+V2 = ("memory.max", "memory.current", "active_file", "inactive_file")
+V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_active_file", "total_inactive_file")
 
 
 def peak_mib() -> float:
@@ -16,6 +24,47 @@ def peak_mib() -> float:
                     return int(line.split()[1]) / (1 << 10)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)  # macOS counts bytes, Linux KiB
+
+
+def available_mib(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> float:
+    """Memory this process can still take, in MiB, at least 0: what the system has, or less where it is granted less.
+
+    A limit may be that of its container, or one of its own (`ulimit -v`). Swap does not count, and what the system
+    holds of files does, since it can let go of that.
+    """
+    free = [psutil.virtual_memory().available, *_grants(proc, cgroups)]
+    own, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if own != resource.RLIM_INFINITY:
+        free.append(own - psutil.Process().memory_info().vms)
+    return max(0, min(free)) / (1 << 20)
+
+
+def _grants(proc: Path, cgroups: Path) -> Iterator[int]:
+    """Bytes that each control group around this process leaves it, where it has a limit; v1 calls 2^63 one too.
+
+    Sources: the kernel's admin-guide/cgroup-v2 (memory.max, memory.stat) and cgroup-v1/memory.
+    """
+    for line in _text(proc / "self" / "cgroup").splitlines():
+        controllers, _, group = line.partition(":")[2].partition(":")
+        if not controllers:
+            mount, (limit, used, *files) = cgroups, V2
+        elif "memory" in controllers.split(","):
+            mount, (limit, used, *files) = cgroups / "memory", V1
+        else:
+            continue
+        path = PurePosixPath(group.lstrip("/"))
+        for folder in (mount / above for above in (path, *path.parents)):
+            with contextlib.suppress(ValueError):  # no such file, no limit ("max"), or nothing that this knows
+                left = int(_text(folder / limit)) - int(_text(folder / used))
+                stat = dict(line.split() for line in _text(folder / "memory.stat").splitlines())
+                yield left + sum(int(stat.get(name, 0)) for name in files)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
 
 
 def keep_freed() -> None:
