@@ -23,6 +23,7 @@ def run(main: Callable[[], None]) -> None:
     that it cannot write over what the next `dvc repro` makes.
     """
     _catch(_interrupt)
+    sys.unraisablehook = _once_more
     if "DVC_ROOT" in os.environ:
         threading.Thread(target=_end_with_dvc, daemon=True).start()
     try:
@@ -66,6 +67,14 @@ def _interrupt(number, frame):
     raise KeyboardInterrupt
 
 
+def _once_more(lost) -> None:
+    """Python drops what is raised in some callbacks, as of its imports: an interruption that fell there comes again."""
+    if issubclass(lost.exc_type, KeyboardInterrupt):
+        threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    else:
+        sys.__unraisablehook__(lost)
+
+
 def _catch(handler: Callable) -> dict[signal.Signals, Callable]:
     """Handle the signals that are not ignored (as under nohup); what handled them before."""
     if threading.current_thread() is not threading.main_thread():
@@ -79,9 +88,10 @@ def _end_with_dvc() -> None:
 
     try:
         dvc = next(parent for parent in psutil.Process().parents() if parent.name() not in SHELLS)
-        while dvc.is_running() and dvc.status() != psutil.STATUS_ZOMBIE:
+        ours = os.getpgid(dvc.pid) == os.getpgrp()  # else dvc had ended before, and another process has taken us in
+        while ours and dvc.is_running() and dvc.status() != psutil.STATUS_ZOMBIE:
             time.sleep(WATCH_SECONDS)
-    except (psutil.Error, StopIteration):  # gone already
+    except (psutil.Error, ProcessLookupError, StopIteration):  # gone already
         pass
     print("the dvc that started this stage has ended", file=sys.stderr)
     os.kill(os.getpid(), signal.SIGTERM)
