@@ -3,7 +3,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: install repro test quick lint
+.PHONY: install repro test quick torture lint
 
 repro: install
 	dvc repro
@@ -13,6 +13,10 @@ test: install
 
 quick: install
 	pytest -m "not slow"
+
+torture: install
+	python tests/torture.py --kills 50
+	python tests/mutations.py --cases 1000
 
 lint: install
 	ruff check .

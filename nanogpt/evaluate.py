@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from nanogpt import hardware
+from nanogpt.errors import UserError
 from nanogpt.model.loss import IGNORED
 from nanogpt.tokens import Bin, Windows
 
@@ -99,6 +100,7 @@ def score(
     `documents` are arrays of token ids, end token first and last. A document longer than the
     model's block is read in overlapping windows, so that every token past the first block is
     predicted from at least half a block. `byte_lengths` is the tokenizer's (vocab_size,) table.
+    Raises UserError where a loss is not finite.
     """
     model.eval()
     device = next(model.parameters()).device
@@ -108,6 +110,8 @@ def score(
         losses = model(ids.to(device), targets.to(device), reduction="none")  # (B, T)
         # one at a time: a batch may hold several windows of one document. MPS has no float64
         np.add.at(nats, owners, losses.cpu().double().sum(1).numpy())
+    if not np.isfinite(nats).all():
+        raise UserError("the model's loss is not finite: its weights are damaged, or its training diverged")
     tokens = np.array([len(document) - 1 for document in documents], np.int64)
     n_bytes = np.array([byte_lengths[document[1:]].sum() for document in documents], np.int64)
     return Score(nats, tokens, n_bytes)

@@ -7,6 +7,7 @@ from itertools import takewhile
 import torch
 from torch import Tensor, nn
 
+from nanogpt.errors import UserError
 from nanogpt.model import Cache
 
 
@@ -77,6 +78,8 @@ def decode(
                 context = unread = context[:, -max(1, config.block_size // 2) :]
                 cache.length = 0
             logits = model(unread, cache=cache, last=True)[:, 0, :n_tokens].cpu()  # (B, n_tokens)
+            if not logits.isfinite().all():
+                raise UserError("the model's output is not finite: its weights are damaged, or its training diverged")
             chosen = choose(logits, temperature, top_k, top_p, generators)  # (B,)
             unread = chosen[:, None].to(weight.device)
             context = torch.cat([context, unread], dim=1)

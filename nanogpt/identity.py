@@ -1,6 +1,7 @@
 """Which model a folder holds, told by its content: wherever it lies, whatever it is called."""
 
 import hashlib
+import os
 from pathlib import Path
 
 PARTS = ("config.json", "*.safetensors", "*.pt", "tokenizer.json")
@@ -9,7 +10,7 @@ PARTS = ("config.json", "*.safetensors", "*.pt", "tokenizer.json")
 def holds_checkpoint(path: Path | str) -> bool:
     """False for a folder without any file but a README.md, which `train.init_from` names by default."""
     path = Path(path)
-    return not path.is_dir() or any(file.name != "README.md" and file.name[0] != "." for file in path.iterdir())
+    return not os.path.isdir(path) or any(file.name != "README.md" and file.name[0] != "." for file in path.iterdir())
 
 
 def identity(path: Path | str) -> str:

@@ -135,6 +135,8 @@ def _scalar(value: object, kind: type, key: str) -> object:
     if kind is int and isinstance(value, int) and not isinstance(value, bool):
         return int(value)
     if kind is str and isinstance(value, str):
+        if any(letter == "\0" or "\ud800" <= letter <= "\udfff" for letter in value):
+            raise BadSetting(key, str(value), "it holds what is no character", "write it again")
         return str(value)
     if kind in (int, float) and isinstance(value, str):
         raise BadSetting(key, str(value), "this is text, not a number", "write it without quotes, like 0.0003 or 100")

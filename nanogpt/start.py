@@ -1,6 +1,7 @@
 """What pretraining starts from: fresh weights, or those of a checkpoint (`train.init_from`)."""
 
 import dataclasses
+import os
 from pathlib import Path
 
 import torch
@@ -61,6 +62,10 @@ def check(settings: ModelSettings, tokens: TokenizerSettings, init_from: Path | 
 
 
 def _read(settings: ModelSettings, path: Path) -> tuple[nn.Module, Tokenizer | None]:
+    if not os.path.exists(path):
+        raise UserError(
+            f"train.init_from = {path} does not exist; name a model folder or a .pt file, or an empty folder"
+        )
     if path.suffix == ".pt" and checkpoint.has_tokenizer(path):
         found, own = checkpoint.load(path)
     else:

@@ -85,7 +85,7 @@ class Bin:
                 f"{folder}: its tokens are of another tokenizer ({manifest['tokenizer']}) than the model's "
                 f"({tokenizer.kind}); prepare the text again with the model's own tokenizer"
             )
-        sums.check(folder, ["manifest.json"])
+        sums.check(folder, ["manifest.json", "tokenizer/tokenizer.json", "tokenizer/tokenizer_config.json"])
         if sums.sha256(folder / f"{split}.bin") != counts.sha256:
             raise UserError(f"{folder / split}.bin: damaged, its SHA-256 is not what manifest.json says; {again}")
         tokens = np.memmap(folder / f"{split}.bin", dtype, "r")

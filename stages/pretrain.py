@@ -32,8 +32,8 @@ def main() -> None:
     out = args.out or "models/pretrain"
     checkpoint.check_out(out)
     seed = given.seed if args.seed is None else args.seed
-    begun = start.origin(settings.init_from)
     net = start.start(override(given.model, args), settings.init_from, tok, seed)
+    begun = start.origin(settings.init_from)
     train_data, val_data = (Bin.open(args.data, split, tok) for split in ("train", "val"))
     windows = [Windows(data, net.config.block_size, seed) for data in (train_data, val_data)]
     made_of = {"seed": seed, "begun": begun, "model": asdict(net.config), "train": settings.made_of()}

@@ -62,6 +62,7 @@ def test_its_tokenizer_goes_with_it(saved, byte, char, tiny, tmp_path):
 def test_a_tokenizer_that_we_cannot_read(saved):
     folder, _ = saved
     (folder / "tokenizer.json").write_text("[" * 100_000)
+    (folder / "SHA256SUMS").unlink()
     with pytest.raises(UserError, match=r"train\.init_from = .*its tokenizer cannot be used here.*--tokenizer FOLDER"):
         check(SHAPE, AUTO, folder)
 

@@ -116,8 +116,6 @@ def load(path: Path | str, tokens: Path | str | None = None) -> tuple[nn.Module,
             f"{path}: the tokenizer has {tok.n_tokens} tokens and the model {model.config.vocab_size}; "
             "they do not belong together"
         )
-    if tokens is None and path.suffix != ".pt":
-        sums.check(path, TOKENIZER)
     return model, tok
 
 
@@ -130,7 +128,7 @@ def load_model(path: Path | str) -> nn.Module:
     if path.suffix != ".pt":
         config = read_config(path)
         model = weights.model_of(config, weights.of_folder(path), path).eval()
-        sums.check(path, ("config.json", weights.SAFETENSORS, weights.PT))
+        sums.check(path, ("config.json", weights.SAFETENSORS, weights.PT, *TOKENIZER))
         return model
     content = weights.read_pt(path)
     if "model_args" not in content:

@@ -66,5 +66,5 @@ class DataSettings:
             raise BadSetting(
                 "num_samples", None, f"{self.source} has no end", "say how many documents to take, like 50000"
             )
-        if not 0 < self.val_fraction <= 0.5:
+        if not 1e-9 <= self.val_fraction <= 0.5:
             raise BadSetting("val_fraction", self.val_fraction, "not between 0 and 0.5", "choose 0.01 to 0.1")

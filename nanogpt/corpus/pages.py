@@ -5,6 +5,7 @@ goes on after it, so pages and state cannot disagree. What was fetched once is n
 asking for more documents only adds pages.
 """
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from tqdm import tqdm
 from nanogpt import atomic
 from nanogpt.errors import UserError
 
-STATE = b"nanogpt"
+STATE, CHECKSUM = b"nanogpt", b"nanogpt.sha256"  # parquet's own checksums are of the texts alone
 
 
 class Pages:
@@ -36,7 +37,9 @@ class Pages:
         import pyarrow  # slow to import, and the built-in corpora do not need it
         import pyarrow.parquet
 
-        schema = pyarrow.schema([("text", pyarrow.large_string())], metadata={STATE: json.dumps(state)})
+        noted = json.dumps(state)
+        metadata = {STATE: noted, CHECKSUM: hashlib.sha256(noted.encode()).hexdigest()}
+        schema = pyarrow.schema([("text", pyarrow.large_string())], metadata=metadata)
         table = pyarrow.table([pyarrow.array(texts, pyarrow.large_string())], schema=schema)
         sink = pyarrow.BufferOutputStream()
         pyarrow.parquet.write_table(table, sink, compression="zstd", write_page_checksum=True)
@@ -97,10 +100,15 @@ def _look(path: Path) -> tuple[int, dict]:
 
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
-            return file.metadata.num_rows, json.loads(file.schema_arrow.metadata[STATE])
+            metadata = file.schema_arrow.metadata
+            noted = metadata[STATE]
+            if metadata[CHECKSUM].decode() != hashlib.sha256(noted).hexdigest():
+                raise OSError("its checksum is wrong")
+            return file.metadata.num_rows, json.loads(noted)
     except (pyarrow.ArrowException, OSError, ValueError, LookupError, TypeError) as error:
         raise _damaged(path, error) from None
 
 
 def _damaged(path: Path, error: Exception) -> UserError:
-    return UserError(f"{path}: damaged ({error}); delete the folder {path.parent} and fetch again")
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return UserError(f"{path}: damaged ({reason}); delete the folder {path.parent} and fetch again")

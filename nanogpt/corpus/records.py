@@ -314,8 +314,8 @@ def _unreadable(path: Path, error: Exception) -> UserError:
     if number := getattr(error, "errno", None):
         why = os.strerror(number)
         return UserError(f"{path}: cannot be read ({why}); check its permissions, and where it leads if it is a link")
-    kind = path.suffix.lower().lstrip(".")
-    return UserError(f"{path}: damaged, cut off, or not a {kind} file ({error}); fetch or write it again")
+    kind, why = path.suffix.lower().lstrip("."), str(error).partition("\n")[0]
+    return UserError(f"{path}: damaged, cut off, or not a {kind} file ({why}); fetch or write it again")
 
 
 def _no_field(where: str, field: str, fields: list[str]) -> str:

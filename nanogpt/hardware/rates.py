@@ -96,7 +96,7 @@ def _read(file: os.PathLike) -> Rates | None:
             found = Rates(**json.load(text))
         speeds = (found.float32, found.float32_onednn, found.bfloat16)
         return found if type(found.exact) is bool and all(0 < speed < math.inf for speed in speeds) else None
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return None
 
 

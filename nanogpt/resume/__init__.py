@@ -59,7 +59,7 @@ class Work:
 
     def check_space(self, state_bytes: int, out_bytes: int) -> None:
         """Raise UserError where the disk has no room for the states that a run keeps, and for what it writes then."""
-        there = sum(path.stat().st_size for path in self.folder.iterdir())
+        there = sum(path.lstat().st_size for path in self.folder.iterdir())
         needed, free = (KEPT + 1) * state_bytes + out_bytes - there, shutil.disk_usage(self.folder).free
         if needed > free:
             raise UserError(
@@ -105,7 +105,7 @@ def leftovers(days: float) -> list[tuple[Path, int, float]]:
     """Folders of runs that nobody holds and nobody wrote to for so many days: place, bytes, age in days."""
     found = []
     for folder in _folders():
-        files = [path.stat() for path in folder.iterdir()]
+        files = [path.lstat() for path in folder.iterdir()]
         age = (time.time() - max([folder.stat().st_mtime, *(file.st_mtime for file in files)])) / 86400
         if age >= days and not lock.is_held(folder):
             found.append((folder, sum(file.st_size for file in files), age))

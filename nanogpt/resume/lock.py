@@ -20,7 +20,7 @@ def held(folder: Path, patience: float = PATIENCE_SECONDS) -> Iterator[None]:
 
     Raises UserError where another process still holds it after so many seconds.
     """
-    with (folder / "lock").open("a+", encoding="utf-8") as file:
+    with _opened(folder / "lock") as file:
         _wait(file, time.monotonic() + patience, folder)
         if not (folder / "lock").exists():
             raise UserError(f"{folder}: the same training ran elsewhere and has just ended; its results are there")
@@ -33,9 +33,16 @@ def held(folder: Path, patience: float = PATIENCE_SECONDS) -> Iterator[None]:
 
 def is_held(folder: Path) -> bool:
     """Whether some process holds `folder` now."""
-    with contextlib.suppress(FileNotFoundError), (folder / "lock").open(encoding="utf-8") as file:
+    with contextlib.suppress(OSError), (folder / "lock").open(encoding="utf-8") as file:
         return not _take(file)
     return False
+
+
+def _opened(path: Path) -> TextIO:
+    try:
+        return path.open("a+", encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be opened ({error.strerror}); delete it") from None
 
 
 def _wait(file: TextIO, end: float, folder: Path) -> None:

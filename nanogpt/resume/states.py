@@ -36,7 +36,7 @@ class States:
         except OSError as error:
             raise UserError(self._unwritten(step, content, error)) from None
         for _, old in self._found()[KEPT:]:
-            old.unlink()
+            shutil.rmtree(old) if old.is_dir() else old.unlink()
         return path
 
     def load(self) -> dict | None:

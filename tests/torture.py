@@ -1,0 +1,362 @@
+"""Kill `dvc repro` at random moments, run it again, and compare the end with a run that nobody disturbed.
+
+`python tests/torture.py --kills 50 --seed 1` ends with status 1 where a result differs, a training starts anew
+although a state of it was kept, a process or a file is left behind, or `dvc repro` wants more than to be run again.
+"""
+
+import argparse
+import contextlib
+import hashlib
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from copy import copy
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+
+import psutil
+from clone import Clone
+
+START = "start of dvc"
+TRAININGS = ("pretrain", "lora-finetune")
+STEPS = 600
+SETTINGS = {
+    "train.max_steps": STEPS,
+    "train.eval_every": 100,
+    "train.log_every": 20,
+    "train.checkpoint_every": 20,
+    "train.dtype": "float32",
+    "train.threads": 1,
+    "model.dropout": 0.1,
+    "lora.max_steps": STEPS,
+    "lora.dropout": 0.1,
+}
+WAYS = {
+    "SIGKILL dvc": (signal.SIGKILL, "dvc"),
+    "SIGKILL stage": (signal.SIGKILL, "stage"),  # as the kernel does where memory is short
+    "SIGKILL all": (signal.SIGKILL, "all"),
+    "SIGTERM dvc": (signal.SIGTERM, "dvc"),
+    "SIGTERM all": (signal.SIGTERM, "all"),
+    "SIGINT all": (signal.SIGINT, "all"),  # Ctrl-C
+}
+TIMED = {"tokens_per_s", "overhead_share", "first_step_s", "validation_s", "saving_s", "peak_mib", "wall_s"}
+# DVC writes files of its own in place. Where a kill leaves half of one, or an empty folder where one should lie, each
+# later `dvc repro` ends with such a message until that is removed. No training is done again for it.
+TORN = {
+    r"Unable to read RWLock-file": ".dvc/tmp/rwlock",
+    r"'\./dvc\.lock' (validation failed|is invalid)": "dvc.lock",
+    r"join\(\) argument must be str": ".dvc/cache/runs",
+}
+LONGEST = 300  # seconds for a whole `dvc repro`: what takes longer hangs
+
+
+@dataclass(frozen=True)
+class Kill:
+    """Strike so many seconds after the beginning of `stage` or, with `saved`, after this training saved a state."""
+
+    stage: str
+    way: str
+    seconds: float = 0.0
+    saved: bool = False
+
+
+class Run:
+    """`dvc …` in a session of its own, with what it and its stages print in a file."""
+
+    def __init__(self, clone: Clone, *words: str):
+        self.folder = clone.folder
+        self.log = Path(tempfile.mkstemp(prefix="run-", suffix=".txt", dir=clone.folder.parent)[1])
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-u", "-m", "dvc", *words],
+                cwd=clone.folder, env=clone.env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+                preexec_fn=_take_signals,
+            )  # fmt: skip
+
+    @property
+    def text(self) -> str:
+        return self.log.read_text(encoding="utf-8", errors="replace")
+
+    @property
+    def stage(self) -> str:
+        """The stage that runs now, or ran last."""
+        return [START, *re.findall(r"^Running stage '(.+)':$", self.text, re.MULTILINE)][-1]
+
+    def part(self, stage: str) -> str:
+        """What `stage` printed."""
+        return self.text.partition(f"Running stage '{stage}':\n")[2].partition("Running stage '")[0]
+
+    def ended(self) -> bool:
+        return self.process.poll() is not None
+
+    def until(self, condition: Callable[[], bool]) -> bool:
+        """Wait for `condition`; False where the process ended before."""
+        end = time.monotonic() + LONGEST
+        while not condition():
+            if self.ended():
+                return False
+            if time.monotonic() > end:
+                os.killpg(self.process.pid, signal.SIGKILL)
+                raise TimeoutError(self.text)
+            time.sleep(0.02)
+        return not self.ended()
+
+    def wait(self) -> int:
+        """The exit status of dvc."""
+        self.until(self.ended)
+        return self.process.returncode
+
+    def strike(self, way: str) -> None:
+        """Send the signal, to `dvc` alone, the stage alone or the whole group, and wait for the end of dvc."""
+        number, whom = WAYS[way]
+        if whom == "all":
+            os.killpg(self.process.pid, number)
+        elif whom == "stage" and (stages := processes(self.folder, "stages.")):
+            stages[0].send_signal(number)
+        else:
+            self.process.send_signal(number)
+        self.wait()
+
+
+class Reference:
+    """A clone in which `dvc repro` ran undisturbed: what it made, and how long each part of it took."""
+
+    def __init__(self, folder: Path, target: str):
+        self.target = target
+        self.clone = Clone(folder)
+        self.clone.set(**SETTINGS)
+        self.clone.commit("settings")
+        run = Run(self.clone, "repro", target)
+        begun = {START: time.monotonic()}
+        while run.until(lambda: run.stage not in begun):
+            begun[run.stage] = time.monotonic()
+        assert run.wait() == 0, run.text
+        begun["end"] = time.monotonic()
+        self.seconds = {stage: after - before for (stage, before), (_, after) in pairwise(begun.items())}
+        self.results = results(self.clone.folder)
+
+    def fresh(self, folder: Path) -> Clone:
+        """Another clone in which nothing ran yet, that computes as the reference did."""
+        made = copy(self.clone)
+        made.folder = folder / "nanogpt"
+        made.env = self.clone.env | {"DVC_SITE_CACHE_DIR": str(folder / "site-cache")}
+        self.clone.git("clone", "--quiet", ".", str(made.folder))
+        shutil.copytree(self.clone.folder / ".work/rates", made.folder / ".work/rates")
+        return made
+
+    def faults(self, clone: Clone) -> list[str]:
+        """What a complete run in `clone` left that the reference did not."""
+        found = [f"{name} differs" for name in differences(self.results, results(clone.folder))]
+        return found + [f"{path} is left" for path in strays(clone.folder)] + processes_left(clone.folder)
+
+
+def _take_signals() -> None:
+    """As on a terminal: a shell's background job ignores Ctrl-C, and all that it starts does."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def results(folder: Path) -> dict[str, object]:
+    """All files of data, models and metrics: JSON of metrics without what is timed, SHA-256 of the rest."""
+    paths = [path for top in ("data", "models", "metrics") for path in (folder / top).rglob("*") if path.is_file()]
+    names = {path.relative_to(folder).as_posix(): path for path in sorted(paths)}
+    return {
+        name: untimed(json.loads(path.read_text(encoding="utf-8")))
+        if re.fullmatch(r"metrics/.*\.json", name)
+        else hashlib.sha256(path.read_bytes()).hexdigest()
+        for name, path in names.items()
+    }
+
+
+def untimed(figures: object) -> object:
+    if isinstance(figures, dict):
+        return {key: untimed(value) for key, value in figures.items() if key not in TIMED}
+    return figures
+
+
+def differences(one: dict, other: dict) -> list[str]:
+    return [name for name in sorted(one.keys() | other.keys()) if one.get(name) != other.get(name)]
+
+
+def strays(folder: Path) -> list[str]:
+    """What killed runs left: files beside the outs, and folders of unfinished trainings."""
+    aside = [path for top in ("data", "models", "metrics", ".work") for path in (folder / top).rglob(".*.*")]
+    runs = [path for stage in TRAININGS for path in (folder / ".work" / stage).glob("*")]
+    return [str(path.relative_to(folder)) for path in aside + runs if path.suffix in (".tmp", ".old") or path in runs]
+
+
+def processes(folder: Path, word: str = "") -> list[psutil.Process]:
+    """Those that run in `folder` and have `word` in their command."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if Path(process.cwd()).is_relative_to(folder) and any(word in part for part in process.cmdline()):
+                found.append(process)
+    return found
+
+
+def processes_left(folder: Path, patience: float = 10) -> list[str]:
+    """Processes that still run in `folder` after so many seconds."""
+    end = time.monotonic() + patience
+    while found := processes(folder):
+        if time.monotonic() > end:
+            return [f"process {process.pid} is left" for process in found]
+        time.sleep(0.1)
+    return []
+
+
+def saved(folder: Path, stage: str) -> int:
+    """Steps that the newest state of a training is after; 0 where there is none."""
+    names = [path.name for path in (folder / ".work" / stage).glob("*/step-*.pt")]
+    return max((int(name.split("-")[1]) for name in names), default=0)
+
+
+@dataclass
+class Toll:
+    """What happened to the clones so far."""
+
+    kills: Counter = field(default_factory=Counter)  # of (stage, way)
+    complete: int = 0
+    resumed: list[int] = field(default_factory=list)  # steps that were not done again
+    torn: Counter = field(default_factory=Counter)  # DVC's own files that had to be removed
+    faults: list[str] = field(default_factory=list)
+
+
+def disturb(reference: Reference, clone: Clone, kills: list[Kill], toll: Toll, say: Callable = print) -> None:
+    """Run `dvc repro` in `clone` and strike it with one kill after the other; then let it complete, and compare."""
+    left = [*kills, None]
+    while True:
+        kill = left[0]
+        kept = {stage: saved(clone.folder, stage) for stage in TRAININGS}
+        run = Run(clone, "repro", reference.target)
+        hit = strike(run, kill, list(reference.seconds)) if kill else None
+        status = run.wait()
+        for stage in TRAININGS:
+            if match := re.search(r"^going on after step (\d+)", run.part(stage), re.MULTILINE):
+                toll.resumed.append(int(match[1]))
+                say(f"{stage} went on after step {match[1]}")
+            if kept[stage] and re.search(r"^step 1/", run.part(stage), re.MULTILINE):
+                toll.faults.append(f"{stage} started anew, a state after {kept[stage]} steps being kept: {run.text}")
+        if hit:
+            toll.kills[hit, kill.way] += 1
+            say(f"kill {toll.kills.total()}: {kill.way}, in {hit}; dvc ended with {status}")
+            left.pop(0)
+        elif status and (torn := [name for message, name in TORN.items() if re.search(message, run.text)]):
+            mend(clone.folder / torn[0])
+            toll.torn[torn[0]] += 1
+            say(f"{torn[0]} was torn by a kill, and is mended by hand")
+        elif status:
+            toll.faults.append(f"dvc repro, run again, ended with {status}: {run.text}")
+            return
+        else:
+            break
+    toll.complete += 1
+    faults = reference.faults(clone)
+    toll.faults += faults
+    say(f"complete: {'all as undisturbed' if not faults else '; '.join(faults)}")
+
+
+def mend(path: Path) -> None:
+    """Remove a torn file or, of a folder of folders of folders, the empty ones."""
+    if path.is_file():
+        path.unlink()
+    for folder in path.glob("*/*"):
+        if not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def strike(run: Run, kill: Kill, order: list[str]) -> str | None:
+    """Strike when the time has come; the stage that ran then, None where dvc ended before.
+
+    Where the stage that was meant has been done already, the next one is struck.
+    """
+    kept = saved(run.folder, kill.stage)
+    if not run.until(lambda: order.index(run.stage) >= order.index(kill.stage)):
+        return None
+    if kill.saved and not run.until(lambda: saved(run.folder, kill.stage) > kept or run.stage != kill.stage):
+        return None
+    end = time.monotonic() + kill.seconds
+    if not run.until(lambda: time.monotonic() >= end):
+        return None
+    stage = run.stage
+    run.strike(kill.way)
+    return stage
+
+
+def plan(reference: Reference, wanted: int, counts: Counter, rng: random.Random) -> list[Kill]:
+    """Kills for one way through the pipeline, at most `wanted`: more in the stages with the fewest so far."""
+    kills = []
+    for stage in reference.seconds:
+        behind = max(counts.values(), default=0) - counts[stage]
+        for _ in range(rng.choice([1, 2, 2] if behind > 1 else [0, 1, 1, 2])):
+            in_midst = stage in TRAININGS and rng.random() < 0.5  # half of a small training's time goes into imports
+            longest = reference.seconds[stage] * (0.2 if in_midst else 1.0)
+            seconds = rng.uniform(0, longest) if rng.random() < 0.9 else 0.0
+            kills.append(Kill(stage, rng.choice(list(WAYS)), seconds, in_midst))
+    return [kills[i] for i in sorted(rng.sample(range(len(kills)), min(wanted, len(kills))))]
+
+
+def torture(reference: Reference, n_kills: int, seed: int, folder: Path, say: Callable = print) -> Toll:
+    """Strike `n_kills` times, in as many clones below `folder` as that takes."""
+    rng, toll, n = random.Random(seed), Toll(), 0
+    while toll.kills.total() < n_kills and not toll.faults:
+        n += 1
+        place = folder / f"tortured-{n}"
+        clone = reference.fresh(place)
+        counts = Counter(stage for stage, _ in toll.kills.elements())
+        disturb(reference, clone, plan(reference, n_kills - toll.kills.total(), counts, rng), toll, say)
+        if not toll.faults:
+            shutil.rmtree(place)
+    return toll
+
+
+def summary(toll: Toll, stages: Iterable[str]) -> str:
+    """A table of kills by stage and signal, and what came of them."""
+    columns = ["all", *WAYS]
+    rows = [f"{'killed in':<18}" + "".join(f"{name:>15}" for name in columns)]
+    for stage in stages:
+        numbers = [toll.kills[stage, way] for way in WAYS]
+        rows.append(f"{stage:<18}" + "".join(f"{number:15}" for number in [sum(numbers), *numbers]))
+    rows += [
+        "",
+        f"{toll.kills.total()} kills, {toll.complete} complete runs",
+        f"{len(toll.resumed)} times a training went on from a state, {sum(toll.resumed)} steps were not done again",
+        f"{toll.torn.total()} times DVC stopped at a file of its own that a kill had torn {dict(toll.torn) or ''}",
+        f"{len(toll.faults)} faults",
+        *toll.faults,
+    ]
+    return "\n".join(rows)
+
+
+def main() -> None:
+    flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flags.add_argument("--kills", type=int, default=50, help="how often (default: %(default)s)")
+    flags.add_argument("--seed", type=int, default=1, help="of the moments and the signals (default: %(default)s)")
+    args = flags.parse_args()
+    begun = time.monotonic()
+    folder = Path(tempfile.mkdtemp(prefix="torture-"))
+
+    def say(text: str) -> None:
+        print(f"{time.monotonic() - begun:7.1f} s  {text}", flush=True)
+
+    say(f"undisturbed run in {folder}")
+    reference = Reference(folder / "reference", "merge")
+    say(", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in reference.seconds.items()))
+    toll = torture(reference, args.kills, args.seed, folder, say)
+    print(f"\n{summary(toll, reference.seconds)}\n{time.monotonic() - begun:.0f} s")
+    if toll.faults or toll.torn:
+        sys.exit(f"what the faults left is in {folder}")
+    shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    main()
