@@ -62,7 +62,9 @@ def _read(path: Path) -> dict:
     try:
         document = YAML(typ="rt", pure=True).load(path)  # YAML 1.2: DVC writes 1e-05, a float there
     except (YAMLError, ValueError) as error:  # ValueError: bytes that are no UTF-8, the 31st of February
-        raise UserError(f"{path} is not valid YAML: {error}") from None
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or error
+        where = f", line {mark.line + 1}" if mark else ""
+        raise UserError(f"{path}{where}: not valid YAML ({' '.join(str(problem).split())})") from None
     if not isinstance(document, dict):
         raise UserError(f"{path} holds no settings; take it back with `git checkout {path}`")
     return document

@@ -56,8 +56,8 @@ class TrainSettings:
         for key in ("grad_accum", "eval_every", "eval_batches", "log_every"):
             if getattr(self, key) < 1:
                 raise BadSetting(key, getattr(self, key), "must be at least 1", "choose a positive whole number")
-        if self.threads != "auto" and self.threads < 1:
-            raise BadSetting("threads", self.threads, "must be at least 1", "choose auto or a number of cores")
+        if self.threads != "auto" and not 1 <= self.threads <= 4096:
+            raise BadSetting("threads", self.threads, "not between 1 and 4096", "choose auto or a number of cores")
         if self.weight_decay < 0:
             raise BadSetting("weight_decay", self.weight_decay, "is negative", "choose 0.0 to 0.1")
         for key in ("beta1", "beta2"):

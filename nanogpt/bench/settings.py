@@ -28,8 +28,8 @@ class BenchmarkSettings:
         for key in ("vocab_size", "batch_size", "num_iters"):
             if getattr(self, key) < 1:
                 raise BadSetting(key, getattr(self, key), "must be at least 1", "choose a positive whole number")
-        if self.threads != "auto" and self.threads < 1:
-            raise BadSetting("threads", self.threads, "must be at least 1", "choose auto or a number of cores")
+        if self.threads != "auto" and not 1 <= self.threads <= 4096:
+            raise BadSetting("threads", self.threads, "not between 1 and 4096", "choose auto or a number of cores")
         self.config("optimized")
 
     def config(self, arch: Literal["base", "optimized"]) -> ModelConfig:
