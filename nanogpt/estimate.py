@@ -1,4 +1,4 @@
-"""What memory a training run will take, told before it begins: its largest step rehearsed without numbers."""
+"""What memory a training run will take, told before it begins: a step of it rehearsed without numbers."""
 
 import copy
 import weakref
@@ -11,32 +11,25 @@ from torch.utils._pytree import tree_leaves
 
 from nanogpt import hardware
 from nanogpt.errors import BadSetting, UserError
-from nanogpt.model.loss import IDS_AT_ONCE, KEPT_BYTES
+from nanogpt.model.loss import KEPT_BYTES
 
 MIB = 1 << 20
-IMPORTS = 160 * MIB  # still to come when a run begins: AdamW's part of torch, oneDNN's kernels, pandas
+IMPORTS = 150 * MIB  # still to come when a run begins: AdamW's part of torch, oneDNN's kernels, in the end pandas
 # Heap to a byte in use at the peak, measured. Freed buffers stay in this process (`hardware.keep_freed`), but glibc
-# before 2.38 reuses one for its own size only once it has merged with a neighbour. Worst off are an adapted head's
-# logits, some large buffers of one size, and scoring, where every batch is as long as its documents.
-HEAP, HEAP_OF_LOGITS, HEAP_OF_SCORES = 1.35, 1.85, 6.0
-SCORED_AT_ONCE = 8192  # tokens, see `evaluate.score`
+# before 2.38 reuses one for its own size only once it has merged with a neighbour. The logits of an adapted head,
+# some large buffers of one size, are worst off: 1.3 to 2.4, by chance.
+HEAP, HEAP_OF_LOGITS = 1.35, 2.0
 
 
 def training_mib(model: nn.Module, batch_size: int, dtype: torch.dtype) -> float:
-    """MiB that training `model` on a CPU takes at its peak, beyond what this process holds before: its weights, torch.
+    """MiB that training `model` on a CPU takes at its peak beyond what this process holds, torch and the weights.
 
     It depends on the rows at once and not on grad_accum; validation takes less. `dtype` is that of matrix products.
-    Measured peaks were within 15% of what comes out, or 40% with an adapter on the head, where chance decides.
+    Measured peaks were within 15% of what comes out, or 40% with an adapter on the head.
     """
     moments = 2 * sum(p.nbytes for p in model.parameters() if p.requires_grad)  # AdamW's
     heap = HEAP if _plain(model.lm_head) else HEAP_OF_LOGITS
-    return (IMPORTS + moments + heap * _in_use(model, batch_size, dtype, learning=True)) / MIB
-
-
-def scoring_mib(model: nn.Module, dtype: torch.dtype) -> float:
-    """The same for scoring documents whole (`evaluate.score`), after training or before: a rough upper bound."""
-    rows = max(1, SCORED_AT_ONCE // model.config.block_size)
-    return (IMPORTS + HEAP_OF_SCORES * _in_use(model, rows, dtype, learning=False)) / MIB
+    return (IMPORTS + moments + heap * _in_use(model, batch_size, dtype)) / MIB
 
 
 def check(
@@ -47,61 +40,55 @@ def check(
     section: str = "train",
     free_mib: float | None = None,
 ) -> None:
-    """Raise UserError where training and scoring `model` takes more than `free_mib`, saying what would fit.
+    """Raise UserError where training `model` takes more than `free_mib`, saying what would fit.
 
     That is the greatest divisor of `batch_size` that fits, at a grad_accum that leaves the gradient as it is.
     `section` of params.yaml is where batch_size stands. Without `free_mib` it is what this process can still take.
     """
     free_mib = hardware.available_mib() if free_mib is None else free_mib
-    scoring = scoring_mib(model, dtype)
-
-    def needed(rows: int) -> float:
-        return max(scoring, training_mib(model, rows, dtype))
-
-    wanted = needed(batch_size)
-    if wanted <= free_mib:
+    if (wanted := training_mib(model, batch_size, dtype)) <= free_mib:
         return
-    key, reason = f"{section}.batch_size", f"takes about {_gib(wanted)} of memory, and {_gib(free_mib)} are free"
+    key, reason = (
+        f"{section}.batch_size",
+        f"training takes about {_gib(wanted)} of memory, and {_gib(free_mib)} are free",
+    )
     for rows in (rows for rows in range(batch_size // 2, 0, -1) if batch_size % rows == 0):
-        if (less := needed(rows)) <= free_mib:
+        if (less := training_mib(model, rows, dtype)) <= free_mib:
             remedy = f"{key} = {rows} with train.grad_accum = {grad_accum * batch_size // rows} learns the same in "
             raise BadSetting(key, batch_size, reason, remedy + _gib(less))
+        wanted = less
     raise UserError(
-        f"the model is too large for the memory here: even {key} = 1 takes about {_gib(needed(1))}, and "
+        f"the model is too large for the memory here: even {key} = 1 takes about {_gib(wanted)}, and "
         f"{_gib(free_mib)} are free; choose a smaller model.n_embd, n_layer or block_size, or a smaller vocabulary"
     )
 
 
-def _in_use(model: nn.Module, batch_size: int, dtype: torch.dtype, learning: bool) -> int:
-    """Bytes in use at the peak of a step, or without `learning` of a forward pass, besides parameters and moments.
+def _in_use(model: nn.Module, batch_size: int, dtype: torch.dtype) -> int:
+    """Bytes in use at the peak of a step besides parameters and moments.
 
     So: activations, gradients, the weights' casts to `dtype` and what passes in between. torch runs the step on a copy
     of the model whose tensors have shapes and no numbers, so whatever the model does, with adapters and all, is in.
     """
     from torch._subclasses.fake_tensor import FakeTensorMode  # late: it imports what the optimizer would anyway
 
-    with FakeTensorMode(allow_non_fake_inputs=True), torch.set_grad_enabled(learning):
-        model = copy.deepcopy(model).train(learning)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        model = copy.deepcopy(model).train()
         with _Memory() as memory:
             ids = torch.zeros(batch_size, model.config.block_size, dtype=torch.int64)  # (B, T)
             with hardware.autocast(torch.device("cpu"), dtype):
                 out = model.hidden(ids) if _plain(model.lm_head) else model(ids, ids)
-            if learning:
-                out.sum().backward()
-    head = _fused_head(model.lm_head, ids.numel(), dtype, learning) if _plain(model.lm_head) else 0
-    return memory.peak + head if learning else max(memory.peak, head)  # gradients need what is before the head, too
+            out.sum().backward()
+    return memory.peak + (_fused_head(model.lm_head, ids.numel(), dtype) if _plain(model.lm_head) else 0)
 
 
 def _plain(head: nn.Module) -> bool:
     return type(head) is nn.Linear
 
 
-def _fused_head(head: nn.Linear, N: int, dtype: torch.dtype, learning: bool) -> int:
+def _fused_head(head: nn.Linear, N: int, dtype: torch.dtype) -> int:
     """Bytes for N tokens in `model.loss.Fused`, which reads numbers and cannot be rehearsed."""
     (V, D), size = head.weight.shape, dtype.itemsize
     casts = (N + V) * D * size if dtype != torch.float32 else 0
-    if not learning:
-        return N * min(V, IDS_AT_ONCE) * size + casts
     exponentials, one_block = min(N * V * size, KEPT_BYTES), N * V * size <= KEPT_BYTES
     grad_hidden = 2 * N * D * 4  # in blocks, and then as one
     grad_weight = V * D * (size if one_block else 4 + 2 * size)  # of several blocks the sum, the last, and this one
@@ -136,4 +123,4 @@ def _storages(tree: object) -> Iterator[torch.UntypedStorage]:
 
 
 def _gib(mib: float) -> str:
-    return f"{mib / 1024:.1f} GiB"
+    return f"{mib / 1024:.2f} GiB"

@@ -1,5 +1,4 @@
 import copy
-import inspect
 import json
 import subprocess
 import sys
@@ -7,9 +6,9 @@ import sys
 import pytest
 import torch
 
-from nanogpt import estimate, evaluate, lora
+from nanogpt import estimate, lora
 from nanogpt.errors import UserError
-from nanogpt.estimate import check, scoring_mib, training_mib
+from nanogpt.estimate import check, training_mib
 from nanogpt.hardware import autocast, peak_mib
 from nanogpt.model.loss import head_loss
 
@@ -40,7 +39,7 @@ def test_the_rehearsed_step_takes_what_a_real_one_takes(tiny, arch, dtype, chang
         with autocast(CPU, dtype):
             loss = model(ids, ids)
         loss.backward()
-    assert 0.98 <= estimate._in_use(model, 4, dtype, learning=True) / memory.peak <= 1.15
+    assert 0.98 <= estimate._in_use(model, 4, dtype) / memory.peak <= 1.15
 
 
 @pytest.mark.parametrize("dtype", [FP32, BF16])
@@ -53,7 +52,7 @@ def test_a_plain_head_takes_what_is_said_of_it(monkeypatch, dtype, kept):
         with autocast(CPU, dtype):
             loss = head_loss(head, hidden, torch.zeros(4, 64, dtype=torch.int64))
         loss.backward()
-    assert estimate._fused_head(head, 256, dtype, learning=True) == pytest.approx(memory.peak, rel=0.1)
+    assert estimate._fused_head(head, 256, dtype) == pytest.approx(memory.peak, rel=0.1)
 
 
 def test_memory_in_use_is_followed_through_views_and_ends():
@@ -75,7 +74,6 @@ def test_the_model_is_as_it_was(tiny):
     learning = [p.requires_grad for p in model.parameters()]
     random = torch.get_rng_state()
     training_mib(model, 4, BF16)
-    scoring_mib(model, FP32)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert [module.training for module in model.modules()] == modes
     assert [p.requires_grad for p in model.parameters()] == learning
@@ -127,9 +125,7 @@ def test_an_adapted_head_has_all_logits(tiny):
 
 
 @pytest.fixture
-def large(tiny, monkeypatch):
-    """A model, on a machine where its training takes more than its scoring from one row on."""
-    monkeypatch.setattr(estimate, "scoring_mib", lambda *_: 0.0)
+def large(tiny):
     return tiny(vocab_size=50304, block_size=64)
 
 
@@ -140,8 +136,8 @@ def needed(model, batch_size: int) -> float:
 def test_the_batch_size_that_is_advised_fits_and_learns_the_same(large):
     free = needed(large, 8)
     advice = (
-        r"train\.batch_size = 64: takes about \d\.\d GiB of memory, and \d\.\d GiB are free; "
-        r"train\.batch_size = 8 with train\.grad_accum = 16 learns the same in \d\.\d GiB"
+        r"train\.batch_size = 64: training takes about \d\.\d\d GiB of memory, and \d\.\d\d GiB are free; "
+        r"train\.batch_size = 8 with train\.grad_accum = 16 learns the same in \d\.\d\d GiB"
     )
     with pytest.raises(UserError, match=advice):
         check(large, 64, 2, FP32, free_mib=free)
@@ -171,23 +167,11 @@ def test_a_model_that_is_too_large(large):
         check(large, 8, 1, FP32, free_mib=needed(large, 1) - 0.01)
 
 
-def test_scoring_counts_too(tiny):
-    model = tiny(**SHAPE)
-    assert scoring_mib(model, FP32) > needed(model, 1)
-    check(model, 1, 1, FP32, free_mib=scoring_mib(model, FP32))
-    with pytest.raises(UserError, match="too large"):
-        check(model, 1, 1, FP32, free_mib=scoring_mib(model, FP32) - 0.01)
-
-
 def test_what_is_free_is_asked_of_the_system(large, monkeypatch):
     check(large, 1, 1, FP32)
     monkeypatch.setattr("nanogpt.hardware.available_mib", lambda: 10.0)
-    with pytest.raises(UserError, match=r"0\.0 GiB are free"):
+    with pytest.raises(UserError, match=r"0\.01 GiB are free"):
         check(large, 1, 1, FP32)
-
-
-def test_as_many_tokens_are_scored_at_once_as_evaluate_reads():
-    assert inspect.signature(evaluate.score).parameters["batch_tokens"].default == estimate.SCORED_AT_ONCE
 
 
 REAL = """
