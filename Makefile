@@ -9,7 +9,7 @@ repro: install
 	dvc repro
 
 test: install
-	pytest
+	pytest -n 2 --dist loadfile
 
 quick: install
 	pytest -m "not slow"

@@ -119,6 +119,8 @@ class Run:
     def strike(self, way: str) -> None:
         """Send the signal, to `dvc` alone, the stage alone or the whole group, and wait for the end of dvc."""
         number, whom = WAYS[way]
+        if self.ended():
+            return
         if whom == "all":
             os.killpg(self.process.pid, number)
         elif whom == "stage" and (stages := processes(self.folder, "stages.")):
