@@ -1,10 +1,17 @@
 """Small things that several test files train, save and load."""
 
+import signal
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+if threading.current_thread() is threading.main_thread():
+    # A shell's `&` and nohup have their children ignore these, and whatever the tests start would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 pytest.register_assert_rewrite("clone", "hub_client")  # what they assert is shown like a test's own
 
