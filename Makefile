@@ -6,6 +6,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 .PHONY: install repro test quick torture lint
 
 repro: install
+	python -m stages.mend
 	dvc repro
 
 test: install

@@ -21,9 +21,9 @@ ORDER = [
     "hardware/cores", "hardware/memory", "hardware/rates", "hardware/__init__", "compiling", "choices", "optim",
     "identity",
     "checkpoint/config", "checkpoint/weights", "checkpoint/__init__", "start",
-    "evaluate", "card", "resume/every", "resume/fingerprint", "resume/lock", "resume/states", "resume/__init__",
-    "estimate", "progress", "record", "train", "seeds", "adapter", "lora", "merge", "generate", "compare",
-    "bench/race", "bench/settings", "bench/variants", "bench/parts", "bench/improvements", "bench/training",
+    "evaluate", "card", "resume/every", "resume/fingerprint", "resume/lock", "resume/torn", "resume/states",
+    "resume/__init__", "estimate", "progress", "record", "train", "seeds", "adapter", "lora", "merge", "generate",
+    "compare", "bench/race", "bench/settings", "bench/variants", "bench/parts", "bench/improvements", "bench/training",
     "bench/ablation", "bench/growth", "bench/preparing", "settings",
 ]  # fmt: skip
 STAGES = {

@@ -34,7 +34,7 @@ def held(folder: Path, patience: float = PATIENCE_SECONDS) -> Iterator[None]:
 def is_held(folder: Path) -> bool:
     """Whether some process holds `folder` now."""
     with contextlib.suppress(OSError), (folder / "lock").open(encoding="utf-8") as file:
-        return not _take(file)
+        return not take(file)
     return False
 
 
@@ -47,7 +47,7 @@ def _opened(path: Path) -> TextIO:
 
 def _wait(file: TextIO, end: float, folder: Path) -> None:
     waited = False
-    while not _take(file):
+    while not take(file):
         file.seek(0)
         holder = file.read() or "another process"
         if time.monotonic() > end:
@@ -61,7 +61,8 @@ def _wait(file: TextIO, end: float, folder: Path) -> None:
         time.sleep(0.1)
 
 
-def _take(file: TextIO) -> bool:
+def take(file: TextIO) -> bool:
+    """Take the kernel's lock of an open file, which is held until it is closed; False where another process has it."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

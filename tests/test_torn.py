@@ -1,0 +1,98 @@
+"""Files that a kill of `dvc` tears, as it writes them in place: what it says of them before and after mending."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+from clone import Clone, stages_run
+
+pytestmark = pytest.mark.slow
+
+TARGET = "prepare@finetune"
+HOLD = """
+import time
+from dvc.repo import Repo
+with Repo().lock:
+    print("held", flush=True)
+    time.sleep(60)
+"""
+STAGES = ["check", "prepare@pretrain", TARGET]
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory) -> Clone:
+    made = Clone(tmp_path_factory.mktemp("torn"))
+    made.dvc("repro", TARGET)
+    return made
+
+
+def mend(clone: Clone) -> list[str]:
+    return clone.run(sys.executable, "-m", "stages.mend").stdout.splitlines()
+
+
+def test_a_whole_project_is_left_alone(clone):
+    before = (clone.folder / "dvc.lock").read_bytes()
+    assert mend(clone) == ["no file of DVC's is torn"]
+    assert (clone.folder / "dvc.lock").read_bytes() == before
+
+
+@pytest.mark.parametrize("content", [b"", b'{"read": {}, "wri'])
+def test_rwlock(clone, content):
+    (clone.folder / ".dvc/tmp/rwlock").write_bytes(content)
+    assert "Unable to read RWLock-file" in clone.dvc("repro", TARGET, ok=False).stderr
+    assert mend(clone) == [".dvc/tmp/rwlock was torn: removed"]
+    assert stages_run(clone.dvc("repro", TARGET)) == []
+
+
+@pytest.mark.parametrize(
+    ("last", "said"),
+    [
+        ("md5: ", "no file of DVC's is torn"),
+        ("outs", "dvc.lock was torn: removed"),  # no YAML
+        ("path", "dvc.lock was torn: the last commit's is back"),  # YAML, but no lock file
+    ],
+)
+def test_the_lock_file_wherever_it_is_cut(clone, last, said):
+    """Nothing is prepared again: the last commit has it, or the run cache."""
+    path = clone.folder / "dvc.lock"
+    whole = path.read_bytes()
+    if "commit" in said:
+        clone.commit("results")
+    path.write_bytes(whole[: whole.rindex(last.encode()) + len(last)])
+    clone.dvc("status", ok="torn:" not in said)
+    assert mend(clone) == [said]
+    assert set(stages_run(clone.dvc("repro", TARGET))) <= {"check"}
+    assert path.read_bytes() == whole
+
+
+def test_empty_folders_of_the_run_cache(clone):
+    runs = clone.folder / ".dvc/cache/runs"
+    files = list(runs.glob("*/*/*"))
+    for file in files:
+        file.unlink()
+    clone.set(**{"data.finetune.num_samples": 151})
+    clone.dvc("repro", TARGET)
+    for file in runs.glob("*/*/*"):
+        file.unlink()
+    (clone.folder / "dvc.lock").unlink()
+    assert re.search(r"join\(\) argument must be str", clone.dvc("repro", TARGET, ok=False).stderr)
+    assert len(mend(clone)) >= 2
+    assert stages_run(clone.dvc("repro", TARGET)) == STAGES
+    clone.git("checkout", "--quiet", ".")
+
+
+def test_nothing_is_mended_while_a_dvc_writes(clone):
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD],
+        cwd=clone.folder, env=clone.env, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        assert holder.stdout.readline() == b"held\n"
+        (clone.folder / ".dvc/tmp/rwlock").write_bytes(b"")
+        done = clone.run(sys.executable, "-m", "stages.mend", ok=False)
+        assert done.stderr == "error: .dvc/tmp/lock: a dvc is at work here; run this again when it has ended\n"
+    finally:
+        holder.kill()
+        holder.wait()
+    assert mend(clone) == [".dvc/tmp/rwlock was torn: removed"]
