@@ -5,6 +5,7 @@ import ctypes
 import fcntl
 import glob
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -48,11 +49,21 @@ def write_text(path: os.PathLike | str, text: str) -> None:
     write_bytes(path, text.encode())
 
 
+def check_place(path: os.PathLike | str) -> None:
+    """Raise UserError where nothing can be written at `path`, for its folder is a file, or not ours to write in."""
+    above = next(folder for folder in Path(path).resolve().parents if folder.exists())
+    if not above.is_dir():
+        raise UserError(f"{path}: {above} is a file and no folder; choose another name")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise UserError(f"{path}: {above} cannot be written to; choose another place")
+
+
 def check_out(path: os.PathLike | str, marker: str) -> None:
-    """Raise UserError where writing the folder `path` would erase anything but an older folder of its kind.
+    """Raise UserError where the folder `path` cannot be, or would erase anything but an older folder of its kind.
 
     One of its kind has a file called `marker`.
     """
+    check_place(path)
     path = Path(path).resolve()
     if path.exists() and not path.is_dir():
         raise UserError(f"{path} is a file, and a folder is to be written; choose another name")
@@ -92,8 +103,11 @@ def folder(path: os.PathLike | str, marker: str) -> Iterator[Path]:
             except BaseException:
                 old.rename(path)
                 raise
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(aside, ignore_errors=True)
+        if of_system := re.search(r"\(os error (\d+)\)", str(error)):  # safetensors' way to say that a disk is full
+            number = int(of_system[1])
+            raise OSError(number, os.strerror(number), str(path)) from None
         raise
     finally:
         os.close(held)

@@ -24,9 +24,10 @@ class Choices:
     def apply(self) -> tuple[torch.device, torch.dtype]:
         """Set this process up to compute so, and in the same order each time; device and dtype.
 
-        Raises BadSetting for a device that this machine lacks.
+        Raises BadSetting for a device or a compiler that this machine lacks, where a run goes on that had it.
         """
         device = hardware.device(self.device)
+        compiles("on" if self.compile else "off", 0.0, device)
         hardware.tune(self.threads, onednn=self.float32 == "oneDNN")
         return device, getattr(torch, self.dtype)
 

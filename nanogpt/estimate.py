@@ -1,4 +1,4 @@
-"""What memory a training run will take, told before it begins: a step of it rehearsed without numbers."""
+"""What memory a training run will take, told before it begins: a step, and the scoring, rehearsed without numbers."""
 
 import copy
 import weakref
@@ -11,7 +11,9 @@ from torch.utils._pytree import tree_leaves
 
 from nanogpt import hardware
 from nanogpt.errors import BadSetting, UserError
-from nanogpt.model.loss import KEPT_BYTES
+from nanogpt.evaluate import BATCH_TOKENS
+from nanogpt.model import ModelConfig, build, count_parameters
+from nanogpt.model.loss import IDS_AT_ONCE, KEPT_BYTES
 
 MIB = 1 << 20
 IMPORTS = 150 * MIB  # still to come when a run begins: AdamW's part of torch, oneDNN's kernels, in the end pandas
@@ -24,12 +26,24 @@ HEAP, HEAP_OF_LOGITS = 1.35, 2.0
 def training_mib(model: nn.Module, batch_size: int, dtype: torch.dtype) -> float:
     """MiB that training `model` on a CPU takes at its peak beyond what this process holds, torch and the weights.
 
-    It depends on the rows at once and not on grad_accum; validation takes less. `dtype` is that of matrix products.
+    It depends on the rows at once and not on grad_accum; with very few, scoring takes more than a step. `dtype` is that
+    of matrix products.
     Measured peaks were within 15% of what comes out, or 40% with an adapter on the head.
     """
     moments = 2 * sum(p.nbytes for p in model.parameters() if p.requires_grad)  # AdamW's
     heap = HEAP if _plain(model.lm_head) else HEAP_OF_LOGITS
-    return (IMPORTS + moments + heap * _in_use(model, batch_size, dtype)) / MIB
+    step = moments + heap * _in_use(model, batch_size, dtype)
+    rows = max(1, BATCH_TOKENS // model.config.block_size)
+    return (IMPORTS + max(step, heap * _in_use(model, rows, dtype, score=True))) / MIB
+
+
+def check_shape(config: ModelConfig, free_mib: float | None = None) -> None:
+    """Raise UserError where no model of that shape fits, with gradients and AdamW's moments; before it is made."""
+    free_mib = hardware.available_mib() if free_mib is None else free_mib
+    with torch.device("meta"):
+        wanted = 4 * 4 * count_parameters(build(config)) / MIB
+    if wanted > free_mib:
+        raise _too_large("its weights alone, with gradients and AdamW's two numbers for each, take", wanted, free_mib)
 
 
 def check(
@@ -42,8 +56,9 @@ def check(
 ) -> None:
     """Raise UserError where training `model` takes more than `free_mib`, saying what would fit.
 
-    That is the greatest divisor of `batch_size` that fits, at a grad_accum that leaves the gradient as it is.
-    `section` of params.yaml is where batch_size stands. Without `free_mib` it is what this process can still take.
+    That is the greatest divisor of `batch_size` that fits, and in section `train` the grad_accum that leaves the
+    gradient as it is; other sections of params.yaml where batch_size may stand have none of their own. Without
+    `free_mib` it is what this process can still take.
     """
     free_mib = hardware.available_mib() if free_mib is None else free_mib
     if (wanted := training_mib(model, batch_size, dtype)) <= free_mib:
@@ -54,31 +69,43 @@ def check(
     )
     for rows in (rows for rows in range(batch_size // 2, 0, -1) if batch_size % rows == 0):
         if (less := training_mib(model, rows, dtype)) <= free_mib:
-            remedy = f"{key} = {rows} with train.grad_accum = {grad_accum * batch_size // rows} learns the same in "
-            raise BadSetting(key, batch_size, reason, remedy + _gib(less))
+            same = f" with train.grad_accum = {grad_accum * batch_size // rows}, which learns the same,"
+            raise BadSetting(
+                key, batch_size, reason, f"{key} = {rows}{same if section == 'train' else ''} takes {_gib(less)}"
+            )
         wanted = less
-    raise UserError(
-        f"the model is too large for the memory here: even {key} = 1 takes about {_gib(wanted)}, and "
+    raise _too_large(f"even {key} = 1 takes", wanted, free_mib)
+
+
+def _too_large(what: str, wanted: float, free_mib: float) -> UserError:
+    return UserError(
+        f"the model is too large for the memory here: {what} about {_gib(wanted)}, and "
         f"{_gib(free_mib)} are free; choose a smaller model.n_embd, n_layer or block_size, or a smaller vocabulary"
     )
 
 
-def _in_use(model: nn.Module, batch_size: int, dtype: torch.dtype) -> int:
-    """Bytes in use at the peak of a step besides parameters and moments.
+def _in_use(model: nn.Module, batch_size: int, dtype: torch.dtype, score: bool = False) -> int:
+    """Bytes in use at the peak of a step, or of scoring as much, besides parameters and moments.
 
     So: activations, gradients, the weights' casts to `dtype` and what passes in between. torch runs the step on a copy
     of the model whose tensors have shapes and no numbers, so whatever the model does, with adapters and all, is in.
     """
+    plain = _plain(model.lm_head)
     from torch._subclasses.fake_tensor import FakeTensorMode  # late: it imports what the optimizer would anyway
 
     with FakeTensorMode(allow_non_fake_inputs=True):
-        model = copy.deepcopy(model).train()
-        with _Memory() as memory:
+        model = copy.deepcopy(model).train(not score)
+        with _Memory() as memory, torch.set_grad_enabled(not score):
             ids = torch.zeros(batch_size, model.config.block_size, dtype=torch.int64)  # (B, T)
             with hardware.autocast(torch.device("cpu"), dtype):
-                out = model.hidden(ids) if _plain(model.lm_head) else model(ids, ids)
-            out.sum().backward()
-    return memory.peak + (_fused_head(model.lm_head, ids.numel(), dtype) if _plain(model.lm_head) else 0)
+                out = model.hidden(ids) if plain else model(ids, ids, reduction="none" if score else "mean")
+            if not score:
+                out.sum().backward()
+    if not plain:
+        return memory.peak
+    if score:  # the blocks are done when the head begins
+        return max(memory.peak, memory.now + _scoring_head(model.lm_head, ids.numel(), dtype))
+    return memory.peak + _fused_head(model.lm_head, ids.numel(), dtype)
 
 
 def _plain(head: nn.Module) -> bool:
@@ -93,6 +120,13 @@ def _fused_head(head: nn.Linear, N: int, dtype: torch.dtype) -> int:
     grad_hidden = 2 * N * D * 4  # in blocks, and then as one
     grad_weight = V * D * (size if one_block else 4 + 2 * size)  # of several blocks the sum, the last, and this one
     return exponentials + casts + grad_hidden + (grad_weight if head.weight.requires_grad else 0)
+
+
+def _scoring_head(head: nn.Linear, N: int, dtype: torch.dtype) -> int:
+    """The same where no gradients are needed: one block of the vocabulary at a time."""
+    (V, D), size = head.weight.shape, dtype.itemsize
+    casts = (N + V) * D * size if dtype != torch.float32 else 0
+    return casts + N * min(V, IDS_AT_ONCE) * size + 2 * N * D * 4  # hidden and the targets' rows of the weight, in fp32
 
 
 class _Memory(TorchDispatchMode):

@@ -1,6 +1,7 @@
-"""How a stage's process ends: when it is done, on a mistake, on a signal, or with the `dvc` that started it."""
+"""How a stage's process ends: when it is done, on a mistake, on a signal, or with the process that started it."""
 
 import contextlib
+import errno
 import os
 import signal
 import sys
@@ -12,8 +13,19 @@ from nanogpt.errors import UserError
 
 INTERRUPTED = 130
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# What the disk says, and its owner can put right; any other OSError is a mistake of ours.
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+ENDS_WITH_PARENT = ("DVC_ROOT", "NANOGPT_ENDS_WITH_PARENT")  # in the environment: DVC's own, and ours
 SHELLS = ("sh", "bash", "dash", "zsh", "ksh", "fish", "busybox")
 WATCH_SECONDS = 0.5
+
+
+_last_checks: list[Callable[[], None]] = []
+
+
+def before_success(check: Callable[[], None]) -> None:
+    """Have `run` call this when main is done; what it raises ends the process as if main had raised it."""
+    _last_checks.append(check)
 
 
 def run(main: Callable[[], None]) -> None:
@@ -24,12 +36,19 @@ def run(main: Callable[[], None]) -> None:
     """
     _catch(_interrupt)
     sys.unraisablehook = _once_more
-    if "DVC_ROOT" in os.environ:
-        threading.Thread(target=_end_with_dvc, daemon=True).start()
+    if any(name in os.environ for name in ENDS_WITH_PARENT):
+        threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         main()
+        for check in _last_checks:
+            check()
     except UserError as error:
         sys.exit(f"error: {error}")
+    except OSError as error:
+        if error.errno not in DISK:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        sys.exit(f"error: {where}{error.strerror}; put that right, and run the same command again")
     except KeyboardInterrupt as stop:
         print(f"interrupted: {str(stop) or 'nothing half-done was kept; run the same command again'}", file=sys.stderr)
         sys.exit(INTERRUPTED)
@@ -43,17 +62,20 @@ class Stop:
 
 @contextlib.contextmanager
 def deferred() -> Iterator[Stop]:
-    """In the block the first signal to stop only sets `asked`; a second one interrupts at once.
+    """In the block a signal to stop only sets `asked`; Ctrl-C after that interrupts at once.
 
-    Outside of the main thread, which alone can handle signals, none is seen.
+    Other signals after the first one change nothing: where a terminal closes or a container is evicted, `dvc` gets
+    them too, and a stage whose dvc is gone is told again. Outside of the main thread, which alone can handle signals,
+    none is seen.
     """
     stop = Stop()
 
     def ask(number, frame):
-        if stop.asked:
+        asked, stop.asked = stop.asked, True
+        if asked and number == signal.SIGINT:
             _interrupt(number, frame)
-        stop.asked = True
-        print("stopping after this step; once more to stop at once", file=sys.stderr)
+        if not asked:
+            print("stopping after this step; Ctrl-C then stops at once", file=sys.stderr)
 
     before = _catch(ask)
     try:
@@ -61,15 +83,32 @@ def deferred() -> Iterator[Stop]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        if stop.asked:
+            _told()
 
 
 def _interrupt(number, frame):
+    _told()
     raise KeyboardInterrupt
+
+
+def _told() -> None:
+    """What is ending need not be told again, which would interrupt its last words; Ctrl-C still does."""
+    for number in set(SIGNALS) - {signal.SIGINT}:
+        if signal.getsignal(number) is _interrupt:
+            signal.signal(number, _go_on)
+
+
+def _go_on(number, frame):
+    pass
 
 
 def _once_more(lost) -> None:
     """Python drops what is raised in some callbacks, as of its imports: an interruption that fell there comes again."""
     if issubclass(lost.exc_type, KeyboardInterrupt):
+        for number in SIGNALS:
+            if signal.getsignal(number) is _go_on:
+                signal.signal(number, _interrupt)
         threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGTERM)).start()
     else:
         sys.__unraisablehook__(lost)
@@ -83,15 +122,15 @@ def _catch(handler: Callable) -> dict[signal.Signals, Callable]:
     return {number: signal.signal(number, handler) for number, old in before.items() if old is not signal.SIG_IGN}
 
 
-def _end_with_dvc() -> None:
+def _end_with_parent() -> None:
     import psutil  # takes 20 ms, for which no `--help` has to wait
 
     try:
-        dvc = next(parent for parent in psutil.Process().parents() if parent.name() not in SHELLS)
-        ours = os.getpgid(dvc.pid) == os.getpgrp()  # else dvc had ended before, and another process has taken us in
-        while ours and dvc.is_running() and dvc.status() != psutil.STATUS_ZOMBIE:
+        parent = next(parent for parent in psutil.Process().parents() if parent.name() not in SHELLS)
+        ours = os.getpgid(parent.pid) == os.getpgrp()  # else it had ended before, and another process has taken us in
+        while ours and parent.is_running() and parent.status() != psutil.STATUS_ZOMBIE:
             time.sleep(WATCH_SECONDS)
     except (psutil.Error, ProcessLookupError, StopIteration):  # gone already
         pass
-    print("the dvc that started this stage has ended", file=sys.stderr)
+    print("what started this stage has ended", file=sys.stderr)
     os.kill(os.getpid(), signal.SIGTERM)

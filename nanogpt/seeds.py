@@ -5,7 +5,6 @@ goes on where it was. Both architectures get the same seeds, and so read the sam
 compared in pairs.
 """
 
-import contextlib
 import json
 import math
 import os
@@ -30,7 +29,6 @@ BASE, OPTIMIZED = ARCHITECTURES
 TITLES = {BASE: BASE, "equal_steps": f"{OPTIMIZED}, equal steps", "equal_time": f"{OPTIMIZED}, equal time"}
 MEASURES = {"loss_nats": "loss, nats per token", "bpb": "bits per byte"}
 STAGE = "stages.pretrain"
-PATIENCE_S = 30  # for a run to keep what it has
 KEPT = "the runs that are done are kept, and the same command goes on from there"
 
 
@@ -108,16 +106,17 @@ def _trained(arch: str, seed: int, steps: int, data: Path | str, fixed: dict) ->
         raise UserError(f"{error.filename} cannot be written: {error.strerror}; figures are kept there") from None
     kept, model = folder / "pretrain.json", folder / "model"
     if not kept.exists():
-        run = f"{arch}, seed {seed}, {steps:,} steps"
-        print(run, file=sys.stderr, flush=True)
-        flags = {"arch": arch, "seed": seed, "max-steps": steps, "data": data, "out": model}
-        words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
-        status = launch([sys.executable, "-m", STAGE, *words])
-        if status == INTERRUPTED:
-            raise KeyboardInterrupt(KEPT)
-        if status:
-            advice = "; perhaps for want of memory: choose a smaller train.batch_size" if status < 0 else ""
-            raise UserError(f"{run}: training ended with status {status}{advice}; {KEPT}")
+        run, trained = f"{arch}, seed {seed}, {steps:,} steps", model / "pretrain.json"
+        if not trained.exists():  # else this process had been killed just before the run was done
+            print(run, file=sys.stderr, flush=True)
+            flags = {"arch": arch, "seed": seed, "max-steps": steps, "data": data, "out": model}
+            words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
+            status = launch([sys.executable, "-m", STAGE, *words])
+            if status == INTERRUPTED:
+                raise KeyboardInterrupt(KEPT)
+            if status:
+                advice = "; perhaps for want of memory: choose a smaller train.batch_size" if status < 0 else ""
+                raise UserError(f"{run}: training ended with status {status}{advice}; {KEPT}")
         now = conditions(data)
         if changed := " and ".join(key for key in fixed if now[key] != fixed[key]):
             shutil.rmtree(model)
@@ -125,7 +124,10 @@ def _trained(arch: str, seed: int, steps: int, data: Path | str, fixed: dict) ->
                 f"{run}: {changed} changed while it was trained (params.yaml, {data} or the code): it does not count; "
                 "take that back to go on where the series was, or run the same command again for a new one"
             )
-        os.replace(model / "pretrain.json", kept)  # from now on the run counts
+        if not json.loads(trained.read_text("utf-8"))["tokens_per_s"]:
+            shutil.rmtree(model)
+            raise UserError(f"{run}: it has no speed, as it was interrupted after each of its steps; run it again")
+        os.replace(trained, kept)  # from now on the run counts
     shutil.rmtree(model, ignore_errors=True)
     return json.loads(kept.read_text("utf-8"))
 
@@ -133,15 +135,14 @@ def _trained(arch: str, seed: int, steps: int, data: Path | str, fixed: dict) ->
 def launch(command: list[str]) -> int:
     """Run a process that shares this one's terminal: its status, negative where a signal ended it.
 
-    An interrupted process is given time to keep what it has. Raises KeyboardInterrupt after that.
+    It ends with this process. Interrupted, it is told so and waited for, which keeps what it has; then raises
+    KeyboardInterrupt.
     """
-    with subprocess.Popen(command) as child:
+    with subprocess.Popen(command, env=os.environ | {"NANOGPT_ENDS_WITH_PARENT": "1"}) as child:
         try:
             return child.wait()
         except KeyboardInterrupt:
-            with contextlib.suppress(subprocess.TimeoutExpired):  # Ctrl-C reached the child as well
-                child.wait(PATIENCE_S)
-            child.terminate()  # another signal did not
+            child.terminate()  # to have got Ctrl-C too does no harm
             child.wait()
             raise KeyboardInterrupt(KEPT) from None
 

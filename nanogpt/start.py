@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from nanogpt import checkpoint, model, tokenizer
+from nanogpt import checkpoint, estimate, model, tokenizer
 from nanogpt.errors import UserError
 from nanogpt.identity import holds_checkpoint, identity
 from nanogpt.model import ModelSettings
@@ -19,10 +19,12 @@ def start(settings: ModelSettings, init_from: Path | str, tok: Tokenizer, seed: 
 
     Its weights depend on the seed alone where there is no checkpoint, else they are the checkpoint's;
     tokens that it has no rows for, like the end token where it knows characters alone, get fresh ones.
-    Raises UserError for a checkpoint that is missing or damaged, of another shape, or of other tokens.
+    Raises UserError for a checkpoint that is missing or damaged, of another shape, or of other tokens, and for a model
+    that is too large for the memory here.
     """
     path = Path(init_from)
     if not holds_checkpoint(path):
+        estimate.check_shape(model.shape(settings, tok.vocab_size))
         return model.new(settings, tok.vocab_size, seed)
     found, own = _read(settings, path)
     if own and own.sha256 != tok.sha256:

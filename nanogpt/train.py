@@ -20,7 +20,7 @@ from nanogpt.evaluate import window_loss
 from nanogpt.model import ModelConfig, model_flops
 from nanogpt.progress import Progress
 from nanogpt.record import Record
-from nanogpt.resume import Work, every
+from nanogpt.resume import Work, every, size
 from nanogpt.tokens import Windows
 
 MOST_SKIPPED = 10  # steps in a row without a finite loss and gradient, before a run gives up
@@ -121,7 +121,8 @@ def train(
     choices = begin(model.config, settings, work)
     device, dtype = choices.apply()
     if work and device.type == "cpu":
-        estimate.check(model, settings.batch_size, settings.grad_accum, dtype, section)
+        free = hardware.available_mib() + size(work.state) / 2**20  # what is read of a state is not taken twice
+        estimate.check(model, settings.batch_size, settings.grad_accum, dtype, section, free)
     model.to(device)
     optimizer = optim.adamw(model, settings.lr, (settings.beta1, settings.beta2), settings.weight_decay)
     record = _take_up(model, optimizer, work)

@@ -1,6 +1,4 @@
-"""List what unfinished runs have left in .work, and with --remove delete it."""
-
-import shutil
+"""List what runs that are not committed have left in .work, and with --remove delete it."""
 
 from nanogpt import process
 from nanogpt.flags import Flags
@@ -14,13 +12,13 @@ def main() -> None:
     args = flags.parse_args()
     from nanogpt import resume
 
+    resume.sweep()
     found = resume.leftovers(args.older_than)
     if not found:
-        print("no unfinished run has left anything")
+        print("no run has left anything")
     for folder, size, age in found:
-        if args.remove:
-            shutil.rmtree(folder)
-        print(f"{'removed ' * args.remove}{folder}: {size / 2**20:,.1f} MiB, {age:.1f} days old")
+        removed = args.remove and resume.remove(folder)
+        print(f"{'removed ' * removed}{folder}: {size / 2**20:,.1f} MiB, {age:.1f} days old")
 
 
 if __name__ == "__main__":

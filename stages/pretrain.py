@@ -21,7 +21,7 @@ def main() -> None:
     )
     flags.add_argument("--out", help="model folder to write, metrics inside it (default: models/pretrain and metrics/)")
     args = flags.parse_args()
-    from nanogpt import card, checkpoint, evaluate, metrics, model, params, resume, start, tokenizer, train
+    from nanogpt import atomic, card, checkpoint, evaluate, metrics, model, params, resume, start, tokenizer, train
     from nanogpt.tokens import Bin, Windows
 
     given = params.load(
@@ -31,6 +31,8 @@ def main() -> None:
     tok = tokenizer.load(f"{args.data}/tokenizer")
     out = args.out or "models/pretrain"
     checkpoint.check_out(out)
+    folder = Path(args.out.removesuffix(".pt") if args.out else "metrics")
+    atomic.check_place(folder / "pretrain.json")
     seed = given.seed if args.seed is None else args.seed
     net = start.start(override(given.model, args), settings.init_from, tok, seed)
     begun = start.origin(settings.init_from)
@@ -47,7 +49,6 @@ def main() -> None:
         made_with = {"seed": seed, "model": net.config, "train": settings}
         about = card.pretrained(net, tok, begun, train_data, val_data, score, made_with, given.checkpoint.format)
         checkpoint.save(out, net, tok, **asdict(given.checkpoint), card=about)
-        folder = Path(args.out.removesuffix(".pt") if args.out else "metrics")
         run.save(folder, "pretrain")
         metrics.write(folder / "pretrain.json", run.figures(score, val_data, started))
 

@@ -6,6 +6,8 @@ from pathlib import Path
 from subprocess import PIPE
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from nanogpt import atomic
 from nanogpt.errors import UserError
@@ -131,6 +133,28 @@ def test_what_is_of_another_kind_is_not_replaced(tmp_path, monkeypatch):
     with atomic.folder(tmp_path / "empty", MARKER) as new:
         (new / MARKER).touch()
     assert (tmp_path / "empty" / MARKER).exists()
+
+
+@pytest.mark.parametrize("path", ["book.txt/new", "book.txt/new/deeper"])
+def test_a_place_that_cannot_be_is_refused_before_the_block(tmp_path, path):
+    (tmp_path / "book.txt").write_text("my book")
+    with pytest.raises(UserError, match=r"book\.txt is a file and no folder"), atomic.folder(tmp_path / path, MARKER):
+        raise AssertionError("the block must not run")
+    atomic.check_place(tmp_path / "new/deeper")
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="root may write anywhere")
+def test_a_place_of_somebody_elses_is_refused():
+    with pytest.raises(UserError, match=r"cannot be written to; choose another place"):
+        atomic.check_place("/usr/new")
+
+
+def test_what_safetensors_says_of_the_disk_is_the_systems_error(tmp_path):
+    """Its own exception, of a real write that fails: the folder is removed under it."""
+    with pytest.raises(FileNotFoundError) as caught, atomic.folder(tmp_path / "model", MARKER) as new:
+        save_file({"a": torch.ones(3)}, new / "gone" / "model.safetensors")
+    assert caught.value.filename == str(tmp_path / "model")
+    assert os.listdir(tmp_path) == []
 
 
 KILLED = """

@@ -33,6 +33,15 @@ def test_a_users_mistake_ends_with_1_and_one_line(code, message):
     assert (done.returncode, done.stdout, done.stderr) == (1, "", message)
 
 
+def test_what_the_disk_says_is_one_line():
+    done = run("open('/dev/full', 'w').write('x' * 10**6)")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "error: No space left on device; put that right, and run the same command again\n"
+    done = run("raise PermissionError(13, 'Permission denied', 'models/x')")
+    assert done.stderr.startswith("error: models/x: Permission denied; ")
+    assert "Traceback" in run("open('no/such/file')").stderr
+
+
 def test_an_interruption_ends_with_130():
     done = run("raise KeyboardInterrupt")
     assert (done.returncode, done.stdout) == (130, "")
@@ -97,7 +106,7 @@ def test_a_deferred_signal_waits_for_the_step(number):
     out, err = process.communicate(timeout=20)
     assert process.returncode == 130
     assert out.endswith("saved\n") and len(out.split()) < 10
-    assert err == "stopping after this step; once more to stop at once\ninterrupted: step so and so is kept\n"
+    assert err == "stopping after this step; Ctrl-C then stops at once\ninterrupted: step so and so is kept\n"
 
 
 def test_a_second_one_does_not_wait():
@@ -108,6 +117,43 @@ def test_a_second_one_does_not_wait():
     out, _ = process.communicate(timeout=5)  # the step takes ten seconds
     assert process.returncode == 130
     assert "saved" not in out
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_to_be_told_again_by_other_than_ctrl_c_changes_nothing(number):
+    """In the midst of a long step, and when it is over: the system tells a stage, and that its dvc has ended."""
+    slow = STEPS.replace("range(10)", "range(100)").replace(
+        "raise Key", "import os; os.kill(os.getpid(), 15); raise Key"
+    )
+    process = begun(sys.executable, "-c", slow)
+    for _ in range(3):
+        process.send_signal(number)
+        time.sleep(0.1)
+    out, err = process.communicate(timeout=20)
+    assert process.returncode == 130 and out.endswith("saved\n")
+    assert err == "stopping after this step; Ctrl-C then stops at once\ninterrupted: step so and so is kept\n"
+
+
+def test_a_signal_to_all_that_ends_dvc_too():
+    """As of a closed terminal: the stage is told at once, and half a second later that nobody waits for it."""
+    slow = STEPS.replace("range(10)", "range(200)")
+    process = begun(sys.executable, "-c", PARENT, sys.executable, "-c", slow, DVC_ROOT="/somewhere")
+    time.sleep(1)  # until the child knows its parent
+    os.killpg(process.pid, signal.SIGHUP)
+    out, err = process.communicate(timeout=20)
+    assert process.returncode == -signal.SIGHUP and out.endswith("saved\n")
+    assert "what started this stage has ended" in err
+
+
+def test_what_is_ending_is_not_disturbed():
+    process = begun(
+        sys.executable, "-c", WAITS.replace("finally:", "finally:\n        print(1)\n        time.sleep(1)")
+    )
+    process.send_signal(signal.SIGTERM)
+    assert process.stdout.readline() == "1\n"
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate(timeout=20)[0] == "tidied up\n"
+    assert process.returncode == 130
 
 
 def test_a_hangup_that_is_ignored_stays_ignored():
@@ -128,15 +174,16 @@ time.sleep(60)
 """
 
 
+@pytest.mark.parametrize("name", ["DVC_ROOT", "NANOGPT_ENDS_WITH_PARENT"])
 @pytest.mark.parametrize("shell", [[], ["sh", "-c", '"$0" "$@"; true']], ids=["itself", "through a shell"])
-def test_a_stage_ends_with_its_dvc(shell):
+def test_a_stage_ends_with_its_dvc(shell, name):
     """The parent is killed; nobody is left to signal its child."""
-    process = begun(sys.executable, "-c", PARENT, *shell, sys.executable, "-c", STEPS, DVC_ROOT="/somewhere")
+    process = begun(sys.executable, "-c", PARENT, *shell, sys.executable, "-c", STEPS, **{name: "/somewhere"})
     time.sleep(1)  # until the child knows its parent
     process.kill()
     out, err = process.communicate(timeout=20)  # ends when the child has closed the pipes
     assert out.endswith("saved\n")
-    assert "the dvc that started this stage has ended\nstopping after this step" in err
+    assert "what started this stage has ended\nstopping after this step" in err
 
 
 def test_a_stage_by_hand_outlives_its_parent():

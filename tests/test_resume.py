@@ -14,7 +14,7 @@ import pytest
 import torch
 from imports import ROOT
 
-from nanogpt import checkpoint, lora, optim, resume, train
+from nanogpt import checkpoint, lora, optim, resume, sums, train
 from nanogpt.errors import UserError
 from nanogpt.lora import LoraSettings
 from nanogpt.resume import fingerprint, lock
@@ -162,6 +162,31 @@ def test_without_a_whole_state_a_run_begins_anew(tiny, training, monkeypatch, in
     for path in inside.glob(".work/pretrain/*/step-*"):
         path.write_bytes(b"nothing")
     assert_same(run(tiny(), training(max_steps=10)), whole)
+
+
+def test_states_that_were_passed_over_do_not_outlive_those_saved_then(tiny, training, monkeypatch, inside):
+    """Although they are of later steps."""
+    with killed_at(9, monkeypatch):
+        run(tiny(), training(max_steps=10), every=2)
+    for path in inside.glob(".work/pretrain/*/step-*"):
+        path.write_bytes(b"nothing")
+    for until, kept in ((3, [2]), (5, [2, 4]), (7, [4, 6])):
+        with killed_at(until, monkeypatch):
+            run(tiny(), training(max_steps=10), every=2)
+        names = sorted(path.name for path in inside.glob(".work/pretrain/*/step-*"))
+        assert [int(name.split("-")[1]) for name in names] == kept
+
+
+def test_a_state_that_cannot_be_read_is_no_reason_to_begin_anew(tiny, training, monkeypatch, inside):
+    with killed_at(9, monkeypatch):
+        run(tiny(), training(max_steps=10), every=2)
+    newest = max(inside.glob(".work/pretrain/*/step-*"))
+    with monkeypatch.context() as patch:
+        real = sums.sha256
+        patch.setattr(sums, "sha256", lambda path: real(Path("/nowhere") if path.name == newest.name else path))
+        with pytest.raises(UserError, match=r"step-000000008-.* cannot be read \(No such file.*; run this again"):
+            run(tiny(), training(max_steps=10), every=2)
+    assert newest.exists()
 
 
 def test_what_the_run_is_made_of_keeps_it_apart(tiny, training, monkeypatch, inside, capsys):
@@ -418,6 +443,33 @@ def holder(folder, seconds) -> subprocess.Popen:
     return process
 
 
+def test_a_folder_that_was_removed_is_held_by_nobody(tmp_path):
+    """One waits for it, and meanwhile it is removed and made anew, and held by another."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    first = holder(folder, 60)
+    words = [sys.executable, "-c", HOLDER, str(folder), "0"]
+    waits = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    assert "waiting for process" in waits.stderr.readline()
+    shutil.rmtree(folder)
+    folder.mkdir()
+    with lock.held(folder):
+        first.kill()
+        assert "the same training ran elsewhere and has just ended" in waits.communicate(timeout=20)[1]
+    first.wait()
+
+
+def test_a_held_folder_is_not_removed(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    process = holder(folder, 60)
+    assert not resume.remove(folder) and folder.exists()
+    process.kill()
+    process.wait()
+    assert resume.remove(folder) and not folder.exists()
+    assert resume.remove(folder)  # gone already
+
+
 def test_the_lock_of_a_dead_process_is_taken_over(tmp_path):
     process = holder(tmp_path, 60)
     with pytest.raises(UserError, match=f"in use by process {process.pid}"), lock.held(tmp_path, 0):
@@ -463,6 +515,50 @@ def test_what_dvc_has_committed_is_removed(finished, inside):
         assert folder.exists()
     resume.sweep()
     assert not folder.exists()
+
+
+def test_what_another_experiment_commits_says_nothing_of_this_one(finished, inside, monkeypatch):
+    """Its dvc.lock lies in a copy of its own, and both share .work. What is gone with its copy has ended."""
+    folder, _ = finished
+    later = time.time() + 5
+    (inside / "copy").mkdir()
+    (inside / "copy/dvc.lock").write_text("with another stage in it")
+    os.utime(inside / "copy/dvc.lock", (later, later))
+    monkeypatch.chdir(inside / "copy")
+    resume.sweep()
+    assert folder.exists()
+    (folder / "done").write_text(str(inside / "gone/dvc.lock"))
+    resume.sweep()
+    assert not folder.exists()
+
+
+def test_code_that_changes_under_a_run_ends_it(tiny, training, inside, monkeypatch):
+    """Under DVC, which would take the result for one of the new code; put back, it goes on from its last step."""
+    monkeypatch.setenv("DVC_ROOT", str(inside))
+    found, real = fingerprint.program(), fingerprint.program
+    with monkeypatch.context() as patch:
+        edited = found | {"code": found["code"] | {"nanogpt.optim": "edited"}}
+        programs = iter([found, edited])
+        patch.setattr(fingerprint, "program", lambda: next(programs))
+        with pytest.raises(UserError, match=r"^nanogpt\.optim changed while this stage ran"):
+            run(tiny(), training(max_steps=4))
+    assert real() == found
+    (folder,) = inside.glob(".work/pretrain/*")
+    assert not (folder / "done").exists()
+    assert list(folder.glob("step-000000004-*"))
+
+
+def test_what_a_state_holds_counts_as_free(tiny, training, monkeypatch):
+    """It is in memory when the estimate is made, and will be what the estimate counts."""
+    free = []
+    monkeypatch.setattr("nanogpt.hardware.available_mib", lambda: 1e6)
+    monkeypatch.setattr("nanogpt.estimate.check", lambda *given: free.append(given[-1]))
+    with killed_at(6, monkeypatch):
+        run(tiny(), training(max_steps=10))
+    run(tiny(), training(max_steps=10))
+    weights = sum(p.nbytes for p in tiny().parameters())
+    assert free[0] == 1e6
+    assert free[1] - 1e6 == pytest.approx(3 * weights / 2**20, rel=0.01)
 
 
 def test_old_leftovers_are_named(tiny, training, monkeypatch, inside, capsys):

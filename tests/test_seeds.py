@@ -331,23 +331,25 @@ def test_a_process_that_is_killed():
 
 @pytest.mark.parametrize("both", [True, False], ids=["the terminal interrupts both", "a signal to this one alone"])
 def test_an_interrupted_process_is_given_time(tmp_path, monkeypatch, both):
-    """It ends by itself where it was told, and is told where it was not."""
-    monkeypatch.setattr(seeds, "PATIENCE_S", 20 if both else 0.1)
+    """It is told, once more where the terminal did that already, and waited for."""
     program = f"""
-import os, signal, sys, time
-def end(number, frame):
-    time.sleep(0.5)
-    open("kept", "w").write(signal.Signals(number).name)
-    sys.exit(130)
-signal.signal(signal.SIGINT, end)
-signal.signal(signal.SIGTERM, end)
-open("pid", "w").close()
-if {both}:
-    os.kill(os.getppid(), signal.SIGINT)
-    os.kill(os.getpid(), signal.SIGINT)
-time.sleep(60)
+import os, sys, time
+from nanogpt import process
+def main():
+    with process.deferred() as stop:
+        open("pid", "w").close()
+        if {both}:
+            os.kill(os.getppid(), 2)
+            os.kill(os.getpid(), 2)
+        while not stop.asked:
+            time.sleep(0.01)
+        time.sleep(0.5)
+        open("kept", "w").close()
+        raise KeyboardInterrupt
+process.run(main)
 """
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
 
     def interrupt() -> None:
         while not Path("pid").exists():
@@ -358,7 +360,48 @@ time.sleep(60)
         threading.Thread(target=interrupt, daemon=True).start()
     with pytest.raises(KeyboardInterrupt, match="goes on from there"):
         launch([sys.executable, "-c", program])
-    assert Path("kept").read_text() == ("SIGINT" if both else "SIGTERM")
+    assert Path("kept").exists()
+
+
+def test_a_run_ends_with_its_series(tmp_path):
+    """Killed, the series leaves nobody who trains on, and whose result the next one would not know."""
+    program = """
+import sys, time
+from nanogpt import process
+def main():
+    with process.deferred() as stop:
+        print("begun", flush=True)
+        while not stop.asked:
+            time.sleep(0.01)
+    print("saved", flush=True)
+process.run(main)
+"""
+    series = f"import sys; from nanogpt import seeds; seeds.launch([sys.executable, '-c', {program!r}])"
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", series], env=env, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert process.stdout.readline() == "begun\n"
+    time.sleep(1)  # until the child knows its parent
+    process.kill()
+    assert process.communicate(timeout=20)[0] == "saved\n"
+
+
+def test_what_a_killed_series_had_trained_counts(trainer):
+    trainer.ends = {3: 1}
+    with pytest.raises(UserError):
+        compare("data/pretrain", [1, 2], STEPS)
+    (model,) = Path(".work/seeds").glob("base-2-*/model")
+    (model / "pretrain.json").write_text(json.dumps(result("base", 2, STEPS)))
+    compare("data/pretrain", [1, 2], STEPS)
+    assert trainer.asked.count(("base", 2, STEPS)) == 1
+
+
+def test_a_run_without_a_speed_does_not_count(trainer, monkeypatch):
+    monkeypatch.setitem(SPEED, "base", 100.0)  # the first seed's is 0 then, as of a run that was interrupted each step
+    with pytest.raises(UserError, match=r"^base, seed 1, 300 steps: it has no speed, .*; run it again"):
+        compare("data/pretrain", [1, 2], STEPS)
+    assert not list(Path(".work/seeds").rglob("pretrain.json"))
 
 
 def stage(folder: Path, *flags: str) -> subprocess.CompletedProcess:

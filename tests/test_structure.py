@@ -19,11 +19,11 @@ ORDER = [
     "tokenizer", "tokens", "repeats", "bins", "prepare",
     "model/config", "model/cache", "model/loss", "model/base", "model/optimized", "model/__init__",
     "hardware/cores", "hardware/memory", "hardware/rates", "hardware/__init__", "compiling", "choices", "optim",
-    "identity",
+    "identity", "evaluate", "estimate",
     "checkpoint/config", "checkpoint/weights", "checkpoint/__init__", "start",
-    "evaluate", "card", "resume/every", "resume/fingerprint", "resume/lock", "resume/torn", "resume/states",
-    "resume/__init__", "estimate", "progress", "record", "train", "seeds", "adapter", "lora", "merge", "generate",
-    "compare", "bench/race", "bench/settings", "bench/variants", "bench/parts", "bench/improvements", "bench/training",
+    "card", "resume/every", "resume/fingerprint", "resume/lock", "resume/torn", "resume/states", "resume/__init__",
+    "progress", "record", "train", "seeds", "adapter", "lora", "merge", "generate", "compare",
+    "bench/race", "bench/settings", "bench/variants", "bench/parts", "bench/improvements", "bench/training",
     "bench/ablation", "bench/growth", "bench/preparing", "settings",
 ]  # fmt: skip
 STAGES = {

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from nanogpt import optim
+from nanogpt import choices, optim
 from nanogpt.errors import UserError
 from nanogpt.hardware import autocast
 from nanogpt.tokens import Bin, Counts, Windows
@@ -279,6 +279,9 @@ def test_compiling_without_a_compiler(tiny, training, monkeypatch):
     with pytest.raises(UserError, match=r"train\.compile = 'on': there is no C\+\+ compiler here; .* choose off"):
         trained(tiny(), training(compile="on"))
     trained(tiny(), training(compile="auto", max_steps=1, warmup_steps=0))
+    begun_with_one = choices.Choices("cpu", "float32", "torch's own", 1, True)
+    with pytest.raises(UserError, match=r"there is no C\+\+ compiler here"):
+        begun_with_one.apply()
 
 
 @pytest.mark.slow

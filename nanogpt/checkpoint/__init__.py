@@ -97,7 +97,9 @@ def check_out(path: Path | str) -> None:
     """Raise UserError where `save` would erase anything but an older model."""
     if Path(path).suffix != ".pt":
         atomic.check_out(path, "config.json")
-    elif Path(path).is_dir():
+        return
+    atomic.check_place(path)
+    if Path(path).is_dir():
         raise UserError(f"{path} is a folder, and a file is to be written; choose another name")
 
 
@@ -161,7 +163,10 @@ def read_config(folder: Path | str) -> ModelConfig:
     file = Path(folder) / "config.json"
     _refuse_links(file.parent)
     if not file.is_file():
-        raise UserError(f"{folder} is not a model folder: it has no config.json; train one with `dvc repro pretrain`")
+        remedy = "train one with `dvc repro pretrain`"
+        if file.with_name("adapter_config.json").is_file():
+            remedy = "it is an adapter, which `stages.sample` takes as --lora-checkpoint, and `stages.merge` too"
+        raise UserError(f"{folder} is not a model folder: it has no config.json; {remedy}")
     try:
         if file.stat().st_size > LONGEST_CONFIG:
             raise ValueError(f"more than {LONGEST_CONFIG} bytes")

@@ -21,6 +21,7 @@ __all__ = [
     "mlp_width",
     "model_flops",
     "new",
+    "shape",
 ]
 
 ARCHITECTURES = {"base": Base, "optimized": Optimized}
@@ -34,7 +35,12 @@ def build(config: ModelConfig) -> nn.Module:
 def new(settings: ModelSettings, vocab_size: int, seed: int) -> nn.Module:
     """A model as params.yaml says, for a tokenizer's vocabulary, with weights that depend on the seed alone."""
     torch.manual_seed(seed)
-    return build(ModelConfig(**dataclasses.asdict(settings), vocab_size=vocab_size))
+    return build(shape(settings, vocab_size))
+
+
+def shape(settings: ModelSettings, vocab_size: int) -> ModelConfig:
+    """The shape that params.yaml says, for a tokenizer's vocabulary."""
+    return ModelConfig(**dataclasses.asdict(settings), vocab_size=vocab_size)
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -18,9 +18,10 @@ from nanogpt import atomic, scratch
 from nanogpt.errors import UserError
 from nanogpt.resume import fingerprint, lock
 from nanogpt.resume.every import Every, parse
+from nanogpt.resume.lock import remove
 from nanogpt.resume.states import KEPT, States, size
 
-__all__ = ["KINDS", "Every", "Work", "leftovers", "parse", "size", "sweep", "work"]
+__all__ = ["KINDS", "Every", "Work", "leftovers", "parse", "remove", "size", "sweep", "work"]
 
 KINDS = ("pretrain", "lora-finetune")
 OLD_DAYS = 14
@@ -73,10 +74,12 @@ def work(stage: str, name: str, made_of: dict, every: int | str, facts: dict, st
     """Hold the folder of the run of `stage` that is made of `made_of` (JSON values), code and libraries.
 
     `every` is `train.checkpoint_every`; for the rest see Work. Where the block ends well, the run is done.
-    Raises UserError where another process holds the folder, or the disk cannot be written.
+    Raises UserError where another process holds the folder, or the disk cannot be written, and under `dvc`, which would
+    record the code as it is then, where that has changed meanwhile.
     """
     sweep()
-    folder = _folder(stage, name, made_of | fingerprint.program())
+    program = fingerprint.program()
+    folder = _folder(stage, name, made_of | program)
     with lock.held(folder):
         (folder / DONE).unlink(missing_ok=True)
         _tell_old()
@@ -87,28 +90,46 @@ def work(stage: str, name: str, made_of: dict, every: int | str, facts: dict, st
             again = "`dvc repro`" if "DVC_ROOT" in os.environ else "the same command"
             raise KeyboardInterrupt(f"{run.kept()}; {again} goes on from there") from None
         if "DVC_ROOT" in os.environ:
-            (folder / DONE).touch()
+            _check_unchanged(program["code"])
+            (folder / DONE).write_text(str(Path("dvc.lock").resolve()), encoding="utf-8")
         else:
             shutil.rmtree(folder)
 
 
+def _check_unchanged(code: dict[str, str]) -> None:
+    now = fingerprint.program()["code"]
+    if changed := [name for name, sha256 in code.items() if now.get(name) != sha256]:
+        raise UserError(
+            f"{', '.join(changed)} changed while this stage ran, whose result is that of the code before; put it back, "
+            "or leave it, and run `dvc repro` again"
+        )
+
+
 def sweep() -> None:
     """Remove the folders of runs that DVC has committed since they were done."""
-    with contextlib.suppress(FileNotFoundError):
-        committed = Path("dvc.lock").stat().st_mtime
-        for folder in _folders():
-            if (folder / DONE).exists() and (folder / DONE).stat().st_mtime < committed and not lock.is_held(folder):
-                shutil.rmtree(folder)
+    for folder in _folders():
+        with contextlib.suppress(FileNotFoundError):
+            if _is_committed(folder / DONE):
+                remove(folder)
+
+
+def _is_committed(done: Path) -> bool:
+    """Whether the dvc.lock that a run was for was written after it, or is gone with an experiment's copy."""
+    lock_file = Path(done.read_text(encoding="utf-8"))
+    if not lock_file.parent.exists():
+        return True
+    return lock_file.exists() and done.stat().st_mtime < lock_file.stat().st_mtime
 
 
 def leftovers(days: float) -> list[tuple[Path, int, float]]:
     """Folders of runs that nobody holds and nobody wrote to for so many days: place, bytes, age in days."""
     found = []
     for folder in _folders():
-        files = [path.lstat() for path in folder.iterdir()]
-        age = (time.time() - max([folder.stat().st_mtime, *(file.st_mtime for file in files)])) / 86400
-        if age >= days and not lock.is_held(folder):
-            found.append((folder, sum(file.st_size for file in files), age))
+        with contextlib.suppress(FileNotFoundError):  # another process writes there, or removes it
+            files = [path.lstat() for path in folder.iterdir()]
+            age = (time.time() - max([folder.stat().st_mtime, *(file.st_mtime for file in files)])) / 86400
+            if age >= days and not lock.is_held(folder):
+                found.append((folder, sum(file.st_size for file in files), age))
     return found
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import os
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -22,13 +23,22 @@ def held(folder: Path, patience: float = PATIENCE_SECONDS) -> Iterator[None]:
     """
     with _opened(folder / "lock") as file:
         _wait(file, time.monotonic() + patience, folder)
-        if not (folder / "lock").exists():
+        if not _is_at(file, folder / "lock"):
             raise UserError(f"{folder}: the same training ran elsewhere and has just ended; its results are there")
         with contextlib.suppress(OSError):  # a full disk: the lock holds without the words
             file.truncate(0)
             file.write(f"process {os.getpid()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}")
             file.flush()
         yield
+
+
+def remove(folder: Path) -> bool:
+    """Delete a run's folder unless some process holds it; whether it is deleted."""
+    with contextlib.suppress(FileNotFoundError), (folder / "lock").open("a", encoding="utf-8") as file:
+        if not take(file):
+            return False
+        shutil.rmtree(folder)
+    return True
 
 
 def is_held(folder: Path) -> bool:
@@ -43,6 +53,14 @@ def _opened(path: Path) -> TextIO:
         return path.open("a+", encoding="utf-8", errors="replace")
     except OSError as error:
         raise UserError(f"{path}: cannot be opened ({error.strerror}); delete it") from None
+
+
+def _is_at(file: TextIO, path: Path) -> bool:
+    """Whether this open file is what lies there: who waited may hold one whose folder was removed."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _wait(file: TextIO, end: float, folder: Path) -> None:

@@ -1,6 +1,5 @@
 """Saved states of a run: files that appear whole, named by step and by the checksum of their content."""
 
-import contextlib
 import re
 import shutil
 import sys
@@ -35,16 +34,25 @@ class States:
             aside.rename(path)
         except OSError as error:
             raise UserError(self._unwritten(step, content, error)) from None
-        for _, old in self._found()[KEPT:]:
-            shutil.rmtree(old) if old.is_dir() else old.unlink()
+        before = [(n, old) for n, old in self._found() if n < step]
+        for n, old in self._found():  # a later one was passed over as damaged, or this run had begun after it
+            if n > step or (n, old) in before[KEPT - 1 :]:
+                shutil.rmtree(old) if old.is_dir() else old.unlink()
         return path
 
     def load(self) -> dict | None:
-        """The newest state that is whole, on the CPU; None where there is none."""
+        """The newest state that is whole, on the CPU; None where there is none.
+
+        Raises UserError where one cannot be read, which is no reason to begin anew.
+        """
         for _, path in self._found():
-            with contextlib.suppress(Exception):  # damaged bytes can make torch's reader raise anything
+            try:
                 if sums.sha256(path) == NAME.fullmatch(path.name)[2]:
                     return torch.load(path, map_location="cpu", weights_only=True)
+            except OSError as error:
+                raise UserError(
+                    f"{path} cannot be read ({error.strerror}); run this again, or delete it to go on without it"
+                ) from None
             print(f"{path} is damaged; the state before it is taken, if there is one", file=sys.stderr)
         return None
 
