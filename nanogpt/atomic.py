@@ -51,7 +51,8 @@ def write_text(path: os.PathLike | str, text: str) -> None:
 
 def check_place(path: os.PathLike | str) -> None:
     """Raise UserError where nothing can be written at `path`, for its folder is a file, or not ours to write in."""
-    above = next(folder for folder in Path(path).resolve().parents if folder.exists())
+    path = Path(path).resolve()
+    above = next((folder for folder in path.parents if folder.exists()), path)
     if not above.is_dir():
         raise UserError(f"{path}: {above} is a file and no folder; choose another name")
     if not os.access(above, os.W_OK | os.X_OK):

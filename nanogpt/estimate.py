@@ -38,12 +38,12 @@ def training_mib(model: nn.Module, batch_size: int, dtype: torch.dtype) -> float
 
 
 def check_shape(config: ModelConfig, free_mib: float | None = None) -> None:
-    """Raise UserError where no model of that shape fits, with gradients and AdamW's moments; before it is made."""
+    """Raise UserError where not even the weights of a model of that shape fit, in fp32; before it is made."""
     free_mib = hardware.available_mib() if free_mib is None else free_mib
     with torch.device("meta"):
-        wanted = 4 * 4 * count_parameters(build(config)) / MIB
+        wanted = 4 * count_parameters(build(config)) / MIB
     if wanted > free_mib:
-        raise _too_large("its weights alone, with gradients and AdamW's two numbers for each, take", wanted, free_mib)
+        raise _too_large("its weights alone take", wanted, free_mib)
 
 
 def check(

@@ -15,7 +15,7 @@ from pathlib import Path
 from ruamel.yaml import YAML, YAMLError
 from ruamel.yaml.scalarbool import ScalarBoolean
 
-from nanogpt import process
+from nanogpt import recorded
 from nanogpt.errors import BadSetting, UserError
 
 PATH = Path("params.yaml")
@@ -27,12 +27,11 @@ def load(path: os.PathLike | str = PATH, **sections: type) -> types.SimpleNamesp
     Returns a namespace with one attribute a section. Raises UserError for a file that is missing
     or not YAML, and for a key that is unknown, missing or of the wrong type.
 
-    In a stage that `dvc` runs they are read again at its end: DVC records the file as it is then, and would take the
-    result for one of settings that came in between.
+    A stage that `dvc` runs fails at its end where they have changed meanwhile, see `recorded`.
     """
     values = _load(path, sections)
-    if "DVC_ROOT" in os.environ:
-        process.before_success(lambda: _unchanged(path, sections, values))
+    if path == PATH:
+        recorded.watch()
     return types.SimpleNamespace(**values)
 
 
@@ -42,14 +41,6 @@ def _load(path: os.PathLike | str, sections: dict[str, type]) -> dict[str, objec
         return {name: _convert(_value(document, name, path), kind, name) for name, kind in sections.items()}
     except BadSetting as bad:
         raise UserError(f"{path}{_line(document, bad.key)}: {bad}") from None
-
-
-def _unchanged(path: os.PathLike | str, sections: dict[str, type], before: dict[str, object]) -> None:
-    if changed := [name for name, value in _load(path, sections).items() if value != before[name]]:
-        raise UserError(
-            f"{path}: {', '.join(changed)} changed while this stage ran, whose result is that of the settings before; "
-            "put them back, or leave them, and run `dvc repro` again"
-        )
 
 
 def load_key(key: str, kind: type, path: os.PathLike | str = PATH) -> object:

@@ -28,6 +28,12 @@ def before_success(check: Callable[[], None]) -> None:
     _last_checks.append(check)
 
 
+def last_checks() -> None:
+    """What `before_success` was given, for a main with something to do after it."""
+    for check in _last_checks:
+        check()
+
+
 def run(main: Callable[[], None]) -> None:
     """Call a stage's main and end the process as the contract says: 0, 1 (user's mistake) or 130.
 
@@ -40,8 +46,7 @@ def run(main: Callable[[], None]) -> None:
         threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         main()
-        for check in _last_checks:
-            check()
+        last_checks()
     except UserError as error:
         sys.exit(f"error: {error}")
     except OSError as error:
@@ -50,7 +55,7 @@ def run(main: Callable[[], None]) -> None:
         where = f"{error.filename}: " if error.filename else ""
         sys.exit(f"error: {where}{error.strerror}; put that right, and run the same command again")
     except KeyboardInterrupt as stop:
-        print(f"interrupted: {str(stop) or 'nothing half-done was kept; run the same command again'}", file=sys.stderr)
+        _say(f"interrupted: {str(stop) or 'nothing half-done was kept; run the same command again'}")
         sys.exit(INTERRUPTED)
 
 
@@ -75,7 +80,7 @@ def deferred() -> Iterator[Stop]:
         if asked and number == signal.SIGINT:
             _interrupt(number, frame)
         if not asked:
-            print("stopping after this step; Ctrl-C then stops at once", file=sys.stderr)
+            _say("stopping after this step; Ctrl-C then stops at once")
 
     before = _catch(ask)
     try:
@@ -103,13 +108,25 @@ def _go_on(number, frame):
     pass
 
 
+def _say(text: str) -> None:
+    """Print to stderr, also in the midst of another print; where nobody reads any more, throw away what follows."""
+    try:
+        os.write(2, f"{text}\n".encode())
+    except OSError:  # the terminal was closed
+        closed, nobody = os.fstat(2), os.open(os.devnull, os.O_WRONLY)
+        for fd in (1, 2):
+            if os.path.samestat(os.fstat(fd), closed):
+                os.dup2(nobody, fd)
+
+
 def _once_more(lost) -> None:
     """Python drops what is raised in some callbacks, as of its imports: an interruption that fell there comes again."""
     if issubclass(lost.exc_type, KeyboardInterrupt):
         for number in SIGNALS:
             if signal.getsignal(number) is _go_on:
                 signal.signal(number, _interrupt)
-        threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGTERM if ignored else signal.SIGINT)).start()
     else:
         sys.__unraisablehook__(lost)
 
@@ -132,5 +149,5 @@ def _end_with_parent() -> None:
             time.sleep(WATCH_SECONDS)
     except (psutil.Error, ProcessLookupError, StopIteration):  # gone already
         pass
-    print("what started this stage has ended", file=sys.stderr)
+    _say("what started this stage has ended")
     os.kill(os.getpid(), signal.SIGTERM)

@@ -185,6 +185,8 @@ def train(
                 save()
             if stop.asked:
                 raise KeyboardInterrupt
+    if stop.asked:  # since then
+        raise KeyboardInterrupt
     return record
 
 

@@ -41,6 +41,14 @@ def torch_as_it_was():
         torch.use_deterministic_algorithms(False)
 
 
+@pytest.fixture(autouse=True)
+def no_last_checks():
+    """What a stage has yet to check at its end is no other test's."""
+    yield
+    if process := sys.modules.get("nanogpt.process"):
+        process._last_checks.clear()
+
+
 @pytest.fixture(scope="session")
 def texts() -> list[str]:
     return TEXTS

@@ -73,7 +73,7 @@ AFTER_PREPARE = ["pretrain", "lora-finetune", "merge", "sample"]
 def test_a_setting_reruns_the_stages_it_touches_and_no_others(clone, change, rerun):
     clone.set(**change)
     assert clone.repro() == ["check", *rerun]
-    clone.git("checkout", "--quiet", ".")
+    clone.git("checkout", "--quiet", "HEAD", ".")
     clone.dvc("checkout", "--quiet")
 
 
@@ -87,7 +87,7 @@ def test_experiments(clone):
     page = (clone.folder / "page" / "index.html").read_text(encoding="utf-8")
     assert "Pretraining loss" in page and "train_loss" in page
     assert "optimized" in clone.dvc("exp", "show", "--csv").stdout
-    clone.git("checkout", "--quiet", ".")
+    clone.git("checkout", "--quiet", "HEAD", ".")
     clone.dvc("checkout", "--quiet")
 
 
@@ -99,10 +99,10 @@ def test_training_goes_on_from_a_checkpoint_in_its_tokens(clone):
     own, kept = (clone.json(f"{folder}/tokenizer.json") for folder in ("begun", "data/pretrain/tokenizer"))
     assert own == kept
     clone.set(**{"data.pretrain.source": "stories"})
-    assert clone.repro() == ["check", "prepare@pretrain", *AFTER_PREPARE]
+    assert stages_run(clone.dvc("repro", "pretrain")) == ["check", "prepare@pretrain", "pretrain"]
     assert clone.json("metrics/pretrain.json")["val"]["loss_nats"] < before
     shutil.rmtree(clone.folder / "begun")
-    clone.git("checkout", "--quiet", ".")
+    clone.git("checkout", "--quiet", "HEAD", ".")
     clone.dvc("checkout", "--quiet")
 
 
@@ -114,9 +114,9 @@ def test_own_text_is_noticed_when_edited(clone):
     assert clone.repro() == rerun
     assert "floor" not in clone.json("metrics/lora-finetune.json")
     own.write_text("\n\n".join(f"My own text, edited, number {i}." for i in range(300)))
-    assert clone.repro() == rerun
+    assert stages_run(clone.dvc("repro", "prepare@finetune")) == rerun[:2]
     own.unlink()
-    clone.git("checkout", "--quiet", ".")
+    clone.git("checkout", "--quiet", "HEAD", ".")
     clone.dvc("checkout", "--quiet")
 
 
@@ -136,6 +136,6 @@ def test_check_finds_mistakes_before_anything_is_deleted(clone, change, message)
     assert "Traceback" not in done.stderr
     for name in ("data/pretrain/train.bin", "models/pretrain/model.safetensors", "metrics/samples.md"):
         assert (clone.folder / name).is_file()
-    clone.git("checkout", "--quiet", ".")
+    clone.git("checkout", "--quiet", "HEAD", ".")
     clone.dvc("checkout", "--quiet")
     assert clone.repro() == []

@@ -1,6 +1,7 @@
 """A stage's process under real signals, and under a real parent that dies."""
 
 import os
+import pty
 import re
 import signal
 import subprocess
@@ -143,6 +144,21 @@ def test_a_signal_to_all_that_ends_dvc_too():
     out, err = process.communicate(timeout=20)
     assert process.returncode == -signal.SIGHUP and out.endswith("saved\n")
     assert "what started this stage has ended" in err
+
+
+def test_a_terminal_that_is_closed(tmp_path):
+    """All that is printed there fails from then on; the state is saved nevertheless."""
+    saves = STEPS.replace('print("saved")', f'open({str(tmp_path / "saved")!r}, "w").write("saved")')
+    saves = saves.replace("print(step)", "print(step, file=sys.stderr, flush=True)").replace(
+        "import time", "import sys, time"
+    )
+    pid, terminal = pty.fork()
+    if not pid:
+        os.execve(sys.executable, [sys.executable, "-c", saves], ENV)
+    assert os.read(terminal, 1) == b"0"
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 130
+    assert (tmp_path / "saved").read_text() == "saved"
 
 
 def test_what_is_ending_is_not_disturbed():

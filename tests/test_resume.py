@@ -15,10 +15,10 @@ import pytest
 import torch
 from imports import ROOT
 
-from nanogpt import checkpoint, lora, optim, resume, sums, train
+from nanogpt import checkpoint, lora, optim, process, resume, sums, train
 from nanogpt.errors import UserError
 from nanogpt.lora import LoraSettings
-from nanogpt.resume import fingerprint, lock
+from nanogpt.resume import fingerprint, lock, states
 from nanogpt.tokens import Bin, Counts, Windows
 
 TIMES = {"timed_tokens", "busy_s", "first_step_s", "validation_s", "saving_s", "loop_s", "wall_s"}
@@ -176,6 +176,18 @@ def test_states_that_were_passed_over_do_not_outlive_those_saved_then(tiny, trai
             run(tiny(), training(max_steps=10), every=2)
         names = sorted(path.name for path in inside.glob(".work/pretrain/*/step-*"))
         assert [int(name.split("-")[1]) for name in names] == kept
+
+
+def test_a_state_takes_the_place_of_a_damaged_one_of_its_step(tmp_path):
+    made = states.States(tmp_path)
+    made.save(2, {"step": 2})
+    bad = [tmp_path / f"step-{4:09}-{letter * 64}.pt" for letter in "0f"]
+    for path in bad:
+        path.write_bytes(b"damaged")
+    path = made.save(4, {"step": 4})
+    assert made.newest() == (4, path) and made.load() == {"step": 4}
+    assert not any(path.exists() for path in bad)
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_a_state_that_cannot_be_read_is_no_reason_to_begin_anew(tiny, training, monkeypatch, inside):
@@ -531,6 +543,16 @@ def test_what_another_experiment_commits_says_nothing_of_this_one(finished, insi
     (folder / "done").write_text(str(inside / "gone/dvc.lock"))
     resume.sweep()
     assert not folder.exists()
+
+
+def test_a_run_whose_settings_changed_is_not_done(tiny, training, inside, monkeypatch):
+    """So that no dvc.lock that is written then has it removed."""
+    monkeypatch.setenv("DVC_ROOT", str(inside))
+    process.before_success(stop)
+    with pytest.raises(Killed):
+        run(tiny(), training(max_steps=4))
+    (folder,) = inside.glob(".work/pretrain/*")
+    assert not (folder / "done").exists()
 
 
 def test_code_that_changes_under_a_run_ends_it(tiny, training, inside, monkeypatch):

@@ -12,7 +12,7 @@ from nanogpt.corpus.document import Source
 
 # A module imports only from those before it.
 ORDER = [
-    "errors", "process", "sums", "atomic", "scratch", "params", "flags", "metrics",
+    "errors", "process", "sums", "atomic", "scratch", "recorded", "params", "flags", "metrics",
     "corpus/document", "corpus/grammar", "corpus/story_words", "corpus/stories", "corpus/abstract_words",
     "corpus/abstracts", "corpus/pages", "corpus/hub", "corpus/network", "corpus/arxiv_api", "corpus/shakespeare",
     "corpus/records", "corpus/files", "corpus/__init__",

@@ -49,8 +49,8 @@ def test_rwlock(clone, content):
     ("last", "said"),
     [
         ("md5: ", "no file of DVC's is torn"),
-        ("outs", "dvc.lock was torn: removed"),  # no YAML
-        ("path", "dvc.lock was torn: the last commit's is back"),  # YAML, but no lock file
+        ("outs", "dvc.lock was torn: it is dvc.lock.torn now"),  # no YAML
+        ("path", "dvc.lock was torn: it is dvc.lock.torn now, and the last commit's is back"),  # YAML, but no lock file
     ],
 )
 def test_the_lock_file_wherever_it_is_cut(clone, last, said):
@@ -61,9 +61,22 @@ def test_the_lock_file_wherever_it_is_cut(clone, last, said):
         clone.commit("results")
     path.write_bytes(whole[: whole.rindex(last.encode()) + len(last)])
     clone.dvc("status", ok="torn:" not in said)
+    cut = path.read_bytes()
     assert mend(clone) == [said]
+    assert "torn:" not in said or (clone.folder / "dvc.lock.torn").read_bytes() == cut
     assert set(stages_run(clone.dvc("repro", TARGET))) <= {"check"}
     assert path.read_bytes() == whole
+
+
+def test_a_conflict_is_not_torn(clone):
+    path = clone.folder / "dvc.lock"
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(b"\nstages:", b"\n<<<<<<< HEAD\nstages:\n=======\n>>>>>>> other", 1))
+    done = clone.run(sys.executable, "-m", "stages.mend", ok=False)
+    assert done.stderr.startswith(
+        "error: dvc.lock holds a conflict of git's: settle it with `git checkout --ours dvc.lock`"
+    )
+    path.write_bytes(whole)
 
 
 def test_empty_folders_of_the_run_cache(clone):
@@ -79,7 +92,7 @@ def test_empty_folders_of_the_run_cache(clone):
     assert re.search(r"join\(\) argument must be str", clone.dvc("repro", TARGET, ok=False).stderr)
     assert len(mend(clone)) >= 2
     assert stages_run(clone.dvc("repro", TARGET)) == STAGES
-    clone.git("checkout", "--quiet", ".")
+    clone.git("checkout", "--quiet", "HEAD", ".")
 
 
 def test_nothing_is_mended_while_a_dvc_writes(clone):

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from nanogpt import atomic, scratch
+from nanogpt import atomic, process, scratch
 from nanogpt.errors import UserError
 from nanogpt.resume import fingerprint, lock
 from nanogpt.resume.every import Every, parse
@@ -91,7 +91,8 @@ def work(stage: str, name: str, made_of: dict, every: int | str, facts: dict, st
             raise KeyboardInterrupt(f"{run.kept()}; {again} goes on from there") from None
         if "DVC_ROOT" in os.environ:
             _check_unchanged(program["code"])
-            (folder / DONE).write_text(str(Path("dvc.lock").resolve()), encoding="utf-8")
+            process.last_checks()  # a stage that fails by them has more to do
+            atomic.write_text(folder / DONE, str(Path("dvc.lock").resolve()))
         else:
             shutil.rmtree(folder)
 
@@ -115,7 +116,7 @@ def sweep() -> None:
 
 def _is_committed(done: Path) -> bool:
     """Whether the dvc.lock that a run was for was written after it, or is gone with an experiment's copy."""
-    lock_file = Path(done.read_text(encoding="utf-8"))
+    lock_file = Path(done.read_text(encoding="utf-8", errors="replace"))
     if not lock_file.parent.exists():
         return True
     return lock_file.exists() and done.stat().st_mtime < lock_file.stat().st_mtime

@@ -34,9 +34,12 @@ class States:
             aside.rename(path)
         except OSError as error:
             raise UserError(self._unwritten(step, content, error)) from None
-        before = [(n, old) for n, old in self._found() if n < step]
-        for n, old in self._found():  # a later one was passed over as damaged, or this run had begun after it
-            if n > step or (n, old) in before[KEPT - 1 :]:
+        kept = [
+            path,
+            *[old for n, old in self._found() if n < step][: KEPT - 1],
+        ]  # later ones were passed over, damaged
+        for _, old in self._found():
+            if old not in kept:
                 shutil.rmtree(old) if old.is_dir() else old.unlink()
         return path
 

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,13 +13,14 @@ from nanogpt.resume import lock
 
 TMP, RUNS = Path(".dvc/tmp"), Path(".dvc/cache/runs")
 RWLOCK, LOCK_FILE = TMP / "rwlock", Path("dvc.lock")
+PATIENCE_SECONDS = 3  # for a dvc that writes, as DVC has itself
 
 
 def mend() -> list[str]:
     """Put right what is torn in the project in the current folder; what was done, a line each.
 
     Nothing is lost by it: what is not in the last commit's dvc.lock, DVC's run cache restores.
-    Raises UserError while a `dvc` is at work on these files.
+    Raises UserError while a `dvc` is at work on these files, and for a dvc.lock with a conflict of git's in it.
     """
     if not TMP.is_dir():
         return []
@@ -37,9 +39,12 @@ def mend() -> list[str]:
 
 @contextlib.contextmanager
 def _held(path: Path) -> Iterator[None]:
+    end = time.monotonic() + PATIENCE_SECONDS
     with path.open("a", encoding="utf-8") as file:
-        if not lock.take(file):
-            raise UserError(f"{path}: a dvc is at work here; run this again when it has ended")
+        while not lock.take(file):
+            if time.monotonic() > end:
+                raise UserError(f"{path}: a dvc is at work here; run this again when it has ended")
+            time.sleep(0.1)
         yield
 
 
@@ -65,10 +70,12 @@ def _is_lock_file(path: Path) -> bool:
 
 
 def _restore(path: Path) -> str:
-    """Put back the last commit's, or remove it where there is none; which of them."""
+    """Set it aside, and put back the last commit's where there is one; what was done."""
+    if b"\n<<<<<<< " in path.read_bytes():
+        raise UserError(f"{path} holds a conflict of git's: settle it with `git checkout --ours {path}`, or --theirs")
     committed = subprocess.run(["git", "show", f"HEAD:./{path}"], capture_output=True)
+    path.rename(f"{path}.torn")
     if committed.returncode:
-        path.unlink()
-        return "removed"
+        return f"it is {path}.torn now"
     atomic.write_bytes(path, committed.stdout)
-    return "the last commit's is back"
+    return f"it is {path}.torn now, and the last commit's is back"
