@@ -7,8 +7,8 @@ from typing import Literal
 
 import torch
 
-from nanogpt import hardware
-from nanogpt.compiling import Compile, compiles
+from nanogpt import compiling, hardware
+from nanogpt.compiling import Compile
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,8 @@ class Choices:
         Raises BadSetting for a device or a compiler that this machine lacks, where a run goes on that had it.
         """
         device = hardware.device(self.device)
-        compiles("on" if self.compile else "off", 0.0, device)
+        if self.compile:
+            compiling.check(device)
         hardware.tune(self.threads, onednn=self.float32 == "oneDNN")
         return device, getattr(torch, self.dtype)
 
@@ -43,7 +44,7 @@ def choose(device: str, dtype: hardware.Dtype, threads: int | str, compile: Comp
         str(hardware.dtype(dtype, found)).removeprefix("torch."),
         "oneDNN" if found.type == "cpu" and hardware.rates().onednn_pays else "torch's own",
         hardware.usable() if threads == "auto" else threads,
-        compiles(compile, flops, found),
+        compiling.compiles(compile, flops, found),
     )
 
 

@@ -30,12 +30,17 @@ def compiles(wanted: Compile, flops: float, device: torch.device) -> bool:
     The choice does not depend on a clock, so a run that is repeated on a machine is compiled again or not again.
     Raises BadSetting for "on" where that is not possible.
     """
-    possible = can_compile(device)
-    if wanted == "on" and not possible:
-        raise BadSetting("train.compile", "on", "there is no C++ compiler here", "install g++, or choose off")
+    if wanted == "on":
+        check(device)
     if wanted != "auto":
         return wanted == "on"
-    return possible and device.type in ("cpu", "cuda") and flops >= WORTH_COMPILING
+    return can_compile(device) and device.type in ("cpu", "cuda") and flops >= WORTH_COMPILING
+
+
+def check(device: torch.device) -> None:
+    """Raise BadSetting where torch.compile lacks what it needs."""
+    if not can_compile(device):
+        raise BadSetting("train.compile", "on", "there is no C++ compiler here", "install g++, or choose off")
 
 
 def compiled_loss(model: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:

@@ -63,16 +63,13 @@ def check(
     free_mib = hardware.available_mib() if free_mib is None else free_mib
     if (wanted := training_mib(model, batch_size, dtype)) <= free_mib:
         return
-    key, reason = (
-        f"{section}.batch_size",
-        f"training takes about {_gib(wanted)} of memory, and {_gib(free_mib)} are free",
-    )
+    key = f"{section}.batch_size"
+    reason = f"training takes about {_gib(wanted)} of memory, and {_gib(free_mib)} are free"
     for rows in (rows for rows in range(batch_size // 2, 0, -1) if batch_size % rows == 0):
         if (less := training_mib(model, rows, dtype)) <= free_mib:
             same = f" with train.grad_accum = {grad_accum * batch_size // rows}, which learns the same,"
-            raise BadSetting(
-                key, batch_size, reason, f"{key} = {rows}{same if section == 'train' else ''} takes {_gib(less)}"
-            )
+            remedy = f"{key} = {rows}{same if section == 'train' else ''} takes {_gib(less)}"
+            raise BadSetting(key, batch_size, reason, remedy)
         wanted = less
     raise _too_large(f"even {key} = 1 takes", wanted, free_mib)
 
@@ -90,9 +87,9 @@ def _in_use(model: nn.Module, batch_size: int, dtype: torch.dtype, score: bool =
     So: activations, gradients, the weights' casts to `dtype` and what passes in between. torch runs the step on a copy
     of the model whose tensors have shapes and no numbers, so whatever the model does, with adapters and all, is in.
     """
-    plain = _plain(model.lm_head)
     from torch._subclasses.fake_tensor import FakeTensorMode  # late: it imports what the optimizer would anyway
 
+    plain = _plain(model.lm_head)
     with FakeTensorMode(allow_non_fake_inputs=True):
         model = copy.deepcopy(model).train(not score)
         with _Memory() as memory, torch.set_grad_enabled(not score):

@@ -4,10 +4,11 @@ import contextlib
 import errno
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from nanogpt.errors import UserError
 
@@ -15,10 +16,9 @@ INTERRUPTED = 130
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # What the disk says, and its owner can put right; any other OSError is a mistake of ours.
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
-ENDS_WITH_PARENT = ("DVC_ROOT", "NANOGPT_ENDS_WITH_PARENT")  # in the environment: DVC's own, and ours
+ENDS_WITH_PARENT = "NANOGPT_ENDS_WITH_PARENT"  # in the environment of what `launch` starts; DVC_ROOT says the same
 SHELLS = ("sh", "bash", "dash", "zsh", "ksh", "fish", "busybox")
 WATCH_SECONDS = 0.5
-
 
 _last_checks: list[Callable[[], None]] = []
 
@@ -42,7 +42,7 @@ def run(main: Callable[[], None]) -> None:
     """
     _catch(_interrupt)
     sys.unraisablehook = _once_more
-    if any(name in os.environ for name in ENDS_WITH_PARENT):
+    if ENDS_WITH_PARENT in os.environ or "DVC_ROOT" in os.environ:
         threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         main()
@@ -57,6 +57,23 @@ def run(main: Callable[[], None]) -> None:
     except KeyboardInterrupt as stop:
         _say(f"interrupted: {str(stop) or 'nothing half-done was kept; run the same command again'}")
         sys.exit(INTERRUPTED)
+
+
+def launch(command: Sequence[str]) -> int:
+    """Run a stage that ends with this process and shares its terminal: its status, negative where a signal ended it.
+
+    Raises KeyboardInterrupt where it is interrupted, or this process, which then tells it and waits until it has saved.
+    """
+    with subprocess.Popen(command, env=os.environ | {ENDS_WITH_PARENT: "1"}) as child:
+        try:
+            status = child.wait()
+        except KeyboardInterrupt:
+            child.terminate()  # to have got Ctrl-C too does no harm
+            child.wait()
+            raise
+    if status == INTERRUPTED:
+        raise KeyboardInterrupt
+    return status
 
 
 class Stop:

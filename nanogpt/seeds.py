@@ -6,21 +6,19 @@ compared in pairs.
 """
 
 import json
-import math
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from statistics import fmean, harmonic_mean, stdev
+from statistics import fmean, harmonic_mean
 
-from nanogpt import hardware, params, scratch, start, sums, tokenizer
+from nanogpt import hardware, intervals, params, scratch, start, sums, tokenizer
 from nanogpt.errors import UserError
 from nanogpt.model import ARCHITECTURES, ModelSettings
-from nanogpt.process import INTERRUPTED
+from nanogpt.process import launch
 from nanogpt.resume import fingerprint
 from nanogpt.tokens import SPLITS, Bin
 from nanogpt.train import TrainSettings
@@ -106,45 +104,40 @@ def _trained(arch: str, seed: int, steps: int, data: Path | str, fixed: dict) ->
         raise UserError(f"{error.filename} cannot be written: {error.strerror}; figures are kept there") from None
     kept, model = folder / "pretrain.json", folder / "model"
     if not kept.exists():
-        run, trained = f"{arch}, seed {seed}, {steps:,} steps", model / "pretrain.json"
-        if not trained.exists():  # else this process had been killed just before the run was done
-            print(run, file=sys.stderr, flush=True)
-            flags = {"arch": arch, "seed": seed, "max-steps": steps, "data": data, "out": model}
-            words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
-            status = launch([sys.executable, "-m", STAGE, *words])
-            if status == INTERRUPTED:
-                raise KeyboardInterrupt(KEPT)
-            if status:
-                advice = "; perhaps for want of memory: choose a smaller train.batch_size" if status < 0 else ""
-                raise UserError(f"{run}: training ended with status {status}{advice}; {KEPT}")
-        now = conditions(data)
-        if changed := " and ".join(key for key in fixed if now[key] != fixed[key]):
+        run, made = f"{arch}, seed {seed}, {steps:,} steps", model / "pretrain.json"
+        if not made.exists():  # else this process was killed just before the run counted
+            _train(run, {"arch": arch, "seed": seed, "max-steps": steps, "data": data, "out": model})
+        if why_not := _why_not(made, data, fixed):
             shutil.rmtree(model)
-            raise UserError(
-                f"{run}: {changed} changed while it was trained (params.yaml, {data} or the code): it does not count; "
-                "take that back to go on where the series was, or run the same command again for a new one"
-            )
-        if not json.loads(trained.read_text("utf-8"))["tokens_per_s"]:
-            shutil.rmtree(model)
-            raise UserError(f"{run}: it has no speed, as it was interrupted after each of its steps; run it again")
-        os.replace(trained, kept)  # from now on the run counts
+            raise UserError(f"{run}: {why_not}")
+        os.replace(made, kept)  # from now on the run counts
     shutil.rmtree(model, ignore_errors=True)
     return json.loads(kept.read_text("utf-8"))
 
 
-def launch(command: list[str]) -> int:
-    """Run a process that shares this one's terminal: its status, negative where a signal ended it.
+def _train(run: str, flags: dict[str, object]) -> None:
+    print(run, file=sys.stderr, flush=True)
+    words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
+    try:
+        status = launch([sys.executable, "-m", STAGE, *words])
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(KEPT) from None
+    if status:
+        advice = "; perhaps for want of memory: choose a smaller train.batch_size" if status < 0 else ""
+        raise UserError(f"{run}: training ended with status {status}{advice}; {KEPT}")
 
-    It ends with this process. Interrupted, it is told so and waited for, which keeps what it has; then raises
-    KeyboardInterrupt.
-    """
-    with subprocess.Popen(command, env=os.environ | {"NANOGPT_ENDS_WITH_PARENT": "1"}) as child:
-        try:
-            return child.wait()
-        except KeyboardInterrupt:
-            child.terminate()  # to have got Ctrl-C too does no harm
-            child.wait()
-            raise KeyboardInterrupt(KEPT) from None
+
+def _why_not(made: Path, data: Path | str, fixed: dict) -> str | None:
+    """Why a run that is done does not count; None where it does."""
+    now = conditions(data)
+    if changed := " and ".join(key for key in fixed if now[key] != fixed[key]):
+        return (
+            f"{changed} changed while it was trained (params.yaml, {data} or the code): it does not count; "
+            "take that back to go on where the series was, or run the same command again for a new one"
+        )
+    if not json.loads(made.read_text("utf-8"))["tokens_per_s"]:
+        return "it has no speed, as it was interrupted after each of its steps; run it again"
+    return None
 
 
 def figures(groups: dict[str, Group], seeds: Sequence[int], step_tokens: int) -> dict:
@@ -170,35 +163,8 @@ def figures(groups: dict[str, Group], seeds: Sequence[int], step_tokens: int) ->
 
 
 def _estimate(name: str, values: Sequence[float]) -> dict[str, float]:
-    mean, within = estimate(values)
+    mean, within = intervals.of_mean(values)
     return {name: mean, f"{name}_ci95": within}
-
-
-def estimate(values: Sequence[float]) -> tuple[float, float]:
-    """The mean of at least two values, and half of its 95% confidence interval by Student's t."""
-    return fmean(values), student_t95(len(values) - 1) * stdev(values) / math.sqrt(len(values))
-
-
-def student_t95(df: int) -> float:
-    """The t that 95% of Student's distribution with `df` degrees of freedom lies within, on both sides of 0.
-
-    Source: Abramowitz and Stegun, Handbook of Mathematical Functions (1964), 26.7.3 and 26.7.4, finite sums in
-    the angle atan(t / √df), which is found here by halving.
-    """
-
-    def within(angle: float) -> float:
-        cos, term, total = math.cos(angle), math.cos(angle) ** (df % 2), 0.0
-        for power in range(df % 2, df - 1, 2):
-            total += term
-            term *= cos**2 * (power + 1) / (power + 2)
-        total *= math.sin(angle)
-        return (angle + total) * 2 / math.pi if df % 2 else total
-
-    low, high = 0.0, math.pi / 2
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if within(middle) < 0.95 else (low, middle)
-    return math.sqrt(df) * math.tan(low)
 
 
 def page(found: dict, n: int, data: str, machine: str) -> str:

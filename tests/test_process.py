@@ -1,4 +1,4 @@
-"""A stage's process under real signals, and under a real parent that dies."""
+"""A stage's process under real signals, under a real parent that dies, and as a parent."""
 
 import os
 import pty
@@ -6,10 +6,14 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
+from pathlib import Path
 
 import pytest
 from imports import ROOT
+
+from nanogpt.process import launch
 
 
 def run(code: str) -> subprocess.CompletedProcess:
@@ -210,3 +214,75 @@ def test_a_stage_by_hand_outlives_its_parent():
     process.kill()
     out, _ = process.communicate(timeout=20)
     assert re.search(r"^19$", out, re.MULTILINE)
+
+
+@pytest.mark.parametrize("status", [0, 3])
+def test_the_status_is_that_of_the_process(status):
+    assert launch([sys.executable, "-c", f"import sys; sys.exit({status})"]) == status
+
+
+def test_a_process_that_was_interrupted_interrupts():
+    with pytest.raises(KeyboardInterrupt):
+        launch([sys.executable, "-c", "import sys; sys.exit(130)"])
+
+
+def test_a_process_that_is_killed():
+    assert launch([sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"]) == -9
+
+
+@pytest.mark.parametrize("both", [True, False], ids=["the terminal interrupts both", "a signal to this one alone"])
+def test_an_interrupted_process_is_given_time(tmp_path, monkeypatch, both):
+    """It is told, once more where the terminal did that already, and waited for."""
+    program = f"""
+import os, sys, time
+from nanogpt import process
+def main():
+    with process.deferred() as stop:
+        open("pid", "w").close()
+        if {both}:
+            os.kill(os.getppid(), 2)
+            os.kill(os.getpid(), 2)
+        while not stop.asked:
+            time.sleep(0.01)
+        time.sleep(0.5)
+        open("kept", "w").close()
+        raise KeyboardInterrupt
+process.run(main)
+"""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+
+    def interrupt() -> None:
+        while not Path("pid").exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    if not both:
+        threading.Thread(target=interrupt, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        launch([sys.executable, "-c", program])
+    assert Path("kept").exists()
+
+
+def test_what_is_launched_ends_with_its_parent():
+    """Killed, a series of seeds leaves nobody who trains on, and whose result the next one would not know."""
+    program = """
+import sys, time
+from nanogpt import process
+def main():
+    with process.deferred() as stop:
+        print("begun", flush=True)
+        while not stop.asked:
+            time.sleep(0.01)
+    print("saved", flush=True)
+process.run(main)
+"""
+    series = f"import sys; from nanogpt.process import launch; launch([sys.executable, '-c', {program!r}])"
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", series], env=env, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert process.stdout.readline() == "begun\n"
+    time.sleep(1)  # until the child knows its parent
+    process.kill()
+    assert process.communicate(timeout=20)[0] == "saved\n"

@@ -22,7 +22,7 @@ ORDER = [
     "identity", "evaluate", "estimate",
     "checkpoint/config", "checkpoint/weights", "checkpoint/__init__", "start",
     "card", "resume/every", "resume/fingerprint", "resume/lock", "resume/torn", "resume/states", "resume/__init__",
-    "progress", "record", "train", "seeds", "adapter", "lora", "merge", "generate", "compare",
+    "progress", "record", "train", "intervals", "seeds", "adapter", "lora", "merge", "generate", "compare",
     "bench/race", "bench/settings", "bench/variants", "bench/parts", "bench/improvements", "bench/training",
     "bench/ablation", "bench/growth", "bench/preparing", "settings",
 ]  # fmt: skip
