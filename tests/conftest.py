@@ -13,7 +13,7 @@ if threading.current_thread() is threading.main_thread():
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
-pytest.register_assert_rewrite("clone", "hub_client")  # what they assert is shown like a test's own
+pytest.register_assert_rewrite("clone", "hub_client", "killed")  # what they assert is shown like a test's own
 
 TEXTS = [
     "A cat sat on a mat.",
@@ -47,6 +47,14 @@ def no_last_checks():
     yield
     if process := sys.modules.get("nanogpt.process"):
         process._last_checks.clear()
+
+
+@pytest.fixture
+def inside(tmp_path, monkeypatch):
+    """`.work` is below a folder of the test's own, outside of DVC."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    return tmp_path
 
 
 @pytest.fixture(scope="session")
