@@ -1,5 +1,6 @@
 """Small things that several test files train, save and load."""
 
+import os
 import signal
 import sys
 import threading
@@ -12,6 +13,9 @@ if threading.current_thread() is threading.main_thread():
     # A shell's `&` and nohup have their children ignore these, and whatever the tests start would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+# Two processes share the cores here: threads that wait for more to do are to sleep, not to keep a core from the others.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 pytest.register_assert_rewrite("clone", "hub_client", "killed")  # what they assert is shown like a test's own
 
