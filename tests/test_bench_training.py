@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import needs
 import pytest
 import torch
 import torch.nn.functional as F
@@ -20,8 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nanogpt.bench import training, variants
 from nanogpt.bench.race import Times
-from nanogpt.bench.variants import CPU, Variant
-from nanogpt.compiling import can_compile
+from nanogpt.bench.variants import Variant
 from nanogpt.model import build, model_flops
 from stages import benchmark
 
@@ -388,7 +388,7 @@ def test_the_stage_measures_all(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not can_compile(CPU), reason="needs a C++ compiler")
+@needs.compiler
 def test_compiled_variants_run(tmp_path):
     """Both, as `python -m` runs them, and silently: nothing is left for multiprocessing to clean up."""
     code = (

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import needs
 import pytest
 import torch
 
@@ -94,7 +95,7 @@ print(json.dumps(counters["inductor"]))
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not can_compile(CPU), reason="needs a C++ compiler")
+@needs.compiler
 def test_what_was_compiled_waits_in_work_for_the_next_process(tmp_path):
     env = {key: value for key, value in os.environ.items() if key not in ("TORCHINDUCTOR_CACHE_DIR", "DVC_ROOT")}
 
@@ -114,7 +115,7 @@ def test_what_was_compiled_waits_in_work_for_the_next_process(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not can_compile(CPU), reason="needs a C++ compiler")
+@needs.compiler
 @pytest.mark.parametrize("arch", ["base", "optimized"])
 def test_compiled_kernels_add_in_one_order(tiny, tmp_path, monkeypatch, arch):
     """Each of 40 tokens is there a dozen times, so that both threads add to the same rows of the embedding's gradient.

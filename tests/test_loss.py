@@ -1,12 +1,13 @@
 import math
 
+import needs
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from nanogpt.compiling import can_compile, compiled_loss
+from nanogpt.compiling import compiled_loss
 from nanogpt.model import loss
 from nanogpt.model.loss import IGNORED, head_loss
 
@@ -387,7 +388,7 @@ def test_a_models_gradients_are_those_of_its_logits(tiny, monkeypatch, arch, tie
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not can_compile(torch.device("cpu")), reason="needs a C++ compiler")
+@needs.compiler
 @pytest.mark.parametrize("arch", ["base", "optimized"])
 def test_with_all_but_the_head_compiled(tiny, monkeypatch, tmp_path, arch):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))

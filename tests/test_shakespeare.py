@@ -9,6 +9,7 @@ from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
+import needs
 import pytest
 from loopback import FAULTS, Response, Server, wait_until
 from shared import SHARED
@@ -77,7 +78,7 @@ def assert_is_for_people(url: str, path: Path, error: UserError) -> None:
     assert error.__suppress_context__
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason=f"{SHARED} is not here: set NANOGPT_SHARED")
+@needs.real_text
 def test_the_real_text_and_its_well_known_split(server):
     server.site = lambda request: Response(REAL.read_bytes())
     corpus = load(server.url)

@@ -5,6 +5,7 @@ import io
 import json
 import random
 
+import needs
 import pyarrow
 import pyarrow.compute
 import pyarrow.parquet
@@ -89,7 +90,7 @@ def test_the_arxiv_api(clone):
     assert manifest["documents_read"] == 100
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason=f"{SHARED} is not here: set NANOGPT_SHARED")
+@needs.real_text
 def test_shakespeare(clone):
     def site(request: Request) -> Response:
         return Response(SHAKESPEARE.read_bytes())

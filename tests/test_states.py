@@ -130,18 +130,23 @@ assert states.load()["model"]["a"].shape == (200_000,)
 """
 
 
+def on_a_file_system_of_its_own(*script: str) -> subprocess.CompletedProcess:
+    """Run a script of sh that may mount, seen by nobody else."""
+    words = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", *script]
+    try:
+        return subprocess.run(words, capture_output=True, text=True)
+    except FileNotFoundError as error:
+        return subprocess.CompletedProcess(words, 127, "", str(error))
+
+
 @pytest.mark.slow
 def test_a_disk_that_is_really_full(tmp_path):
     (tmp_path / "disk").mkdir()
     code = IN_LITTLE_ROOM.format(root=str(ROOT), folder=str(tmp_path / "disk"))
-    mount = f"mount -t tmpfs -o size=2m tmpfs '{tmp_path}/disk' && exec '{sys.executable}' -c \"$0\""
-    try:
-        words = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", mount, code]
-        done = subprocess.run(words, capture_output=True, text=True)
-    except FileNotFoundError:
-        pytest.skip("no unshare on this system")
-    if "unshare" in done.stderr or "mount" in done.stderr:
-        pytest.skip(f"no file system of one's own here: {done.stderr.strip()}")
+    mount = f"mount -t tmpfs -o size=2m tmpfs '{tmp_path}/disk'"
+    if (tried := on_a_file_system_of_its_own(mount)).returncode:
+        pytest.skip(f"no file system of one's own here: {tried.stderr.strip()}")
+    done = on_a_file_system_of_its_own(f"{mount} && exec '{sys.executable}' -c \"$0\"", code)
     assert done.returncode == 0, done.stderr
     assert (
         "the state after 2 steps, 2 MiB, could not be saved (No space left on device; 1 MiB are free); the"

@@ -5,6 +5,7 @@ import os
 from functools import cache
 from pathlib import Path
 
+import needs
 import numpy as np
 import pytest
 import tiktoken
@@ -165,7 +166,7 @@ def test_the_config_of_a_model_beside_it_changes_nothing(model_type, tmp_path):
     assert [hugging_face(ours, tmp_path)(text)["input_ids"] for text in TEXTS] == encoded(ours, TEXTS)
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason=f"{SHARED} is not here: set NANOGPT_SHARED")
+@needs.real_text
 @pytest.mark.parametrize("file", ["tinystories.jsonl", "tinyshakespeare.txt"])
 def test_hugging_face_agrees_on_real_text(file, tmp_path):
     texts = (SHARED / "corpora" / file).read_text("utf-8")[:150_000].splitlines(keepends=True)
