@@ -16,8 +16,8 @@ quick: install
 	pytest -m "not slow"
 
 torture: install
-	python tests/torture.py --kills 50
-	python tests/mutations.py --cases 1000
+	python tests/support/torture.py --kills 50
+	python tests/support/mutations.py --cases 1000
 
 lint: install
 	ruff check .

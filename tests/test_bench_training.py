@@ -13,6 +13,7 @@ import needs
 import pytest
 import torch
 import torch.nn.functional as F
+from imports import ROOT
 from test_bench_improvements import check_improvements
 from test_bench_parts import PARTS, check_parts
 from test_bench_settings import SETTINGS
@@ -25,7 +26,6 @@ from nanogpt.bench.variants import Variant
 from nanogpt.model import build, model_flops
 from stages import benchmark
 
-ROOT = Path(__file__).parent.parent
 TOKENS = 3 * 16
 SPEEDUPS = {
     "optimized_bf16_over_base_fp32", "optimized_bf16_eager_over_base_fp32", "optimized_fp32_over_base_fp32",

@@ -7,13 +7,13 @@ from pathlib import Path
 import needs
 import pytest
 import torch
+from imports import ROOT
 
 from nanogpt import hardware
 from nanogpt.compiling import WORTH_COMPILING, can_compile, compiled, compiled_loss, compiles
 from nanogpt.errors import BadSetting
 from nanogpt.model.loss import head_loss
 
-ROOT = Path(__file__).parent.parent
 CPU, CUDA, MPS = (torch.device(name) for name in ("cpu", "cuda", "mps"))
 
 

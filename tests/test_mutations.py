@@ -1,4 +1,4 @@
-"""Damaged inputs by the hundred through the real stages; `python tests/mutations.py` tries as many as you like."""
+"""Damaged inputs by the hundred through the real stages; tests/support/mutations.py tries as many as you like."""
 
 import os
 import subprocess

@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+from imports import ROOT
 
 from nanogpt import params
 from nanogpt.errors import UserError
 from nanogpt.settings import SECTIONS
 from nanogpt.train import TrainSettings
 
-FILE = Path(__file__).parent.parent / "params.yaml"
+FILE = ROOT / "params.yaml"
 DELETED = "(deleted)"
 
 

@@ -1,6 +1,6 @@
 """Kill `dvc repro` at random moments, run it again, and compare the end with a run that nobody disturbed.
 
-`python tests/torture.py --kills 50 --seed 1` ends with status 1 where a result differs, a training starts anew
+`python tests/support/torture.py --kills 50 --seed 1` ends with status 1 where a result differs, a training starts anew
 although a state of it was kept, a process or a file is left behind, or `dvc repro` wants more than to be run again.
 """
 

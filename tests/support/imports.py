@@ -3,7 +3,7 @@
 import ast
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def file_of(module: str) -> Path | None:
@@ -57,11 +57,3 @@ def _running(tree: ast.AST):
             continue
         yield node
         yield from _running(node)
-
-
-if __name__ == "__main__":  # python tests/imports.py stages/pretrain.py: the deps to write in dvc.yaml
-    import sys
-
-    for path in sorted(closure(Path(sys.argv[1]))):
-        if path.name != "__init__.py" or (ROOT / path).read_text().count("import"):
-            print(f"      - {path}")

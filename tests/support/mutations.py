@@ -1,7 +1,7 @@
 """Damaged inputs, each through a real stage: refused in one line, or the result that the undamaged one gives.
 
-    python tests/mutations.py --cases 300 --seed 1    # a table; status 1 where a case went wrong
-    python tests/mutations.py --seed 1 --case 17      # that one again, its folder kept
+    python tests/support/mutations.py --cases 300 --seed 1    # a table; status 1 where a case went wrong
+    python tests/support/mutations.py --seed 1 --case 17      # that one again, its folder kept
 
 A case is a function of seed and number.
 """
