@@ -15,9 +15,9 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
-from nanogpt import sums
 from nanogpt.checkpoint import STORES
-from nanogpt.errors import UserError
+from nanogpt.runtime.checksums import verify_checksums
+from nanogpt.runtime.errors import UserError
 
 CONFIG, WEIGHTS, BASE = "adapter_config.json", "adapter_model.safetensors", "base.json"
 # what PEFT writes without a bearing on a saved adapter: who wrote it, defaults, what a module itself tells
@@ -125,7 +125,7 @@ def weights(folder: Path | str, shapes: dict[str, tuple[int, ...]]) -> dict[str,
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
             raise UserError(f"{file}: {name} holds NaN or infinity; {_AGAIN}")
-    sums.check(folder, (CONFIG, BASE, WEIGHTS))
+    verify_checksums(folder, (CONFIG, BASE, WEIGHTS))
     return tensors
 
 

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from nanogpt import repeats
 from nanogpt.corpus.document import Corpus, Document
-from nanogpt.errors import UserError
+from nanogpt.runtime.errors import UserError
 from nanogpt.tokenizer import Tokenizer
 from nanogpt.tokens import DTYPES, SPLITS, Counts
 

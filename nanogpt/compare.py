@@ -9,10 +9,10 @@ import numpy as np
 from torch import nn
 
 from nanogpt import checkpoint, lora
-from nanogpt.errors import BadSetting, UserError
 from nanogpt.evaluate import Score, score_bin
 from nanogpt.generate import generate
 from nanogpt.hardware import Dtype
+from nanogpt.runtime.errors import BadSetting, UserError
 from nanogpt.tokenizer import Tokenizer
 from nanogpt.tokens import Bin
 

@@ -8,9 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from nanogpt import scratch
-from nanogpt.errors import BadSetting
 from nanogpt.model.loss import head_loss
+from nanogpt.runtime.errors import BadSetting
+from nanogpt.runtime.workdir import work_folder
 
 Compile = Literal["auto", "on", "off"]
 
@@ -53,7 +53,7 @@ def compiled(function: Callable) -> Callable:
     """torch.compile with a cache that lies in `.work` and outlives the machine's restart."""
     from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
-    cache = scratch.folder("compiled", "torch", {"torch": torch.__version__})
+    cache = work_folder("compiled", "torch", {"torch": torch.__version__})
     # torch writes its own default there as soon as it is imported in full, which AdamW does
     if os.environ.get("TORCHINDUCTOR_CACHE_DIR") in (None, os.path.abspath(default_cache_dir())):
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache.resolve())

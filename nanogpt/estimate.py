@@ -10,10 +10,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from nanogpt import hardware
-from nanogpt.errors import BadSetting, UserError
 from nanogpt.evaluate import BATCH_TOKENS
 from nanogpt.model import ModelConfig, build, count_parameters
 from nanogpt.model.loss import IDS_AT_ONCE, KEPT_BYTES
+from nanogpt.runtime.errors import BadSetting, UserError
 
 MIB = 1 << 20
 IMPORTS = 150 * MIB  # still to come when a run begins: AdamW's part of torch, oneDNN's kernels, in the end pandas

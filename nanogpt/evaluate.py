@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from nanogpt import hardware
-from nanogpt.errors import UserError
 from nanogpt.model.loss import IGNORED
+from nanogpt.runtime.errors import UserError
 from nanogpt.tokens import Bin, Windows
 
 BATCH_TOKENS = 2048  # scored at once: more are no faster on two cores, and take the memory that training does not

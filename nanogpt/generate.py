@@ -7,8 +7,8 @@ from itertools import takewhile
 import torch
 from torch import Tensor, nn
 
-from nanogpt.errors import UserError
 from nanogpt.model import Cache
+from nanogpt.runtime.errors import UserError
 
 
 def generate(

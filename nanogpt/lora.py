@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import nn
 
-from nanogpt import adapter, atomic, checkpoint
-from nanogpt.errors import BadSetting, UserError
+from nanogpt import adapter, checkpoint
 from nanogpt.identity import identity
 from nanogpt.model import linear_names
+from nanogpt.runtime import atomic
+from nanogpt.runtime.errors import BadSetting, UserError
 from nanogpt.tokenizer import Tokenizer
 from nanogpt.train import TrainSettings, check_schedule
 
@@ -112,7 +113,7 @@ def save(
     if not base.exists():
         raise UserError(f"{base} does not exist: an adapter is saved with the identity of the model it belongs to")
     model_type = MODEL_TYPES[adapted.get_base_model().config.arch]
-    with atomic.folder(folder, adapter.CONFIG) as target:
+    with atomic.replace_folder(folder, adapter.CONFIG) as target:
         adapted.save_pretrained(target, save_embedding_layers=False)
         (target / "README.md").unlink(missing_ok=True)  # PEFT's empty form of a model card
         if card is not None:
@@ -131,7 +132,7 @@ def save(
 
 def check_out(folder: Path | str) -> None:
     """Raise UserError where `save` would erase anything but an older adapter."""
-    atomic.check_out(folder, adapter.CONFIG)
+    atomic.check_replaceable(folder, adapter.CONFIG)
 
 
 def open(folder: Path | str, base: Path | str | None = None) -> tuple["PeftModel", Tokenizer]:

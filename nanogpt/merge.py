@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from nanogpt.errors import UserError
+from nanogpt.runtime.errors import UserError
 from nanogpt.tokens import Bin, Windows
 
 if TYPE_CHECKING:

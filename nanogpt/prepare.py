@@ -3,8 +3,9 @@
 from collections import Counter
 from pathlib import Path
 
-from nanogpt import atomic, bins, tokenizer
+from nanogpt import bins, tokenizer
 from nanogpt.corpus import Corpus
+from nanogpt.runtime import atomic
 from nanogpt.tokenizer import Tokenizer, TokenizerSettings
 
 
@@ -17,7 +18,7 @@ def prepare(
     `<out>/tokenizer`; or the folder of one that belongs to another corpus. Returns the manifest.
     Raises UserError for unusable text.
     """
-    with atomic.folder(out, "manifest.json") as folder:
+    with atomic.replace_folder(out, "manifest.json") as folder:
         if isinstance(tokens, TokenizerSettings):
             texts = (document.text for document in corpus.documents(Counter()))
             tokens = tokenizer.train(tokens.suited(corpus.tokenizer), texts)

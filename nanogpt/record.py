@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nanogpt import atomic, hardware
+from nanogpt import hardware
 from nanogpt.evaluate import Score, bits_per_byte
+from nanogpt.runtime import atomic
 from nanogpt.tokens import Bin
 
 if TYPE_CHECKING:

@@ -15,11 +15,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from statistics import fmean, harmonic_mean
 
-from nanogpt import hardware, intervals, params, scratch, start, sums, tokenizer
-from nanogpt.errors import UserError
+from nanogpt import hardware, intervals, start, tokenizer
 from nanogpt.model import ARCHITECTURES, ModelSettings
-from nanogpt.process import launch
 from nanogpt.resume import fingerprint
+from nanogpt.runtime import params
+from nanogpt.runtime.checksums import sha256
+from nanogpt.runtime.errors import UserError
+from nanogpt.runtime.process import launch_stage
+from nanogpt.runtime.workdir import work_folder
 from nanogpt.tokens import SPLITS, Bin
 from nanogpt.train import TrainSettings
 
@@ -88,7 +91,7 @@ def _program() -> dict[str, dict[str, str]]:
     """That of a run, as far as this process has it; a change of how its figures are told trains nothing again."""
     found = fingerprint.program()
     code = {name: sha for name, sha in found["code"].items() if name.startswith("nanogpt") and name != __name__}
-    return found | {"code": code | {STAGE: sums.sha256(Path(find_spec(STAGE).origin))}}
+    return found | {"code": code | {STAGE: sha256(Path(find_spec(STAGE).origin))}}
 
 
 def equal_time_steps(base: Group, optimized: Group) -> int:
@@ -99,7 +102,7 @@ def equal_time_steps(base: Group, optimized: Group) -> int:
 def _trained(arch: str, seed: int, steps: int, data: Path | str, fixed: dict) -> dict:
     """What pretrain.json says of one run, which is trained unless it was before."""
     try:
-        folder = scratch.folder("seeds", f"{arch}-{seed}", fixed | {"arch": arch, "seed": seed, "steps": steps})
+        folder = work_folder("seeds", f"{arch}-{seed}", fixed | {"arch": arch, "seed": seed, "steps": steps})
     except OSError as error:
         raise UserError(f"{error.filename} cannot be written: {error.strerror}; figures are kept there") from None
     kept, model = folder / "pretrain.json", folder / "model"
@@ -119,7 +122,7 @@ def _train(run: str, flags: dict[str, object]) -> None:
     print(run, file=sys.stderr, flush=True)
     words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
     try:
-        status = launch([sys.executable, "-m", STAGE, *words])
+        status = launch_stage([sys.executable, "-m", STAGE, *words])
     except KeyboardInterrupt:
         raise KeyboardInterrupt(KEPT) from None
     if status:

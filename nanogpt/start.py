@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from nanogpt import checkpoint, estimate, model, tokenizer
-from nanogpt.errors import UserError
 from nanogpt.identity import holds_checkpoint, identity
 from nanogpt.model import ModelSettings
+from nanogpt.runtime.errors import UserError
 from nanogpt.tokenizer import Tokenizer, TokenizerSettings
 
 

@@ -20,8 +20,8 @@ from typing import Literal
 
 import numpy as np
 
-from nanogpt import atomic
-from nanogpt.errors import BadSetting, UserError
+from nanogpt.runtime import atomic
+from nanogpt.runtime.errors import BadSetting, UserError
 
 EOT = "<|endoftext|>"
 REPLACEMENT = "\ufffd"

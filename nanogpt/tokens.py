@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nanogpt import sums
-from nanogpt.errors import UserError
+from nanogpt.runtime.checksums import sha256, verify_checksums
+from nanogpt.runtime.errors import UserError
 from nanogpt.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -85,8 +85,8 @@ class Bin:
                 f"{folder}: its tokens are of another tokenizer ({manifest['tokenizer']}) than the model's "
                 f"({tokenizer.kind}); prepare the text again with the model's own tokenizer"
             )
-        sums.check(folder, ["manifest.json", "tokenizer/tokenizer.json", "tokenizer/tokenizer_config.json"])
-        if sums.sha256(folder / f"{split}.bin") != counts.sha256:
+        verify_checksums(folder, ["manifest.json", "tokenizer/tokenizer.json", "tokenizer/tokenizer_config.json"])
+        if sha256(folder / f"{split}.bin") != counts.sha256:
             raise UserError(f"{folder / split}.bin: damaged, its SHA-256 is not what manifest.json says; {again}")
         tokens = np.memmap(folder / f"{split}.bin", dtype, "r")
         return cls(source, split, tokens, tokenizer.eot, counts, licence)

@@ -12,16 +12,19 @@ import numpy as np
 import torch
 from torch import nn
 
-from nanogpt import estimate, hardware, optim, process
+from nanogpt import estimate, hardware, optim
 from nanogpt.choices import Choices, choose, machine
 from nanogpt.compiling import Compile, compiled_loss
-from nanogpt.errors import BadSetting, UserError
 from nanogpt.evaluate import window_loss
 from nanogpt.model import ModelConfig, model_flops
-from nanogpt.progress import Progress
 from nanogpt.record import Record
-from nanogpt.resume import Work, every, size
+from nanogpt.resume import every
+from nanogpt.resume.states import size
+from nanogpt.runtime import process
+from nanogpt.runtime.errors import BadSetting, UserError
+from nanogpt.runtime.progress import Progress
 from nanogpt.tokens import Windows
+from nanogpt.training.resume import Work
 
 MOST_SKIPPED = 10  # steps in a row without a finite loss and gradient, before a run gives up
 
@@ -138,7 +141,7 @@ def train(
             record.saving_s += time.perf_counter() - start
 
     with (
-        process.deferred() as stop,
+        process.defer_signals() as stop,
         contextlib.closing(Progress(settings.max_steps, begun, step_tokens)) as progress,
     ):
         while record.step < settings.max_steps:
@@ -181,11 +184,11 @@ def train(
                 record.busy_s += updated - ready
                 record.loop_s += trained - start
             progress.step(done, loss, record.val_rows[-1][1] if record.val_rows else None)
-            if stop.asked or last or (work and work.due(done)):
+            if stop.requested or last or (work and work.due(done)):
                 save()
-            if stop.asked:
+            if stop.requested:
                 raise KeyboardInterrupt
-    if stop.asked:  # since then
+    if stop.requested:  # since then
         raise KeyboardInterrupt
     return record
 

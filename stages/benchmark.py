@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from nanogpt import process
-from nanogpt.flags import Flags, override
+from nanogpt.runtime import process
+from nanogpt.runtime.cli import Flags, override
 
 WHAT = ("training", "variants", "parts", "improvements", "ablation", "growth", "prepare", "all")
 
@@ -29,19 +29,20 @@ def main() -> None:
     flags.add_argument("--vocab-size", type=int, metavar="N", help="prepare: in place of tokenizer.vocab_size")
     flags.add_argument("--out", help="file to write (default: metrics/benchmark.json for training, none for others)")
     args = flags.parse_args()
-    from nanogpt import hardware, metrics
+    from nanogpt import hardware
+    from nanogpt.runtime.metrics_file import write_metrics
 
     print(hardware.describe(), flush=True)
     figures = prepare(args) if args.what == "prepare" else training(args)
     if out := args.out or (args.what == "training" and "metrics/benchmark.json"):
-        metrics.write(out, figures)
+        write_metrics(out, figures)
 
 
 def training(args) -> dict:
     """Steps of training, whole or in parts."""
-    from nanogpt import params
     from nanogpt.bench import ablation, growth, improvements, parts, training
     from nanogpt.bench.settings import BenchmarkSettings
+    from nanogpt.runtime import params
 
     settings = override(params.load(benchmark=BenchmarkSettings).benchmark, args)
     measures = {
@@ -65,8 +66,9 @@ def training(args) -> dict:
 
 def prepare(args) -> dict:
     """Text to bins."""
-    from nanogpt import corpus, params
+    from nanogpt import corpus
     from nanogpt.bench import preparing
+    from nanogpt.runtime import params
     from nanogpt.tokenizer import TokenizerSettings
 
     given = params.load(data=corpus.Data, tokenizer=TokenizerSettings)
@@ -79,4 +81,4 @@ def prepare(args) -> dict:
 
 
 if __name__ == "__main__":
-    process.run(main)
+    process.run_stage(main)

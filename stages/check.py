@@ -1,13 +1,14 @@
 """Read all of params.yaml, fetch and look at what it names, before DVC deletes the outs of any other stage."""
 
-from nanogpt import process
-from nanogpt.flags import Flags
+from nanogpt.runtime import process
+from nanogpt.runtime.cli import Flags
 
 
 def main() -> None:
     """Write the constant out; raises UserError for a mistake in the settings or the sources."""
     Flags(__doc__).parse_args()
-    from nanogpt import atomic, corpus, params, settings, start, tokenizer, train
+    from nanogpt import corpus, settings, start, tokenizer, train
+    from nanogpt.runtime import atomic, params
 
     everything = params.load_all(**settings.SECTIONS)
     train.check_seed(everything.seed)
@@ -19,4 +20,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    process.run(main)
+    process.run_stage(main)

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from nanogpt import process
-from nanogpt.flags import Flags
+from nanogpt.runtime import process
+from nanogpt.runtime.cli import Flags
 
 
 def main() -> None:
@@ -28,4 +28,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    process.run(main)
+    process.run_stage(main)

@@ -4,8 +4,8 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from nanogpt import process
-from nanogpt.flags import Flags, override
+from nanogpt.runtime import process
+from nanogpt.runtime.cli import Flags, override
 
 
 def main() -> None:
@@ -19,9 +19,12 @@ def main() -> None:
     flags.add_argument("--max-steps", type=int, metavar="N", help="in place of lora.max_steps")
     flags.add_argument("--out", help="adapter folder to write, metrics inside it (default: models/lora and metrics/)")
     args = flags.parse_args()
-    from nanogpt import card, checkpoint, compare, lora, metrics, params, resume, train
+    from nanogpt import card, checkpoint, compare, lora, train
     from nanogpt.identity import identity
+    from nanogpt.runtime import params
+    from nanogpt.runtime.metrics_file import write_metrics
     from nanogpt.tokens import Bin, Windows
+    from nanogpt.training import resume
 
     given = params.load(seed=int, train=train.TrainSettings, lora=lora.LoraSettings)
     settings = override(given.lora, args)
@@ -52,8 +55,8 @@ def main() -> None:
         run.save(folder, "lora-finetune")
         figures = run.figures(after["finetune"], domains["finetune"], started)
         figures |= {"before": compare.figures(before), "after": compare.figures(after, before)}
-        metrics.write(folder / "lora-finetune.json", figures)
+        write_metrics(folder / "lora-finetune.json", figures)
 
 
 if __name__ == "__main__":
-    process.run(main)
+    process.run_stage(main)

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from nanogpt import process
-from nanogpt.flags import Flags, override
+from nanogpt.runtime import process
+from nanogpt.runtime.cli import Flags, override
 
 
 def main() -> None:
@@ -16,10 +16,13 @@ def main() -> None:
     flags.add_argument("--dtype", choices=["float32", "bfloat16"], help="in place of checkpoint.dtype")
     flags.add_argument("--output-dir", help="folder or .pt file to write, metrics beside it (default: models/merged)")
     args = flags.parse_args()
-    from nanogpt import card, checkpoint, lora, merge, metrics, params, resume
+    from nanogpt import card, checkpoint, lora, merge
+    from nanogpt.runtime import params
+    from nanogpt.runtime.metrics_file import write_metrics
+    from nanogpt.runtime.workdir import remove_committed_runs
     from nanogpt.tokens import Bin
 
-    resume.sweep()
+    remove_committed_runs()
     settings = override(params.load(checkpoint=checkpoint.CheckpointSettings).checkpoint, args)
     out = Path(args.output_dir or "models/merged")
     checkpoint.check_out(out)
@@ -29,8 +32,8 @@ def main() -> None:
     parts = {lora.name(part): checkpoint.read_card(part) for part in (base, args.lora_checkpoint)}
     about = card.merged(merged.config.arch, parts, settings.format)
     checkpoint.save(out, merged, tok, format=settings.format, dtype=settings.dtype, card=about)
-    metrics.write(out.with_name(out.name + ".merge.json") if args.output_dir else "metrics/merge.json", figures)
+    write_metrics(out.with_name(out.name + ".merge.json") if args.output_dir else "metrics/merge.json", figures)
 
 
 if __name__ == "__main__":
-    process.run(main)
+    process.run_stage(main)

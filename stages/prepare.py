@@ -3,8 +3,8 @@
 from argparse import BooleanOptionalAction
 from dataclasses import replace
 
-from nanogpt import process
-from nanogpt.flags import Flags, override
+from nanogpt.runtime import process
+from nanogpt.runtime.cli import Flags, override
 
 SOURCES = ["stories", "abstracts", "tinystories", "scientific_papers", "arxiv_api", "shakespeare", "files"]
 
@@ -26,7 +26,8 @@ def main() -> None:
     if args.path:
         args.source = args.source or "files"
     everything = args.path and not args.num_samples  # not as many as params.yaml says of another source
-    from nanogpt import corpus, params, prepare, tokenizer
+    from nanogpt import corpus, prepare, tokenizer
+    from nanogpt.runtime import params
     from nanogpt.tokenizer import TokenizerSettings
 
     given = params.load(data=corpus.Data, tokenizer=TokenizerSettings)
@@ -46,4 +47,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    process.run(main)
+    process.run_stage(main)

@@ -4,8 +4,8 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from nanogpt import process
-from nanogpt.flags import Flags, override
+from nanogpt.runtime import process
+from nanogpt.runtime.cli import Flags, override
 
 
 def main() -> None:
@@ -21,8 +21,11 @@ def main() -> None:
     )
     flags.add_argument("--out", help="model folder to write, metrics inside it (default: models/pretrain and metrics/)")
     args = flags.parse_args()
-    from nanogpt import atomic, card, checkpoint, evaluate, metrics, model, params, resume, start, tokenizer, train
+    from nanogpt import card, checkpoint, evaluate, model, start, tokenizer, train
+    from nanogpt.runtime import atomic, params
+    from nanogpt.runtime.metrics_file import write_metrics
     from nanogpt.tokens import Bin, Windows
+    from nanogpt.training import resume
 
     given = params.load(
         seed=int, model=model.ModelSettings, train=train.TrainSettings, checkpoint=checkpoint.CheckpointSettings
@@ -32,7 +35,7 @@ def main() -> None:
     out = args.out or "models/pretrain"
     checkpoint.check_out(out)
     folder = Path(args.out.removesuffix(".pt") if args.out else "metrics")
-    atomic.check_place(folder / "pretrain.json")
+    atomic.check_writable(folder / "pretrain.json")
     seed = given.seed if args.seed is None else args.seed
     net = start.start(override(given.model, args), settings.init_from, tok, seed)
     begun = start.origin(settings.init_from)
@@ -50,8 +53,8 @@ def main() -> None:
         about = card.pretrained(net, tok, begun, train_data, val_data, score, made_with, given.checkpoint.format)
         checkpoint.save(out, net, tok, **asdict(given.checkpoint), card=about)
         run.save(folder, "pretrain")
-        metrics.write(folder / "pretrain.json", run.figures(score, val_data, started))
+        write_metrics(folder / "pretrain.json", run.figures(score, val_data, started))
 
 
 if __name__ == "__main__":
-    process.run(main)
+    process.run_stage(main)

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from nanogpt import process
-from nanogpt.flags import Flags, override
+from nanogpt.runtime import process
+from nanogpt.runtime.cli import Flags, override
 
 
 def main() -> None:
@@ -33,7 +33,9 @@ def main() -> None:
         flags.error("--also and --out are for a comparison, --checkpoint and --interactive for one model alone")
     if args.out and Path(args.out).suffix != ".md":
         flags.error(f"--out {args.out}: the page is Markdown; choose a name that ends in .md")
-    from nanogpt import atomic, checkpoint, compare, metrics, params, train
+    from nanogpt import checkpoint, compare, train
+    from nanogpt.runtime import atomic, params
+    from nanogpt.runtime.metrics_file import write_metrics
 
     given = params.load(seed=int, train=train.TrainSettings, sample=compare.SampleSettings)
     settings = override(given.sample, args)
@@ -52,9 +54,9 @@ def main() -> None:
     if custom:
         print(page)
     if args.out or not custom:
-        metrics.write(Path(args.out).with_suffix(".json") if args.out else "metrics/sample.json", figures)
+        write_metrics(Path(args.out).with_suffix(".json") if args.out else "metrics/sample.json", figures)
         atomic.write_text(args.out or "metrics/samples.md", page)
 
 
 if __name__ == "__main__":
-    process.run(main)
+    process.run_stage(main)

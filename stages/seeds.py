@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from nanogpt import process
-from nanogpt.flags import Flags, override
+from nanogpt.runtime import process
+from nanogpt.runtime.cli import Flags, override
 
 
 def main() -> None:
@@ -22,15 +22,17 @@ def main() -> None:
         flags.error(f"--seeds {args.seeds}: an interval needs at least 2")
     if args.out and Path(args.out).suffix != ".md":
         flags.error(f"--out {args.out}: the page is Markdown; choose a name that ends in .md")
-    from nanogpt import atomic, metrics, params, seeds, train
+    from nanogpt import seeds, train
+    from nanogpt.runtime import atomic, params
+    from nanogpt.runtime.metrics_file import write_metrics
 
     max_steps = override(params.load(train=train.TrainSettings).train, args).max_steps
     page, figures = seeds.compare(args.data, range(1, args.seeds + 1), max_steps)
     print(page)
     if args.out:
-        metrics.write(Path(args.out).with_suffix(".json"), figures)
+        write_metrics(Path(args.out).with_suffix(".json"), figures)
         atomic.write_text(args.out, page)
 
 
 if __name__ == "__main__":
-    process.run(main)
+    process.run_stage(main)

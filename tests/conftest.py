@@ -46,11 +46,11 @@ def torch_as_it_was():
 
 
 @pytest.fixture(autouse=True)
-def no_last_checks():
+def no_final_checks():
     """What a stage has yet to check at its end is no other test's."""
     yield
-    if process := sys.modules.get("nanogpt.process"):
-        process._last_checks.clear()
+    if process := sys.modules.get("nanogpt.runtime.process"):
+        process._final_checks.clear()
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from adapters import copy, saved
 from safetensors.torch import save_file
 
 from nanogpt import adapter, lora
-from nanogpt.errors import UserError
+from nanogpt.runtime.errors import UserError
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 

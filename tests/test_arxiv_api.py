@@ -14,7 +14,7 @@ from loopback import FAULTS, NOT_FOUND, Response, Server, wait_until
 
 from nanogpt.corpus import DataSettings, arxiv_api
 from nanogpt.corpus.arxiv_api import ArxivSettings, load
-from nanogpt.errors import BadSetting, UserError
+from nanogpt.runtime.errors import BadSetting, UserError
 
 
 @pytest.fixture(autouse=True)
@@ -315,11 +315,11 @@ def test_no_network():
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_a_run_cut_short_loses_one_page_at_most(arxiv, server, tmp_path, how):
     program = f"""
-from nanogpt import process
+from nanogpt.runtime import process
 from nanogpt.corpus import DataSettings, arxiv_api
 arxiv_api.PAGE = 10
 settings = DataSettings("arxiv_api", 25, 0.1, "", "*", "text")
-process.run(lambda: arxiv_api.load(settings, {own(server)!r}))
+process.run_stage(lambda: arxiv_api.load(settings, {own(server)!r}))
 """.replace("ArxivSettings", "arxiv_api.ArxivSettings")
     server.fail(r"start=20&", "stalled")
     with subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True) as run:

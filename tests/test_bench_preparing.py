@@ -8,7 +8,7 @@ from imports import ROOT
 
 from nanogpt.bench import preparing
 from nanogpt.corpus import DataSettings, files
-from nanogpt.errors import UserError
+from nanogpt.runtime.errors import UserError
 from nanogpt.tokenizer import TokenizerSettings
 
 TEXTS = ["One story, short.", "Ünd another one."]

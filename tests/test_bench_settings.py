@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 
 from nanogpt.bench.settings import BenchmarkSettings
-from nanogpt.errors import BadSetting
+from nanogpt.runtime.errors import BadSetting
 
 SETTINGS = BenchmarkSettings(
     n_layer=2, n_head=4, n_kv_head=1, n_embd=32, block_size=16, vocab_size=64,

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from nanogpt import bins, repeats, tokens
 from nanogpt.corpus.document import Corpus, Document
-from nanogpt.errors import UserError
+from nanogpt.runtime.errors import UserError
 from nanogpt.tokenizer import TokenizerSettings, train
 from nanogpt.tokens import Bin, Counts
 

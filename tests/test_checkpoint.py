@@ -13,7 +13,7 @@ from imports import ROOT
 from safetensors.torch import load_file, save_file
 
 from nanogpt import checkpoint
-from nanogpt.errors import UserError
+from nanogpt.runtime.errors import UserError
 
 SHAPES = [
     {"arch": "base"},

@@ -11,7 +11,7 @@ from test_checkpoint import content
 from torch import nn
 
 from nanogpt import checkpoint
-from nanogpt.errors import UserError
+from nanogpt.runtime.errors import UserError
 
 
 class Plain(nn.Module):

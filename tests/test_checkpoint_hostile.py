@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from test_checkpoint import content, edit, equal, refused
 
 from nanogpt import checkpoint
-from nanogpt.errors import UserError
+from nanogpt.runtime.errors import UserError
 
 
 @pytest.fixture(params=["base", "optimized"])

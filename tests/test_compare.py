@@ -11,12 +11,13 @@ import pytest
 import torch
 from imports import ROOT
 
-from nanogpt import checkpoint, compare, lora, metrics
+from nanogpt import checkpoint, compare, lora
 from nanogpt.compare import SampleSettings
-from nanogpt.errors import BadSetting, UserError
 from nanogpt.evaluate import Score, score
 from nanogpt.generate import generate
 from nanogpt.merge import merge
+from nanogpt.runtime.errors import BadSetting, UserError
+from nanogpt.runtime.metrics_file import write_metrics
 from nanogpt.tokens import Bin, Windows
 from nanogpt.train import train
 from stages import sample
@@ -111,7 +112,7 @@ def test_one_document_has_no_interval(tmp_path):
     assert found == {
         "pretrain": {"bpb": pytest.approx(1.5), "perplexity": pytest.approx(8.0), "bpb_change": pytest.approx(1.0)}
     }
-    metrics.write(tmp_path / "figures.json", found)  # refuses what is no number
+    write_metrics(tmp_path / "figures.json", found)  # refuses what is no number
 
 
 def test_the_figures():

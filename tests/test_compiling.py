@@ -11,8 +11,8 @@ from imports import ROOT
 
 from nanogpt import hardware
 from nanogpt.compiling import WORTH_COMPILING, can_compile, compiled, compiled_loss, compiles
-from nanogpt.errors import BadSetting
 from nanogpt.model.loss import head_loss
+from nanogpt.runtime.errors import BadSetting
 
 CPU, CUDA, MPS = (torch.device(name) for name in ("cpu", "cuda", "mps"))
 

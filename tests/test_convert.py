@@ -9,7 +9,8 @@ from imports import ROOT
 from test_checkpoint import content, equal
 from test_checkpoint_foreign import gpt2, nanogpt_checkpoint, same_logits
 
-from nanogpt import checkpoint, process
+from nanogpt import checkpoint
+from nanogpt.runtime import process
 from stages import convert as stage
 
 
@@ -20,7 +21,7 @@ def convert(monkeypatch):
     def run(*flags) -> str | None:
         monkeypatch.setattr(sys, "argv", ["stages/convert.py", *map(str, flags)])
         try:
-            process.run(stage.main)
+            process.run_stage(stage.main)
         except SystemExit as end:
             assert end.code.startswith("error: ") and "\n" not in end.code
             return end.code

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from nanogpt import estimate, lora
-from nanogpt.errors import UserError
 from nanogpt.estimate import check, check_shape, training_mib
 from nanogpt.hardware import autocast, peak_mib
 from nanogpt.model import ModelConfig
 from nanogpt.model.loss import head_loss
+from nanogpt.runtime.errors import UserError
 
 FP32, BF16, CPU = torch.float32, torch.bfloat16, torch.device("cpu")
 SHAPE = {"n_layer": 2, "n_head": 4, "n_kv_head": 2, "n_embd": 64, "block_size": 64}

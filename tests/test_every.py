@@ -2,8 +2,9 @@
 
 import pytest
 
-from nanogpt import resume
-from nanogpt.errors import UserError
+from nanogpt.resume import every
+from nanogpt.runtime.errors import UserError
+from nanogpt.training import resume
 
 
 @pytest.mark.parametrize(
@@ -11,7 +12,7 @@ from nanogpt.errors import UserError
     [(1, 1, None), (500, 500, None), ("60s", None, 60), ("0.5 s", None, 0.5), ("10m", None, 600), ("1h", None, 3600)],
 )
 def test_how_often(value, steps, seconds):
-    assert resume.parse(value) == resume.Every(steps, seconds)
+    assert every.parse(value) == resume.Every(steps, seconds)
 
 
 @pytest.mark.parametrize("value", [0, -5, "", "s", "0s", "ten", "5d", "-3s", "1e3s", "500", "10 steps"])
@@ -23,7 +24,7 @@ def test_how_often_is_none_of_these(value, training):
 
 
 def test_when_a_save_is_due():
-    steps, seconds = resume.parse(50), resume.parse("60s")
+    steps, seconds = every.parse(50), every.parse("60s")
     assert [step for step in range(1, 151) if steps.due(step, since=1e9, cost=0)] == [50, 100, 150]
     assert not seconds.due(7, since=59, cost=0) and seconds.due(7, since=60, cost=1)
     assert not seconds.due(7, since=499, cost=10) and seconds.due(7, since=500, cost=10)  # 2% of a slow disk

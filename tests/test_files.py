@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from nanogpt.corpus import files, records
 from nanogpt.corpus.document import Corpus, DataSettings, Document
-from nanogpt.errors import UserError
+from nanogpt.runtime.errors import UserError
 
 ENDINGS = ".txt .jsonl .csv .parquet"
 

@@ -10,8 +10,8 @@ import torch
 from imports import ROOT
 from killed import killed_at, run
 
-from nanogpt.errors import UserError
 from nanogpt.resume import fingerprint
+from nanogpt.runtime.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("inside")
 

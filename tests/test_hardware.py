@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from nanogpt import hardware
-from nanogpt.errors import UserError
+from nanogpt.runtime.errors import UserError
 
 CPU = torch.device("cpu")
 

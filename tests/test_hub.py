@@ -10,7 +10,7 @@ from hub_client import ABSTRACTS, CARD, STORIES, abstracts, joined, json_lines, 
 
 from nanogpt.corpus.hub import PAGE, HubSettings
 from nanogpt.corpus.pages import Pages
-from nanogpt.errors import BadSetting
+from nanogpt.runtime.errors import BadSetting
 
 pytest_plugins = "hub_client"
 

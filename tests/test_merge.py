@@ -11,8 +11,8 @@ from imports import ROOT
 
 import stages.merge
 from nanogpt import checkpoint, lora
-from nanogpt.errors import UserError
 from nanogpt.merge import BOUNDS, WINDOWS, merge
+from nanogpt.runtime.errors import UserError
 from nanogpt.tokens import Bin, Windows
 
 FIGURES = {"max_abs_logit_difference", "mean_abs_logit_difference", "loss_change_nats"}

@@ -7,8 +7,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from nanogpt.errors import BadSetting
 from nanogpt.model import Cache, ModelConfig, ModelSettings, build, count_parameters, linear_names, new
+from nanogpt.runtime.errors import BadSetting
 
 
 def tiny(arch: str, **changes) -> ModelConfig:

@@ -7,9 +7,10 @@ import pytest
 import torch
 from killed import DATA, Killed, stop
 
-from nanogpt import checkpoint, optim, resume, train
-from nanogpt.errors import UserError
+from nanogpt import checkpoint, optim, train
+from nanogpt.runtime.errors import UserError
 from nanogpt.tokens import Windows
+from nanogpt.training import resume
 
 pytestmark = pytest.mark.usefixtures("inside")
 

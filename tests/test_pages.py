@@ -13,7 +13,7 @@ from imports import ROOT
 from loopback import wait_until
 
 from nanogpt.corpus.pages import Pages
-from nanogpt.errors import UserError
+from nanogpt.runtime.errors import UserError
 
 TEXTS = ["One.\n\nTwo paragraphs.", "Ünïcode 😀 \u2028 end", "", "\x00\t\r\n"]
 

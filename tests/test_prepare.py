@@ -9,8 +9,8 @@ from imports import ROOT
 
 from nanogpt import tokenizer
 from nanogpt.corpus import Corpus, DataSettings, files
-from nanogpt.errors import UserError
 from nanogpt.prepare import prepare
+from nanogpt.runtime.errors import UserError
 from nanogpt.tokenizer import TokenizerSettings
 from nanogpt.tokens import Bin
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from nanogpt.bench.race import TIMED, WARM_UP, Steps, Times, race
-from nanogpt.errors import UserError
+from nanogpt.runtime.errors import UserError
 
 HELD = 200  # MiB
 BALLAST = 600

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from record_files import ANY, PACKED, TEXTS, ZSTD, complaint, faults, pack, read, read_bytes, written
 
 from nanogpt.corpus import records
-from nanogpt.errors import UserError
+from nanogpt.runtime.errors import UserError
 
 # What was written comes back
 

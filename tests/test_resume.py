@@ -6,9 +6,10 @@ import pytest
 import torch
 from killed import DATA, assert_same, killed_at, run
 
-from nanogpt import checkpoint, lora, resume, train
+from nanogpt import checkpoint, lora, train
 from nanogpt.lora import LoraSettings
 from nanogpt.tokens import Windows
+from nanogpt.training import resume
 
 pytestmark = pytest.mark.usefixtures("inside")
 

@@ -16,8 +16,8 @@ from imports import ROOT
 from ruamel.yaml import YAML
 
 from nanogpt import seeds
-from nanogpt.errors import UserError
-from nanogpt.process import INTERRUPTED
+from nanogpt.runtime.errors import UserError
+from nanogpt.runtime.process import INTERRUPTED
 from nanogpt.seeds import Group, compare, equal_time_steps, figures
 
 STEPS, TOKENS = 300, 8 * 256  # of params.yaml: batch_size, block_size

@@ -17,8 +17,8 @@ from shared import SHARED
 from nanogpt import tokenizer
 from nanogpt.corpus import DataSettings, shakespeare
 from nanogpt.corpus.shakespeare import ShakespeareSettings
-from nanogpt.errors import BadSetting, UserError
 from nanogpt.prepare import prepare
+from nanogpt.runtime.errors import BadSetting, UserError
 from nanogpt.tokenizer import TokenizerSettings
 from nanogpt.tokens import Bin
 

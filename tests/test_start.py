@@ -6,9 +6,9 @@ import torch
 from safetensors.torch import save_file
 
 from nanogpt import checkpoint, model, tokenizer
-from nanogpt.errors import UserError
 from nanogpt.identity import holds_checkpoint
 from nanogpt.model import ModelSettings
+from nanogpt.runtime.errors import UserError
 from nanogpt.start import check, start
 from nanogpt.tokenizer import TokenizerSettings, train
 

@@ -10,9 +10,9 @@ import pytest
 from imports import ROOT
 from killed import assert_same, killed_at, run
 
-from nanogpt import sums
-from nanogpt.errors import UserError
 from nanogpt.resume import states
+from nanogpt.runtime.checksums import sha256
+from nanogpt.runtime.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("inside")
 
@@ -81,8 +81,8 @@ def test_a_state_that_cannot_be_read_is_no_reason_to_begin_anew(tiny, training, 
         run(tiny(), training(max_steps=10), every=2)
     newest = max(inside.glob(".work/pretrain/*/step-*"))
     with monkeypatch.context() as patch:
-        real = sums.sha256
-        patch.setattr(sums, "sha256", lambda path: real(Path("/nowhere") if path.name == newest.name else path))
+        real = sha256
+        patch.setattr(states, "sha256", lambda path: real(Path("/nowhere") if path.name == newest.name else path))
         with pytest.raises(UserError, match=r"step-000000008-.* cannot be read \(No such file.*; run this again"):
             run(tiny(), training(max_steps=10), every=2)
     assert newest.exists()
@@ -117,7 +117,7 @@ IN_LITTLE_ROOM = """
 import sys
 sys.path.insert(0, {root!r})
 import torch
-from nanogpt.errors import UserError
+from nanogpt.runtime.errors import UserError
 from nanogpt.resume.states import States
 from pathlib import Path
 states = States(Path({folder!r}))

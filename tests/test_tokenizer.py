@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from shared import SHARED
 
 from nanogpt import tokenizer
-from nanogpt.errors import BadSetting, UserError
+from nanogpt.runtime.errors import BadSetting, UserError
 from nanogpt.tokenizer import EOT, TokenizerSettings
 
 KINDS = ["byte", "char", "bpe"]

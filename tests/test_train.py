@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from nanogpt import choices, optim
-from nanogpt.errors import UserError
 from nanogpt.hardware import autocast
+from nanogpt.runtime.errors import UserError
 from nanogpt.tokens import Bin, Counts, Windows
 from nanogpt.train import train, update
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from nanogpt import hardware, prepare, tokenizer
 from nanogpt.corpus import Corpus, DataSettings, files
-from nanogpt.errors import UserError
+from nanogpt.runtime.errors import UserError
 from nanogpt.tokenizer import BytePairs, TokenizerSettings
 
 

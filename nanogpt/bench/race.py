@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
 from nanogpt import hardware
-from nanogpt.errors import UserError
+from nanogpt.runtime.errors import UserError
 
 Steps = dict[str, Callable[[], object]]
 

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from nanogpt import hardware
-from nanogpt.errors import BadSetting
 from nanogpt.model import ModelConfig
+from nanogpt.runtime.errors import BadSetting
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from nanogpt import atomic, hardware
+from nanogpt import hardware
 from nanogpt.bench import parts
 from nanogpt.bench.race import Times, race
 from nanogpt.bench.settings import BenchmarkSettings
 from nanogpt.bench.variants import CPU, DTYPES, Variant, training
 from nanogpt.compiling import can_compile
 from nanogpt.model import Cache, build, count_parameters, model_flops
+from nanogpt.runtime import atomic
 
 ARCHITECTURES = ("base", "optimized")
 PRODUCT = 4096  # size of the square product that utilisation is measured against

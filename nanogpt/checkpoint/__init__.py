@@ -13,11 +13,13 @@ from typing import Literal
 from safetensors.torch import save_file
 from torch import nn
 
-from nanogpt import atomic, sums, tokenizer
+from nanogpt import tokenizer
 from nanogpt.checkpoint import weights
 from nanogpt.checkpoint.config import from_hf, from_nanogpt, hf_config
-from nanogpt.errors import UserError
 from nanogpt.model import ModelConfig
+from nanogpt.runtime import atomic
+from nanogpt.runtime.checksums import verify_checksums
+from nanogpt.runtime.errors import UserError
 from nanogpt.tokenizer import Tokenizer
 
 __all__ = [
@@ -73,7 +75,7 @@ def save(
         path.parent.mkdir(parents=True, exist_ok=True)
         atomic.write_bytes(path, whole)
         return
-    with atomic.folder(path, "config.json") as folder:
+    with atomic.replace_folder(path, "config.json") as folder:
         tok.save(folder)
         if format == "pt":
             (folder / weights.PT).write_bytes(_whole(config, state, folder, card))
@@ -96,9 +98,9 @@ def about(model: nn.Module, tok: Tokenizer) -> dict:
 def check_out(path: Path | str) -> None:
     """Raise UserError where `save` would erase anything but an older model."""
     if Path(path).suffix != ".pt":
-        atomic.check_out(path, "config.json")
+        atomic.check_replaceable(path, "config.json")
         return
-    atomic.check_place(path)
+    atomic.check_writable(path)
     if Path(path).is_dir():
         raise UserError(f"{path} is a folder, and a file is to be written; choose another name")
 
@@ -130,7 +132,7 @@ def load_model(path: Path | str) -> nn.Module:
     if path.suffix != ".pt":
         config = read_config(path)
         model = weights.model_of(config, weights.of_folder(path), path).eval()
-        sums.check(path, ("config.json", weights.SAFETENSORS, weights.PT, *TOKENIZER))
+        verify_checksums(path, ("config.json", weights.SAFETENSORS, weights.PT, *TOKENIZER))
         return model
     content = weights.read_pt(path)
     if "model_args" not in content:

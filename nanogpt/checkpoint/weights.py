@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from nanogpt.errors import UserError
 from nanogpt.model import ModelConfig, build
+from nanogpt.runtime.errors import UserError
 
 SAFETENSORS, INDEX, PT = "model.safetensors", "model.safetensors.index.json", "model.pt"
 EMBEDDING = {"base": "transformer.wte.weight", "optimized": "model.embed_tokens.weight"}

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlsplit
 from xml.etree import ElementTree
 
-from nanogpt import scratch
 from nanogpt.corpus.document import Corpus, DataSettings, Document
 from nanogpt.corpus.network import reason
 from nanogpt.corpus.pages import Pages
-from nanogpt.errors import BadSetting, UserError
+from nanogpt.runtime.errors import BadSetting, UserError
+from nanogpt.runtime.workdir import work_folder
 
 if TYPE_CHECKING:
     import requests
@@ -87,7 +87,7 @@ def load(settings: DataSettings, own: ArxivSettings) -> Corpus:
             "most; ask for fewer, or set data.<role>.source: scientific_papers, which has 2 million"
         )
     identity = {"category": own.category, "query": own.query, "url": own.url}
-    pages = Pages(scratch.folder("corpora", "arxiv_api", identity))
+    pages = Pages(work_folder("corpora", "arxiv_api", identity))
     pages.fetch(settings.num_samples, lambda states: _more(own, states))
 
     def documents(skipped: Counter[str]) -> Iterator[Document]:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from nanogpt.errors import BadSetting
+from nanogpt.runtime.errors import BadSetting
 
 Source = Literal[
     "stories", "abstracts", "tinystories", "scientific_papers", "arxiv_api", "shakespeare", "files"

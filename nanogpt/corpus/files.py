@@ -16,7 +16,7 @@ from pathlib import Path
 
 from nanogpt.corpus import records
 from nanogpt.corpus.document import Corpus, DataSettings, Document
-from nanogpt.errors import UserError
+from nanogpt.runtime.errors import UserError
 
 ENDINGS = ".txt .jsonl .csv .parquet"
 PACKED = "all but .parquet also as .gz or .zst"

@@ -25,7 +25,7 @@ from math import log2
 from random import Random
 
 from nanogpt.corpus.document import Corpus, DataSettings, Document
-from nanogpt.errors import BadSetting
+from nanogpt.runtime.errors import BadSetting
 
 Rules = Mapping[str, Sequence[str | tuple[int, str]]]
 Tables = Mapping[str, str]

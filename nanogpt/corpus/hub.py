@@ -21,10 +21,10 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from nanogpt import scratch
 from nanogpt.corpus.document import Corpus, DataSettings, Document
 from nanogpt.corpus.pages import Pages
-from nanogpt.errors import BadSetting, UserError
+from nanogpt.runtime.errors import BadSetting, UserError
+from nanogpt.runtime.workdir import work_folder
 
 if TYPE_CHECKING:
     from huggingface_hub.utils import httpx
@@ -60,7 +60,7 @@ def load(settings: DataSettings, own: HubSettings) -> Corpus:
     revision, split or field that does not exist or is not open, for damaged files, and where the hub
     gives no good answer for a minute.
     """
-    pages = Pages(scratch.folder("corpora", settings.source, asdict(own)))
+    pages = Pages(work_folder("corpora", settings.source, asdict(own)))
     pages.fetch(settings.num_samples, lambda states: _pages(own, settings.source, pages))
     if not pages.documents:
         raise UserError(

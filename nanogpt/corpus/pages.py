@@ -12,8 +12,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from nanogpt import atomic
-from nanogpt.errors import UserError
+from nanogpt.runtime import atomic
+from nanogpt.runtime.errors import UserError
 
 STATE, CHECKSUM = b"nanogpt", b"nanogpt.sha256"  # parquet's own checksums are of the texts alone
 

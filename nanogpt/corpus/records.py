@@ -19,7 +19,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from nanogpt.errors import UserError
+from nanogpt.runtime.errors import UserError
 
 if TYPE_CHECKING:
     import pyarrow.parquet

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from nanogpt import scratch
 from nanogpt.corpus.document import Corpus, DataSettings, Document
 from nanogpt.corpus.network import reason
-from nanogpt.errors import BadSetting, UserError
+from nanogpt.runtime.errors import BadSetting, UserError
+from nanogpt.runtime.workdir import work_folder
 
 SIZE = 1_115_394  # bytes
 SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
@@ -50,7 +50,7 @@ def load(settings: DataSettings, own: ShakespeareSettings) -> Corpus:
 def _fetch(url: str) -> Path:
     import pooch  # slow to import, and few corpora need it
 
-    folder = scratch.folder("corpora", "shakespeare", {"sha256": SHA256})
+    folder = work_folder("corpora", "shakespeare", {"sha256": SHA256})
     pooch.get_logger().setLevel("ERROR")
     known = {"registry": {FILE: f"sha256:{SHA256}"}, "urls": {FILE: url}}
     store = pooch.create(folder, base_url="", retry_if_failed=RETRIES, **known)

@@ -5,10 +5,10 @@ from typing import Literal
 
 import torch
 
-from nanogpt.errors import BadSetting
 from nanogpt.hardware.cores import describe, instruction_set, name, threads, usable
 from nanogpt.hardware.memory import available_mib, keep_freed, peak_mib
 from nanogpt.hardware.rates import Rates, fast_float32, matmul_flops, rates
+from nanogpt.runtime.errors import BadSetting
 
 __all__ = [
     "Dtype",

@@ -11,8 +11,9 @@ from dataclasses import asdict, dataclass
 
 import torch
 
-from nanogpt import atomic, scratch
 from nanogpt.hardware import cores
+from nanogpt.runtime import atomic
+from nanogpt.runtime.workdir import work_folder
 
 EXACT = 2e-6
 """Relative error below which a product has not been rounded to bf16: fp32 gives some 3e-7, bf16 2e-3."""
@@ -62,7 +63,7 @@ def rates() -> Rates:
     identity = {"cpu": cores.name(), "set": cores.instruction_set(), "torch": torch.__version__}
     identity |= {key: os.environ[key] for key in os.environ if key.startswith(("ONEDNN_", "DNNL_", "MKL_"))}
     try:
-        file = scratch.folder("rates", "cpu", identity) / "rates.json"
+        file = work_folder("rates", "cpu", identity) / "rates.json"
     except OSError:  # a disk that cannot be written
         return _measure()
     found = _read(file)

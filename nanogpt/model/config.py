@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from nanogpt.errors import BadSetting
+from nanogpt.runtime.errors import BadSetting
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-from nanogpt.errors import BadSetting
+from nanogpt.runtime.errors import BadSetting
 
 UNITS = {"s": 1, "m": 60, "h": 3600}
 COST = 50  # times what saving takes lie between two saves by the clock, so that a slow disk costs 2% at most

@@ -4,7 +4,7 @@ import importlib.metadata
 import sys
 from pathlib import Path
 
-from nanogpt import sums
+from nanogpt.runtime.checksums import sha256
 
 LIBRARIES = ("numpy", "peft", "torch")
 
@@ -18,6 +18,6 @@ def program() -> dict[str, dict[str, str]]:
         if name.partition(".")[0] in ("nanogpt", stage) and getattr(module, "__file__", None)
     }
     return {
-        "code": {name: sums.sha256(file) for name, file in files.items()},
+        "code": {name: sha256(file) for name, file in files.items()},
         "libraries": {name: importlib.metadata.version(name) for name in LIBRARIES},
     }

@@ -8,8 +8,9 @@ from typing import BinaryIO
 
 import torch
 
-from nanogpt import atomic, sums
-from nanogpt.errors import UserError
+from nanogpt.runtime import atomic
+from nanogpt.runtime.checksums import sha256
+from nanogpt.runtime.errors import UserError
 
 KEPT = 2
 NAME = re.compile(r"step-(\d{9})-([0-9a-f]{64})\.pt")
@@ -28,9 +29,9 @@ class States:
         """
         aside = self.folder / "state"
         try:
-            with atomic.file(aside) as file:
+            with atomic.replace_file(aside) as file:
                 _write(content, file)
-            path = self.folder / f"step-{step:09}-{sums.sha256(aside)}.pt"
+            path = self.folder / f"step-{step:09}-{sha256(aside)}.pt"
             aside.rename(path)
         except OSError as error:
             raise UserError(self._unwritten(step, content, error)) from None
@@ -50,7 +51,7 @@ class States:
         """
         for _, path in self._found():
             try:
-                if sums.sha256(path) == NAME.fullmatch(path.name)[2]:
+                if sha256(path) == NAME.fullmatch(path.name)[2]:
                     return torch.load(path, map_location="cpu", weights_only=True)
             except OSError as error:
                 raise UserError(

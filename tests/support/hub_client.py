@@ -29,7 +29,7 @@ import dataclasses, json, os, sys, traceback
 from collections import Counter
 from nanogpt.corpus import hub
 from nanogpt.corpus.document import DataSettings
-from nanogpt.errors import UserError
+from nanogpt.runtime.errors import UserError
 
 for line in sys.stdin:
     job = json.loads(line)

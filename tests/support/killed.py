@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from nanogpt import optim, resume, train
+from nanogpt import optim, train
 from nanogpt.tokens import Bin, Counts, Windows
+from nanogpt.training import resume
 
 TIMES = {"timed_tokens", "busy_s", "first_step_s", "validation_s", "saving_s", "loop_s", "wall_s"}
 DATA = Bin("test", "train", np.random.default_rng(0).integers(64, size=2000).astype(np.uint16), 255, Counts())

@@ -14,7 +14,8 @@ import pyarrow.parquet
 from ruamel.yaml import YAML
 from small_project import TINY, Project
 
-from nanogpt import params, settings, tokenizer
+from nanogpt import settings, tokenizer
+from nanogpt.runtime import params
 
 
 def nothing_else(project: Project, path: Path, command: str) -> str:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from nanogpt.corpus import records
 from nanogpt.corpus.records import Bad
-from nanogpt.errors import UserError
+from nanogpt.runtime.errors import UserError
 
 TEXTS = ["One.\n\nTwo paragraphs.", 'With "quotes", commas\nand lines', "Ünïcode 😀 <|endoftext|> \u2028 end", "a\0b"]
 ANY = st.text(st.characters(codec="utf-8", exclude_characters="\r"))

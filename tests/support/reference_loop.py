@@ -47,8 +47,9 @@ def main() -> None:
 
     import pandas as pd
 
-    from nanogpt import hardware, model, params, tokenizer, train
+    from nanogpt import hardware, model, tokenizer, train
     from nanogpt.bench.settings import BenchmarkSettings
+    from nanogpt.runtime import params
     from nanogpt.tokens import Bin
 
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

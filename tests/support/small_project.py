@@ -13,8 +13,10 @@ from forked import run, stopped
 from imports import ROOT
 from record_files import pack, written
 
-from nanogpt import params, scratch, settings
+from nanogpt import settings
 from nanogpt.corpus.pages import Pages
+from nanogpt.runtime import params
+from nanogpt.runtime.workdir import work_folder
 
 TINY = SMALL | {
     "data.pretrain.num_samples": 60, "data.finetune.num_samples": 40, "tokenizer.vocab_size": 320,
@@ -72,7 +74,7 @@ class Project(Clone):
     def _fetch(self) -> None:
         """Two pages as if they came from the hub; in a process whose working folder is the project's."""
         own = params.load(data=settings.Data).data.tinystories
-        pages = Pages(scratch.folder("corpora", "tinystories", asdict(own)))
+        pages = Pages(work_folder("corpora", "tinystories", asdict(own)))
         state = {"revision": "1" * 40, "licence": "free", "position": [0, 0], "skipped": 0}
         pages.append(OWN[:20], state | {"documents": 20})
         pages.append(OWN[20:], state | {"documents": 40, "end": True})

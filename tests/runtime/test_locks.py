@@ -8,27 +8,26 @@ import sys
 import pytest
 from imports import ROOT
 
-from nanogpt import resume
-from nanogpt.errors import UserError
-from nanogpt.resume import lock
+from nanogpt.runtime import locks
+from nanogpt.runtime.errors import UserError
 
 
 def test_one_run_at_a_time(tmp_path, capsys):
-    with lock.held(tmp_path):
-        assert lock.is_held(tmp_path)
+    with locks.hold_folder(tmp_path):
+        assert locks.is_held(tmp_path)
         with (
             pytest.raises(UserError, match=rf"is in use by process {os.getpid()}, since \d{{4}}-"),
-            lock.held(tmp_path, 0.3),
+            locks.hold_folder(tmp_path, 0.3),
         ):
             raise AssertionError("two at once")
     assert capsys.readouterr().err.count("waiting for process") == 1
-    assert not lock.is_held(tmp_path)
-    with lock.held(tmp_path, 0):
+    assert not locks.is_held(tmp_path)
+    with locks.hold_folder(tmp_path, 0):
         pass
 
 
-HOLDER = "import sys, time; from pathlib import Path; from nanogpt.resume import lock\n" + (
-    "with lock.held(Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(float(sys.argv[2]))"
+HOLDER = "import sys, time; from pathlib import Path; from nanogpt.runtime import locks\n" + (
+    "with locks.hold_folder(Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(float(sys.argv[2]))"
 )
 
 
@@ -49,7 +48,7 @@ def test_a_folder_that_was_removed_is_held_by_nobody(tmp_path):
     assert "waiting for process" in waits.stderr.readline()
     shutil.rmtree(folder)
     folder.mkdir()
-    with lock.held(folder):
+    with locks.hold_folder(folder):
         first.kill()
         assert "the same training ran elsewhere and has just ended" in waits.communicate(timeout=20)[1]
     first.wait()
@@ -59,25 +58,25 @@ def test_a_held_folder_is_not_removed(tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
     process = holder(folder, 60)
-    assert not resume.remove(folder) and folder.exists()
+    assert not locks.remove_unless_held(folder) and folder.exists()
     process.kill()
     process.wait()
-    assert resume.remove(folder) and not folder.exists()
-    assert resume.remove(folder)  # gone already
+    assert locks.remove_unless_held(folder) and not folder.exists()
+    assert locks.remove_unless_held(folder)  # gone already
 
 
 def test_the_lock_of_a_dead_process_is_taken_over(tmp_path):
     process = holder(tmp_path, 60)
-    with pytest.raises(UserError, match=f"in use by process {process.pid}"), lock.held(tmp_path, 0):
+    with pytest.raises(UserError, match=f"in use by process {process.pid}"), locks.hold_folder(tmp_path, 0):
         pass
     process.kill()
     process.wait()
-    with lock.held(tmp_path, 0):
+    with locks.hold_folder(tmp_path, 0):
         assert str(os.getpid()) in (tmp_path / "lock").read_text()
 
 
 def test_who_is_about_to_end_is_waited_for(tmp_path):
     process = holder(tmp_path, 0.5)
-    with lock.held(tmp_path, 30):
+    with locks.hold_folder(tmp_path, 30):
         pass
     assert process.wait() == 0

@@ -3,10 +3,10 @@
 import json
 from pathlib import Path
 
-from nanogpt import atomic
+from nanogpt.runtime import atomic
 
 
-def write(path: Path | str, figures: dict) -> None:
+def write_metrics(path: Path | str, figures: dict) -> None:
     """Write figures to six significant digits. Raises ValueError for one that is not a finite number."""
     text = json.dumps(_rounded(figures), indent=2, allow_nan=False) + "\n"
     Path(path).parent.mkdir(parents=True, exist_ok=True)

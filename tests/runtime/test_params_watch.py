@@ -6,27 +6,27 @@ import pytest
 from imports import ROOT
 from ruamel.yaml import YAML
 
-from nanogpt import recorded
-from nanogpt.errors import UserError
+from nanogpt.runtime import params_watch
+from nanogpt.runtime.errors import UserError
 
 LOCK = YAML(typ="safe").load(ROOT / "dvc.lock")["stages"]
 END = """
 from pathlib import Path
-from nanogpt import params, process
+from nanogpt.runtime import params, process
 from nanogpt.train import TrainSettings
 def main():
     params.load(seed=int, train=TrainSettings)
     text = Path("params.yaml").read_text()
     Path("params.yaml").write_text(text.replace({old!r}, {new!r}))
     print("done")
-process.run(main)
+process.run_stage(main)
 """
 
 
 @pytest.mark.parametrize("stage", LOCK)
 def test_the_settings_are_those_that_dvc_recorded(stage, monkeypatch):
     monkeypatch.chdir(ROOT)
-    found = recorded.settings(stage)
+    found = params_watch.recorded_values(stage)
     assert {key: value for key, value in found.items() if value is not None} == {
         key: value for key, value in LOCK[stage]["params"]["params.yaml"].items() if value is not None
     }
@@ -65,7 +65,7 @@ def test_settings_that_can_no_longer_be_read(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "dvc.yaml").write_bytes((ROOT / "dvc.yaml").read_bytes())
     with pytest.raises(UserError, match=r"params\.yaml cannot be read"):
-        recorded.settings("pretrain")
+        params_watch.recorded_values("pretrain")
     (tmp_path / "params.yaml").write_text("seed: [1")
     with pytest.raises(UserError, match=r"params\.yaml cannot be read, or is no YAML"):
-        recorded.settings("pretrain")
+        params_watch.recorded_values("pretrain")

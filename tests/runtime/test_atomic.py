@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from nanogpt import atomic
-from nanogpt.errors import UserError
+from nanogpt.runtime import atomic
+from nanogpt.runtime.errors import UserError
 
 MARKER = "old"
 
@@ -45,7 +45,7 @@ def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
 def test_a_folder_appears_whole_and_replaces_the_old_one(tmp_path):
     path = tmp_path / "a" / "b"
     for name in ("first", "second"):
-        with atomic.folder(path, MARKER) as new:
+        with atomic.replace_folder(path, MARKER) as new:
             (new / name).write_text(name)
             (new / MARKER).touch()
             assert not (path / name).exists()
@@ -55,9 +55,9 @@ def test_a_folder_appears_whole_and_replaces_the_old_one(tmp_path):
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_a_failed_block_keeps_the_old_folder(tmp_path, error):
-    with atomic.folder(tmp_path / "out", MARKER) as new:
+    with atomic.replace_folder(tmp_path / "out", MARKER) as new:
         (new / "old").write_text("old")
-    with pytest.raises(error), atomic.folder(tmp_path / "out", MARKER) as new:
+    with pytest.raises(error), atomic.replace_folder(tmp_path / "out", MARKER) as new:
         (new / "half").write_text("half")
         raise error
     assert (tmp_path / "out" / "old").read_text() == "old"
@@ -66,7 +66,7 @@ def test_a_failed_block_keeps_the_old_folder(tmp_path, error):
 
 def test_a_failed_rename_brings_the_old_folder_back(tmp_path, monkeypatch):
     out = tmp_path / "out"
-    with atomic.folder(out, MARKER) as new:
+    with atomic.replace_folder(out, MARKER) as new:
         (new / "old").write_text("old")
     rename, calls = type(out).rename, []
 
@@ -78,7 +78,7 @@ def test_a_failed_rename_brings_the_old_folder_back(tmp_path, monkeypatch):
 
     monkeypatch.setattr(atomic, "_exchange", lambda one, other: False)  # a system that cannot swap two folders
     monkeypatch.setattr(type(out), "rename", interrupted)
-    with pytest.raises(KeyboardInterrupt), atomic.folder(out, MARKER):
+    with pytest.raises(KeyboardInterrupt), atomic.replace_folder(out, MARKER):
         pass
     assert (out / "old").read_text() == "old"
     assert os.listdir(tmp_path) == ["out"]
@@ -87,7 +87,7 @@ def test_a_failed_rename_brings_the_old_folder_back(tmp_path, monkeypatch):
 def test_a_linked_folder_is_replaced_behind_its_link(tmp_path):
     (tmp_path / "disk").mkdir()
     (tmp_path / "out").symlink_to(tmp_path / "disk")
-    with atomic.folder(tmp_path / "out", MARKER) as new:
+    with atomic.replace_folder(tmp_path / "out", MARKER) as new:
         (new / "file").write_text("text")
     assert (tmp_path / "out").is_symlink()
     assert (tmp_path / "disk" / "file").exists()
@@ -96,7 +96,7 @@ def test_a_linked_folder_is_replaced_behind_its_link(tmp_path):
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere two renames may take the place of a swap")
 def test_there_is_always_a_folder_to_read(tmp_path):
     out, over, missing = tmp_path / "out", threading.Event(), []
-    with atomic.folder(out, MARKER) as new:
+    with atomic.replace_folder(out, MARKER) as new:
         (new / MARKER).write_text("0")
 
     def look():
@@ -109,7 +109,7 @@ def test_there_is_always_a_folder_to_read(tmp_path):
     reader = threading.Thread(target=look)
     reader.start()
     for i in range(200):
-        with atomic.folder(out, MARKER) as new:
+        with atomic.replace_folder(out, MARKER) as new:
             (new / MARKER).write_text(str(i))
     over.set()
     reader.join()
@@ -126,11 +126,11 @@ def test_what_is_of_another_kind_is_not_replaced(tmp_path, monkeypatch):
     (tmp_path / "work" / "inside").mkdir()
     monkeypatch.chdir(tmp_path / "work" / "inside")
     for path, reason in [("own", "holds other things"), ("book.txt", "is a file"), ("work", "would be replaced whole")]:
-        with pytest.raises(UserError, match=reason), atomic.folder(tmp_path / path, MARKER):
+        with pytest.raises(UserError, match=reason), atomic.replace_folder(tmp_path / path, MARKER):
             raise AssertionError("the block must not run")
     assert sorted(os.listdir(tmp_path)) == ["book.txt", "own", "work"]
     (tmp_path / "empty").mkdir()
-    with atomic.folder(tmp_path / "empty", MARKER) as new:
+    with atomic.replace_folder(tmp_path / "empty", MARKER) as new:
         (new / MARKER).touch()
     assert (tmp_path / "empty" / MARKER).exists()
 
@@ -138,9 +138,12 @@ def test_what_is_of_another_kind_is_not_replaced(tmp_path, monkeypatch):
 @pytest.mark.parametrize("path", ["book.txt/new", "book.txt/new/deeper"])
 def test_a_place_that_cannot_be_is_refused_before_the_block(tmp_path, path):
     (tmp_path / "book.txt").write_text("my book")
-    with pytest.raises(UserError, match=r"book\.txt is a file and no folder"), atomic.folder(tmp_path / path, MARKER):
+    with (
+        pytest.raises(UserError, match=r"book\.txt is a file and no folder"),
+        atomic.replace_folder(tmp_path / path, MARKER),
+    ):
         raise AssertionError("the block must not run")
-    atomic.check_place(tmp_path / "new/deeper")
+    atomic.check_writable(tmp_path / "new/deeper")
 
 
 def test_a_place_of_somebody_elses_is_refused():
@@ -149,7 +152,7 @@ def test_a_place_of_somebody_elses_is_refused():
     if not pid:
         try:
             os.getuid() or os.setuid(65534)
-            atomic.check_place("/usr/new")
+            atomic.check_writable("/usr/new")
         except UserError as error:
             os._exit(0 if "/usr cannot be written to; choose another place" in str(error) else 2)
         os._exit(1)
@@ -158,7 +161,7 @@ def test_a_place_of_somebody_elses_is_refused():
 
 def test_what_safetensors_says_of_the_disk_is_the_systems_error(tmp_path):
     """Its own exception, of a real write that fails: the folder is removed under it."""
-    with pytest.raises(FileNotFoundError) as caught, atomic.folder(tmp_path / "model", MARKER) as new:
+    with pytest.raises(FileNotFoundError) as caught, atomic.replace_folder(tmp_path / "model", MARKER) as new:
         save_file({"a": torch.ones(3)}, new / "gone" / "model.safetensors")
     assert caught.value.filename == str(tmp_path / "model")
     assert os.listdir(tmp_path) == []
@@ -167,7 +170,7 @@ def test_what_safetensors_says_of_the_disk_is_the_systems_error(tmp_path):
 KILLED = """
 import os, signal, sys
 from nanogpt import atomic
-with getattr(atomic, sys.argv[1])(*sys.argv[2:]) as new:
+with getattr(atomic, f"replace_{sys.argv[1]}")(*sys.argv[2:]) as new:
     print(new if sys.argv[1] == "folder" else new.name, flush=True)
     os.kill(os.getpid(), signal.SIGKILL if sys.stdin.readline() == "die" else signal.SIGSTOP)
 """
@@ -183,7 +186,11 @@ def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_n
     started[0].communicate("die")
     try:
         assert dead.exists() and alive.exists()
-        with atomic.folder(tmp_path / "out", MARKER) if kind == "folder" else atomic.file(tmp_path / "out"):
+        with (
+            atomic.replace_folder(tmp_path / "out", MARKER)
+            if kind == "folder"
+            else atomic.replace_file(tmp_path / "out")
+        ):
             assert not dead.exists() and alive.exists()
     finally:
         started[1].kill()

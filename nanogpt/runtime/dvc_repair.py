@@ -7,16 +7,15 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from nanogpt import atomic
-from nanogpt.errors import UserError
-from nanogpt.resume import lock
+from nanogpt.runtime import atomic, locks
+from nanogpt.runtime.errors import UserError
 
 TMP, RUNS = Path(".dvc/tmp"), Path(".dvc/cache/runs")
 RWLOCK, LOCK_FILE = TMP / "rwlock", Path("dvc.lock")
-PATIENCE_SECONDS = 3  # for a dvc that writes, as DVC has itself
+WAIT_SECONDS = 3  # for a dvc that writes, as DVC has itself
 
 
-def mend() -> list[str]:
+def repair() -> list[str]:
     """Put right what is torn in the project in the current folder; what was done, a line each.
 
     Nothing is lost by it: what is not in the last commit's dvc.lock, DVC's run cache restores.
@@ -25,7 +24,10 @@ def mend() -> list[str]:
     if not TMP.is_dir():
         return []
     done = []
-    with _held(TMP / "rwlock.lock"), _held(TMP / "lock"):  # what DVC holds to write them, the kernel's locks too
+    with (
+        _hold_lock_of_dvc(TMP / "rwlock.lock"),
+        _hold_lock_of_dvc(TMP / "lock"),
+    ):  # what DVC holds to write them, the kernel's locks too
         if RWLOCK.exists() and not _is_json(RWLOCK):
             RWLOCK.unlink()
             done.append(f"{RWLOCK} was torn: removed")
@@ -38,10 +40,10 @@ def mend() -> list[str]:
 
 
 @contextlib.contextmanager
-def _held(path: Path) -> Iterator[None]:
-    end = time.monotonic() + PATIENCE_SECONDS
+def _hold_lock_of_dvc(path: Path) -> Iterator[None]:
+    end = time.monotonic() + WAIT_SECONDS
     with path.open("a", encoding="utf-8") as file:
-        while not lock.take(file):
+        while not locks.try_lock(file):
             if time.monotonic() > end:
                 raise UserError(f"{path}: a dvc is at work here; run this again when it has ended")
             time.sleep(0.1)

@@ -10,19 +10,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
-from nanogpt.errors import UserError
+from nanogpt.runtime.errors import UserError
 
-PATIENCE_SECONDS = 60  # in which a run whose `dvc` was killed ends its step, saves and lets go
+WAIT_SECONDS = 60  # in which a run whose `dvc` was killed ends its step, saves and lets go
 
 
 @contextlib.contextmanager
-def held(folder: Path, patience: float = PATIENCE_SECONDS) -> Iterator[None]:
+def hold_folder(folder: Path, patience: float = WAIT_SECONDS) -> Iterator[None]:
     """Hold `folder` in the block; the file `lock` in it says which process does, and since when.
 
     Raises UserError where another process still holds it after so many seconds.
     """
     with _opened(folder / "lock") as file:
-        _wait(file, time.monotonic() + patience, folder)
+        _wait_for_lock(file, time.monotonic() + patience, folder)
         if not _is_at(file, folder / "lock"):
             raise UserError(f"{folder}: the same training ran elsewhere and has just ended; its results are there")
         with contextlib.suppress(OSError):  # a full disk: the lock holds without the words
@@ -32,10 +32,10 @@ def held(folder: Path, patience: float = PATIENCE_SECONDS) -> Iterator[None]:
         yield
 
 
-def remove(folder: Path) -> bool:
+def remove_unless_held(folder: Path) -> bool:
     """Delete a run's folder unless some process holds it; whether it is deleted."""
     with contextlib.suppress(FileNotFoundError), (folder / "lock").open("a", encoding="utf-8") as file:
-        if not take(file):
+        if not try_lock(file):
             return False
         shutil.rmtree(folder)
     return True
@@ -44,7 +44,7 @@ def remove(folder: Path) -> bool:
 def is_held(folder: Path) -> bool:
     """Whether some process holds `folder` now."""
     with contextlib.suppress(OSError), (folder / "lock").open(encoding="utf-8") as file:
-        return not take(file)
+        return not try_lock(file)
     return False
 
 
@@ -63,9 +63,9 @@ def _is_at(file: TextIO, path: Path) -> bool:
         return False
 
 
-def _wait(file: TextIO, end: float, folder: Path) -> None:
+def _wait_for_lock(file: TextIO, end: float, folder: Path) -> None:
     waited = False
-    while not take(file):
+    while not try_lock(file):
         file.seek(0)
         holder = file.read() or "another process"
         if time.monotonic() > end:
@@ -79,7 +79,7 @@ def _wait(file: TextIO, end: float, folder: Path) -> None:
         time.sleep(0.1)
 
 
-def take(file: TextIO) -> bool:
+def try_lock(file: TextIO) -> bool:
     """Take the kernel's lock of an open file, which is held until it is closed; False where another process has it."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

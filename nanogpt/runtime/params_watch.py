@@ -6,21 +6,21 @@ from pathlib import Path
 
 from ruamel.yaml import YAML, YAMLError
 
-from nanogpt import process
-from nanogpt.errors import UserError
+from nanogpt.runtime import process
+from nanogpt.runtime.errors import UserError
 
 
-def watch() -> None:
+def watch_params() -> None:
     """Have a stage that `dvc` runs fail at its end where its settings are no longer those it began with.
 
     DVC would take its result for one of the new settings.
     """
     if stage := os.environ.get("DVC_STAGE"):
-        before = settings(stage)
-        process.before_success(lambda: _check(before, settings(stage)))
+        before = recorded_values(stage)
+        process.add_final_check(lambda: _check_unchanged(before, recorded_values(stage)))
 
 
-def settings(stage: str) -> dict[str, object]:
+def recorded_values(stage: str) -> dict[str, object]:
     """The value of each key that dvc.yaml lists for a stage, None for what params.yaml lacks.
 
     `stage` is DVC's name for it: `prepare@pretrain` is of the item `pretrain` of a foreach, and ${key}, ${item.…} and
@@ -30,11 +30,12 @@ def settings(stage: str) -> dict[str, object]:
     spec = _read("dvc.yaml")["stages"].get(name, {})
     known = {"key": key, "item": spec.get("foreach", {}).get(key), **params}
     return {
-        filled: _at(params, filled) for filled in (_fill(key, known) for key in spec.get("do", spec).get("params", []))
+        filled: _look_up(params, filled)
+        for filled in (_substitute(key, known) for key in spec.get("do", spec).get("params", []))
     }
 
 
-def _check(before: dict[str, object], now: dict[str, object]) -> None:
+def _check_unchanged(before: dict[str, object], now: dict[str, object]) -> None:
     if changed := [key for key in before if now.get(key) != before[key]]:
         raise UserError(
             f"params.yaml: {', '.join(changed)} changed while this stage ran, whose result is that of the settings "
@@ -49,13 +50,13 @@ def _read(name: str) -> dict:
         raise UserError(f"{name} cannot be read, or is no YAML (any more)") from None
 
 
-def _fill(text: str, known: dict) -> str:
+def _substitute(text: str, known: dict) -> str:
     while found := re.search(r"\$\{([^}]+)\}", text):
-        text = text.replace(found[0], str(_at(known, found[1])))
+        text = text.replace(found[0], str(_look_up(known, found[1])))
     return text
 
 
-def _at(document: dict, key: str) -> object:
+def _look_up(document: dict, key: str) -> object:
     value = document
     for part in key.split("."):
         value = value.get(part) if isinstance(value, dict) else None

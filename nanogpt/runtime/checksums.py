@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
-from nanogpt.errors import UserError
+from nanogpt.runtime.errors import UserError
 
 NAME = "SHA256SUMS"
 
@@ -15,14 +15,14 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write(folder: Path) -> None:
+def write_checksums(folder: Path) -> None:
     """Write the sums of all files below `folder` but hidden ones and its README.md, which anyone may edit."""
     files = sorted(path for path in folder.rglob("[!.]*") if path.is_file() and path.name not in (NAME, "README.md"))
     lines = [f"{sha256(path)}  {path.relative_to(folder).as_posix()}\n" for path in files]
     (folder / NAME).write_text("".join(lines), encoding="utf-8", newline="\n")
 
 
-def check(folder: Path | str, names: Iterable[str]) -> None:
+def verify_checksums(folder: Path | str, names: Iterable[str]) -> None:
     """Raise UserError where a file of `names` is not what was written.
 
     Folders without SHA256SUMS, which come from elsewhere, and files that it does not name pass.

@@ -7,8 +7,8 @@ from typing import Literal
 import pytest
 from imports import ROOT
 
-from nanogpt import params
-from nanogpt.errors import UserError
+from nanogpt.runtime import params
+from nanogpt.runtime.errors import UserError
 from nanogpt.settings import SECTIONS
 from nanogpt.train import TrainSettings
 

@@ -6,8 +6,8 @@ import time
 import pytest
 from killed import Killed, assert_same, killed_at, run, stop
 
-from nanogpt import process, resume
-from nanogpt.resume import lock
+from nanogpt.runtime import locks, process
+from nanogpt.runtime.workdir import list_leftovers, remove_committed_runs
 
 pytestmark = pytest.mark.usefixtures("inside")
 
@@ -26,7 +26,7 @@ def test_what_dvc_has_not_committed_yet_is_kept(tiny, training, finished, inside
     assert (folder / "done").exists()
     (inside / "dvc.lock").write_text("of an earlier stage")
     os.utime(inside / "dvc.lock", (1, 1))
-    resume.sweep()
+    remove_committed_runs()
     assert_same(run(tiny(), training(max_steps=4)), whole)
     assert "going on after step 4" in capsys.readouterr().err
 
@@ -35,10 +35,10 @@ def test_what_dvc_has_committed_is_removed(finished, inside):
     folder, _ = finished
     (inside / "dvc.lock").write_text("with this stage in it")
     os.utime(inside / "dvc.lock", (time.time() + 5, time.time() + 5))
-    with lock.held(folder):
-        resume.sweep()
+    with locks.hold_folder(folder):
+        remove_committed_runs()
         assert folder.exists()
-    resume.sweep()
+    remove_committed_runs()
     assert not folder.exists()
 
 
@@ -50,17 +50,17 @@ def test_what_another_experiment_commits_says_nothing_of_this_one(finished, insi
     (inside / "copy/dvc.lock").write_text("with another stage in it")
     os.utime(inside / "copy/dvc.lock", (later, later))
     monkeypatch.chdir(inside / "copy")
-    resume.sweep()
+    remove_committed_runs()
     assert folder.exists()
     (folder / "done").write_text(str(inside / "gone/dvc.lock"))
-    resume.sweep()
+    remove_committed_runs()
     assert not folder.exists()
 
 
 def test_a_run_whose_settings_changed_is_not_done(tiny, training, inside, monkeypatch):
     """So that no dvc.lock that is written then has it removed."""
     monkeypatch.setenv("DVC_ROOT", str(inside))
-    process.before_success(stop)
+    process.add_final_check(stop)
     with pytest.raises(Killed):
         run(tiny(), training(max_steps=4))
     (folder,) = inside.glob(".work/pretrain/*")
@@ -72,10 +72,10 @@ def test_old_leftovers_are_named(tiny, training, monkeypatch, inside, capsys):
         run(tiny(), training(max_steps=6), every=2)
     (folder,) = inside.glob(".work/pretrain/*")
     size = sum(path.stat().st_size for path in folder.iterdir())
-    assert resume.leftovers(days=1) == []
+    assert list_leftovers(days=1) == []
     for path in [*folder.iterdir(), folder]:
         os.utime(path, (time.time() - 20 * 86400,) * 2)
-    ((place, n_bytes, age),) = resume.leftovers(days=14)
+    ((place, n_bytes, age),) = list_leftovers(days=14)
     assert place.samefile(folder) and n_bytes == size and 19.9 < age < 20.1
     run(tiny("optimized"), training(max_steps=1, warmup_steps=0), made_of={"another": 1})
     assert ".work holds runs of more than 14 days ago" in capsys.readouterr().err

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from nanogpt.errors import UserError
+from nanogpt.runtime.errors import UserError
 
 INTERRUPTED = 130
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -20,33 +20,33 @@ ENDS_WITH_PARENT = "NANOGPT_ENDS_WITH_PARENT"  # in the environment of what `lau
 SHELLS = ("sh", "bash", "dash", "zsh", "ksh", "fish", "busybox")
 WATCH_SECONDS = 0.5
 
-_last_checks: list[Callable[[], None]] = []
+_final_checks: list[Callable[[], None]] = []
 
 
-def before_success(check: Callable[[], None]) -> None:
+def add_final_check(check: Callable[[], None]) -> None:
     """Have `run` call this when main is done; what it raises ends the process as if main had raised it."""
-    _last_checks.append(check)
+    _final_checks.append(check)
 
 
-def last_checks() -> None:
+def run_final_checks() -> None:
     """What `before_success` was given, for a main with something to do after it."""
-    for check in _last_checks:
+    for check in _final_checks:
         check()
 
 
-def run(main: Callable[[], None]) -> None:
+def run_stage(main: Callable[[], None]) -> None:
     """Call a stage's main and end the process as the contract says: 0, 1 (user's mistake) or 130.
 
     SIGTERM and SIGHUP interrupt like Ctrl-C. A stage that `dvc` started is interrupted when that dies, so
     that it cannot write over what the next `dvc repro` makes.
     """
-    _catch(_interrupt)
-    sys.unraisablehook = _once_more
+    _install_handlers(_interrupt)
+    sys.unraisablehook = _reraise_lost_interrupt
     if ENDS_WITH_PARENT in os.environ or "DVC_ROOT" in os.environ:
-        threading.Thread(target=_end_with_parent, daemon=True).start()
+        threading.Thread(target=_interrupt_with_parent, daemon=True).start()
     try:
         main()
-        last_checks()
+        run_final_checks()
     except UserError as error:
         sys.exit(f"error: {error}")
     except OSError as error:
@@ -55,11 +55,11 @@ def run(main: Callable[[], None]) -> None:
         where = f"{error.filename}: " if error.filename else ""
         sys.exit(f"error: {where}{error.strerror}; put that right, and run the same command again")
     except KeyboardInterrupt as stop:
-        _say(f"interrupted: {str(stop) or 'nothing half-done was kept; run the same command again'}")
+        _write_stderr(f"interrupted: {str(stop) or 'nothing half-done was kept; run the same command again'}")
         sys.exit(INTERRUPTED)
 
 
-def launch(command: Sequence[str]) -> int:
+def launch_stage(command: Sequence[str]) -> int:
     """Run a stage that ends with this process and shares its terminal: its status, negative where a signal ended it.
 
     Raises KeyboardInterrupt where it is interrupted, or this process, which then tells it and waits until it has saved.
@@ -79,12 +79,12 @@ def launch(command: Sequence[str]) -> int:
 class Stop:
     """Whether this process was asked to stop."""
 
-    asked = False
+    requested = False
 
 
 @contextlib.contextmanager
-def deferred() -> Iterator[Stop]:
-    """In the block a signal to stop only sets `asked`; Ctrl-C after that interrupts at once.
+def defer_signals() -> Iterator[Stop]:
+    """In the block a signal to stop only sets `requested`; Ctrl-C after that interrupts at once.
 
     Other signals after the first one change nothing: where a terminal closes or a container is evicted, `dvc` gets
     them too, and a stage whose dvc is gone is told again. Outside of the main thread, which alone can handle signals,
@@ -93,39 +93,39 @@ def deferred() -> Iterator[Stop]:
     stop = Stop()
 
     def ask(number, frame):
-        asked, stop.asked = stop.asked, True
-        if asked and number == signal.SIGINT:
+        requested, stop.requested = stop.requested, True
+        if requested and number == signal.SIGINT:
             _interrupt(number, frame)
-        if not asked:
-            _say("stopping after this step; Ctrl-C then stops at once")
+        if not requested:
+            _write_stderr("stopping after this step; Ctrl-C then stops at once")
 
-    before = _catch(ask)
+    before = _install_handlers(ask)
     try:
         yield stop
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        if stop.asked:
-            _told()
+        if stop.requested:
+            _ignore_further_signals()
 
 
 def _interrupt(number, frame):
-    _told()
+    _ignore_further_signals()
     raise KeyboardInterrupt
 
 
-def _told() -> None:
+def _ignore_further_signals() -> None:
     """What is ending need not be told again, which would interrupt its last words; Ctrl-C still does."""
     for number in set(SIGNALS) - {signal.SIGINT}:
         if signal.getsignal(number) is _interrupt:
-            signal.signal(number, _go_on)
+            signal.signal(number, _ignore_signal)
 
 
-def _go_on(number, frame):
+def _ignore_signal(number, frame):
     pass
 
 
-def _say(text: str) -> None:
+def _write_stderr(text: str) -> None:
     """Print to stderr, also in the midst of another print; where nobody reads any more, throw away what follows."""
     try:
         os.write(2, f"{text}\n".encode())
@@ -136,11 +136,11 @@ def _say(text: str) -> None:
                 os.dup2(nobody, fd)
 
 
-def _once_more(lost) -> None:
+def _reraise_lost_interrupt(lost) -> None:
     """Python drops what is raised in some callbacks, as of its imports: an interruption that fell there comes again."""
     if issubclass(lost.exc_type, KeyboardInterrupt):
         for number in SIGNALS:
-            if signal.getsignal(number) is _go_on:
+            if signal.getsignal(number) is _ignore_signal:
                 signal.signal(number, _interrupt)
         ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
         threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGTERM if ignored else signal.SIGINT)).start()
@@ -148,7 +148,7 @@ def _once_more(lost) -> None:
         sys.__unraisablehook__(lost)
 
 
-def _catch(handler: Callable) -> dict[signal.Signals, Callable]:
+def _install_handlers(handler: Callable) -> dict[signal.Signals, Callable]:
     """Handle the signals that are not ignored (as under nohup); what handled them before."""
     if threading.current_thread() is not threading.main_thread():
         return {}
@@ -156,7 +156,7 @@ def _catch(handler: Callable) -> dict[signal.Signals, Callable]:
     return {number: signal.signal(number, handler) for number, old in before.items() if old is not signal.SIG_IGN}
 
 
-def _end_with_parent() -> None:
+def _interrupt_with_parent() -> None:
     import psutil  # takes 20 ms, for which no `--help` has to wait
 
     try:
@@ -166,5 +166,5 @@ def _end_with_parent() -> None:
             time.sleep(WATCH_SECONDS)
     except (psutil.Error, ProcessLookupError, StopIteration):  # gone already
         pass
-    _say("what started this stage has ended")
+    _write_stderr("what started this stage has ended")
     os.kill(os.getpid(), signal.SIGTERM)

@@ -1,4 +1,4 @@
-from nanogpt.errors import BadSetting, UserError
+from nanogpt.runtime.errors import BadSetting, UserError
 
 
 def test_a_bad_setting_seen_from_further_out():

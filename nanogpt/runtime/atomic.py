@@ -13,22 +13,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from nanogpt import sums
-from nanogpt.errors import UserError
+from nanogpt.runtime.checksums import write_checksums
+from nanogpt.runtime.errors import UserError
 
 
 @contextlib.contextmanager
-def file(path: os.PathLike | str) -> Iterator[BinaryIO]:
+def replace_file(path: os.PathLike | str) -> Iterator[BinaryIO]:
     """Yield a file to write that takes the place of `path` when the block succeeds.
 
     Whoever reads `path` sees the old bytes or the new, never a part. The folder must exist. Raises OSError
     as `open` and `write` do, and leaves the old file then.
     """
     path = Path(path)
-    aside = _sibling(path)
+    aside = _temporary_sibling(path)
     try:
         with aside.open("xb") as file:
-            _hold(file.fileno())
+            _lock(file.fileno())
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -40,7 +40,7 @@ def file(path: os.PathLike | str) -> Iterator[BinaryIO]:
 
 def write_bytes(path: os.PathLike | str, data: bytes) -> None:
     """Write `data` to `path` through `file`."""
-    with file(path) as aside:
+    with replace_file(path) as aside:
         aside.write(data)
 
 
@@ -49,7 +49,7 @@ def write_text(path: os.PathLike | str, text: str) -> None:
     write_bytes(path, text.encode())
 
 
-def check_place(path: os.PathLike | str) -> None:
+def check_writable(path: os.PathLike | str) -> None:
     """Raise UserError where nothing can be written at `path`, for its folder is a file, or not ours to write in."""
     path = Path(path).resolve()
     above = next((folder for folder in path.parents if folder.exists()), path)
@@ -59,12 +59,12 @@ def check_place(path: os.PathLike | str) -> None:
         raise UserError(f"{path}: {above} cannot be written to; choose another place")
 
 
-def check_out(path: os.PathLike | str, marker: str) -> None:
+def check_replaceable(path: os.PathLike | str, marker: str) -> None:
     """Raise UserError where the folder `path` cannot be, or would erase anything but an older folder of its kind.
 
     One of its kind has a file called `marker`.
     """
-    check_place(path)
+    check_writable(path)
     path = Path(path).resolve()
     if path.exists() and not path.is_dir():
         raise UserError(f"{path} is a file, and a folder is to be written; choose another name")
@@ -74,30 +74,30 @@ def check_out(path: os.PathLike | str, marker: str) -> None:
 
 
 @contextlib.contextmanager
-def folder(path: os.PathLike | str, marker: str) -> Iterator[Path]:
+def replace_folder(path: os.PathLike | str, marker: str) -> Iterator[Path]:
     """Yield an empty folder beside `path` that takes the place of `path` when the block succeeds.
 
     A folder that was at `path` is replaced whole, if it is of the kind that has a file `marker` (see
     `check_out`); when the block raises, it stays as it was and the new one is removed. Missing parents
     are made, and SHA256SUMS of what the block wrote.
     """
-    check_out(path, marker)
+    check_replaceable(path, marker)
     path = Path(path).resolve()  # a link stays, and the block may change the working folder
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside, old = _sibling(path), None
+    aside, old = _temporary_sibling(path), None
     aside.mkdir()
     held = os.open(aside, os.O_RDONLY)
-    _hold(held)
+    _lock(held)
     try:
         yield aside
-        sums.write(aside)
-        _sync(aside)
+        write_checksums(aside)
+        _flush_to_disk(aside)
         if not path.exists():
             aside.rename(path)
         elif _exchange(aside, path):
             old = aside
         else:  # for an instant nothing lies at path: a folder cannot be renamed over one that holds files
-            old = _sibling(path, ".old")
+            old = _temporary_sibling(path, ".old")
             path.rename(old)
             try:
                 aside.rename(path)
@@ -125,7 +125,7 @@ def _exchange(one: Path, other: Path) -> bool:
     return sys.platform == "darwin" and libc.renamex_np(*names, swap) == 0
 
 
-def _sibling(path: Path, suffix: str = ".tmp") -> Path:
+def _temporary_sibling(path: Path, suffix: str = ".tmp") -> Path:
     """A free name in the same folder, so that the rename stays on one file system.
 
     What a process that was killed has left under such a name is removed first: nobody holds it any more.
@@ -141,13 +141,13 @@ def _sibling(path: Path, suffix: str = ".tmp") -> Path:
     return Path(tempfile.mktemp(prefix=f".{path.name}.", suffix=suffix, dir=path.parent))
 
 
-def _hold(fd: int) -> None:
+def _lock(fd: int) -> None:
     """Lock what is being written; the kernel lets go of it when this process ends, however it ends."""
     with contextlib.suppress(OSError):  # a file system without locks
         fcntl.flock(fd, fcntl.LOCK_EX)
 
 
-def _sync(root: Path) -> None:
+def _flush_to_disk(root: Path) -> None:
     """Bring every file below `root` to the disk, so that a power cut cannot leave an empty one behind the rename."""
     for path in root.rglob("*"):
         if path.is_file():

@@ -3,8 +3,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from nanogpt.errors import BadSetting, UserError
-from nanogpt.flags import Flags, override
+from nanogpt.runtime.cli import Flags, override
+from nanogpt.runtime.errors import BadSetting, UserError
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from pathlib import Path
 from ruamel.yaml import YAML, YAMLError
 from ruamel.yaml.scalarbool import ScalarBoolean
 
-from nanogpt import recorded
-from nanogpt.errors import BadSetting, UserError
+from nanogpt.runtime import params_watch
+from nanogpt.runtime.errors import BadSetting, UserError
 
 PATH = Path("params.yaml")
 
@@ -31,7 +31,7 @@ def load(path: os.PathLike | str = PATH, **sections: type) -> types.SimpleNamesp
     """
     values = _load(path, sections)
     if path == PATH:
-        recorded.watch()
+        params_watch.watch_params()
     return types.SimpleNamespace(**values)
 
 
@@ -40,7 +40,7 @@ def _load(path: os.PathLike | str, sections: dict[str, type]) -> dict[str, objec
     try:
         return {name: _convert(_value(document, name, path), kind, name) for name, kind in sections.items()}
     except BadSetting as bad:
-        raise UserError(f"{path}{_line(document, bad.key)}: {bad}") from None
+        raise UserError(f"{path}{_line_of(document, bad.key)}: {bad}") from None
 
 
 def load_key(key: str, kind: type, path: os.PathLike | str = PATH) -> object:
@@ -52,7 +52,7 @@ def load_key(key: str, kind: type, path: os.PathLike | str = PATH) -> object:
     try:
         return _convert(value, kind, key)
     except BadSetting as bad:
-        raise UserError(f"{path}{_line(document, bad.key)}: {bad}") from None
+        raise UserError(f"{path}{_line_of(document, bad.key)}: {bad}") from None
 
 
 def load_all(path: os.PathLike | str = PATH, **sections: type) -> types.SimpleNamespace:
@@ -60,8 +60,8 @@ def load_all(path: os.PathLike | str = PATH, **sections: type) -> types.SimpleNa
     document = _read(Path(path))
     for key in document:
         if key not in sections:
-            bad = BadSetting(str(key), _plain(document[key]), "unknown section", _suggest(str(key), sections))
-            raise UserError(f"{path}{_line(document, bad.key)}: {bad}")
+            bad = BadSetting(str(key), _unwrapped(document[key]), "unknown section", _suggest(str(key), sections))
+            raise UserError(f"{path}{_line_of(document, bad.key)}: {bad}")
     return load(path, **sections)
 
 
@@ -93,11 +93,13 @@ def _convert(value: object, kind: type, key: str) -> object:
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is typing.Literal:
         if value not in arguments or isinstance(value, bool):
-            raise BadSetting(key, _plain(value), "not one of the choices", f"choose {' | '.join(map(str, arguments))}")
+            raise BadSetting(
+                key, _unwrapped(value), "not one of the choices", f"choose {' | '.join(map(str, arguments))}"
+            )
         return value
     if origin is list:
         if not isinstance(value, list):
-            raise BadSetting(key, _plain(value), "not a list", "write it as [one, another]")
+            raise BadSetting(key, _unwrapped(value), "not a list", "write it as [one, another]")
         return [_convert(item, arguments[0], f"{key}[{i}]") for i, item in enumerate(value)]
     if origin in (types.UnionType, typing.Union):
         return _one_of(value, arguments, key)
@@ -107,10 +109,10 @@ def _convert(value: object, kind: type, key: str) -> object:
 def _section(value: object, kind: type, key: str) -> object:
     fields = typing.get_type_hints(kind)
     if not isinstance(value, dict):
-        raise BadSetting(key, _plain(value), "not a section", f"it needs the keys {', '.join(fields)}")
+        raise BadSetting(key, _unwrapped(value), "not a section", f"it needs the keys {', '.join(fields)}")
     for name in value:
         if name not in fields:
-            raise BadSetting(f"{key}.{name}", _plain(value[name]), "unknown key", _suggest(str(name), fields))
+            raise BadSetting(f"{key}.{name}", _unwrapped(value[name]), "unknown key", _suggest(str(name), fields))
     for name in fields:
         if name not in value:
             raise BadSetting(f"{key}.{name}", None, "this key is missing", "add it; `git diff` shows what it was")
@@ -129,14 +131,14 @@ def _one_of(value: object, kinds: tuple[type, ...], key: str) -> object:
         except BadSetting as bad:
             complaints.append(bad)
     remedies = " or ".join(dict.fromkeys(bad.remedy for bad in complaints))
-    raise BadSetting(key, _plain(value), complaints[0].reason, remedies)
+    raise BadSetting(key, _unwrapped(value), complaints[0].reason, remedies)
 
 
 def _scalar(value: object, kind: type, key: str) -> object:
     if kind is types.NoneType:
         if value is None:
             return None
-        raise BadSetting(key, _plain(value), "not empty", "write null")
+        raise BadSetting(key, _unwrapped(value), "not empty", "write null")
     if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
         if value != value or value in (float("inf"), float("-inf")):
             raise BadSetting(key, float(value), "not a finite number", "write an ordinary number")
@@ -157,15 +159,15 @@ def _scalar(value: object, kind: type, key: str) -> object:
         bool: ("not true or false", "write true or false"),
         str: ("not text", "put it in quotes"),
     }
-    raise BadSetting(key, _plain(value), *wanted[kind])
+    raise BadSetting(key, _unwrapped(value), *wanted[kind])
 
 
-def _plain(value: object) -> object:
+def _unwrapped(value: object) -> object:
     """The value without ruamel's wrappers, for messages."""
     if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): _unwrapped(v) for k, v in value.items()}
     if isinstance(value, list):
-        return [_plain(v) for v in value]
+        return [_unwrapped(v) for v in value]
     for kind in (bool, int, float, str):
         if isinstance(value, kind):
             return kind(value)
@@ -177,7 +179,7 @@ def _suggest(name: str, known: typing.Iterable[str]) -> str:
     return f"did you mean {close[0]}?" if close else f"known here: {', '.join(known)}"
 
 
-def _line(document: object, key: str) -> str:
+def _line_of(document: object, key: str) -> str:
     """ ", line N" of a dotted key, or nothing where the key is not in the file."""
     line = None
     for part in key.split("[")[0].split("."):

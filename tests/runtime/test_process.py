@@ -13,11 +13,13 @@ from pathlib import Path
 import pytest
 from imports import ROOT
 
-from nanogpt.process import launch
+from nanogpt.runtime.process import launch_stage
 
 
 def run(code: str) -> subprocess.CompletedProcess:
-    code = f"from nanogpt import errors, process\ndef main():\n    {code}\nprocess.run(main)\nprint('after')"
+    code = (
+        f"from nanogpt.runtime import errors, process\ndef main():\n    {code}\nprocess.run_stage(main)\nprint('after')"
+    )
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 
 
@@ -62,28 +64,28 @@ def test_our_own_mistakes_keep_their_traceback():
 ENV = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
 WAITS = """
 import time
-from nanogpt import process
+from nanogpt.runtime import process
 def main():
     try:
         print("begun")
         time.sleep(60)
     finally:
         print("tidied up")
-process.run(main)
+process.run_stage(main)
 """
 STEPS = """
 import time
-from nanogpt import process
+from nanogpt.runtime import process
 def main():
-    with process.deferred() as stop:
+    with process.defer_signals() as stop:
         for step in range(600):
             print(step)
             for _ in range(10):
                 time.sleep(0.01)
-            if stop.asked:
+            if stop.requested:
                 print("saved")
                 raise KeyboardInterrupt("step so and so is kept")
-process.run(main)
+process.run_stage(main)
 """
 
 
@@ -218,16 +220,16 @@ def test_a_stage_by_hand_outlives_its_parent():
 
 @pytest.mark.parametrize("status", [0, 3])
 def test_the_status_is_that_of_the_process(status):
-    assert launch([sys.executable, "-c", f"import sys; sys.exit({status})"]) == status
+    assert launch_stage([sys.executable, "-c", f"import sys; sys.exit({status})"]) == status
 
 
 def test_a_process_that_was_interrupted_interrupts():
     with pytest.raises(KeyboardInterrupt):
-        launch([sys.executable, "-c", "import sys; sys.exit(130)"])
+        launch_stage([sys.executable, "-c", "import sys; sys.exit(130)"])
 
 
 def test_a_process_that_is_killed():
-    assert launch([sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"]) == -9
+    assert launch_stage([sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"]) == -9
 
 
 @pytest.mark.parametrize("both", [True, False], ids=["the terminal interrupts both", "a signal to this one alone"])
@@ -235,19 +237,19 @@ def test_an_interrupted_process_is_given_time(tmp_path, monkeypatch, both):
     """It is told, once more where the terminal did that already, and waited for."""
     program = f"""
 import os, sys, time
-from nanogpt import process
+from nanogpt.runtime import process
 def main():
-    with process.deferred() as stop:
+    with process.defer_signals() as stop:
         open("pid", "w").close()
         if {both}:
             os.kill(os.getppid(), 2)
             os.kill(os.getpid(), 2)
-        while not stop.asked:
+        while not stop.requested:
             time.sleep(0.01)
         time.sleep(0.5)
         open("kept", "w").close()
         raise KeyboardInterrupt
-process.run(main)
+process.run_stage(main)
 """
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
@@ -260,7 +262,7 @@ process.run(main)
     if not both:
         threading.Thread(target=interrupt, daemon=True).start()
     with pytest.raises(KeyboardInterrupt):
-        launch([sys.executable, "-c", program])
+        launch_stage([sys.executable, "-c", program])
     assert Path("kept").exists()
 
 
@@ -268,16 +270,17 @@ def test_what_is_launched_ends_with_its_parent():
     """Killed, a series of seeds leaves nobody who trains on, and whose result the next one would not know."""
     program = """
 import sys, time
-from nanogpt import process
+from nanogpt.runtime import process
 def main():
-    with process.deferred() as stop:
+    with process.defer_signals() as stop:
         print("begun", flush=True)
-        while not stop.asked:
+        while not stop.requested:
             time.sleep(0.01)
     print("saved", flush=True)
-process.run(main)
+process.run_stage(main)
 """
-    series = f"import sys; from nanogpt.process import launch; launch([sys.executable, '-c', {program!r}])"
+    series = "import sys; from nanogpt.runtime.process import launch_stage\n"
+    series += f"launch_stage([sys.executable, '-c', {program!r}])"
     env = os.environ | {"PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
         [sys.executable, "-c", series], env=env, stdout=subprocess.PIPE, text=True, start_new_session=True

@@ -1,0 +1,1 @@
+"""The training loop, what it steers by, and runs that resume after a crash to the same bits."""
