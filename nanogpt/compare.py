@@ -11,7 +11,7 @@ from torch import nn
 from nanogpt import checkpoint, lora
 from nanogpt.evaluate import Score, score_bin
 from nanogpt.generate import generate
-from nanogpt.hardware import Dtype
+from nanogpt.hardware.device import Dtype
 from nanogpt.runtime.errors import BadSetting, UserError
 from nanogpt.tokenizer import Tokenizer
 from nanogpt.tokens import Bin

@@ -9,15 +9,16 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from nanogpt import hardware
 from nanogpt.evaluate import BATCH_TOKENS
+from nanogpt.hardware import memory
+from nanogpt.hardware.device import autocast
 from nanogpt.model import ModelConfig, build, count_parameters
 from nanogpt.model.loss import IDS_AT_ONCE, KEPT_BYTES
 from nanogpt.runtime.errors import BadSetting, UserError
 
 MIB = 1 << 20
 IMPORTS = 150 * MIB  # still to come when a run begins: AdamW's part of torch, oneDNN's kernels, in the end pandas
-# Heap to a byte in use at the peak, measured. Freed buffers stay in this process (`hardware.keep_freed`), but glibc
+# Heap to a byte in use at the peak, measured. Freed buffers stay in this process (`keep_freed_memory`), but glibc
 # before 2.38 reuses one for its own size only once it has merged with a neighbour. The logits of an adapted head,
 # some large buffers of one size, are worst off: 1.3 to 2.4, by chance.
 HEAP, HEAP_OF_LOGITS = 1.35, 2.0
@@ -39,7 +40,7 @@ def training_mib(model: nn.Module, batch_size: int, dtype: torch.dtype) -> float
 
 def check_shape(config: ModelConfig, free_mib: float | None = None) -> None:
     """Raise UserError where not even the weights of a model of that shape fit, in fp32; before it is made."""
-    free_mib = hardware.available_mib() if free_mib is None else free_mib
+    free_mib = memory.available_mib() if free_mib is None else free_mib
     with torch.device("meta"):
         wanted = 4 * count_parameters(build(config)) / MIB
     if wanted > free_mib:
@@ -60,7 +61,7 @@ def check(
     gradient as it is; other sections of params.yaml where batch_size may stand have none of their own. Without
     `free_mib` it is what this process can still take.
     """
-    free_mib = hardware.available_mib() if free_mib is None else free_mib
+    free_mib = memory.available_mib() if free_mib is None else free_mib
     if (wanted := training_mib(model, batch_size, dtype)) <= free_mib:
         return
     key = f"{section}.batch_size"
@@ -94,7 +95,7 @@ def _in_use(model: nn.Module, batch_size: int, dtype: torch.dtype, score: bool =
         model = copy.deepcopy(model).train(not score)
         with _Memory() as memory, torch.set_grad_enabled(not score):
             ids = torch.zeros(batch_size, model.config.block_size, dtype=torch.int64)  # (B, T)
-            with hardware.autocast(torch.device("cpu"), dtype):
+            with autocast(torch.device("cpu"), dtype):
                 out = model.hidden(ids) if plain else model(ids, ids, reduction="none" if score else "mean")
             if not score:
                 out.sum().backward()

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from nanogpt import hardware
+from nanogpt.hardware.device import Dtype, autocast_to
 from nanogpt.model.loss import IGNORED
 from nanogpt.runtime.errors import UserError
 from nanogpt.tokens import Bin, Windows
@@ -161,7 +161,7 @@ def window_loss(model: nn.Module, windows: Windows, batches: int, batch_size: in
     return sum(losses) / len(losses)
 
 
-def score_bin(model: nn.Module, data: Bin, byte_lengths: np.ndarray, dtype: hardware.Dtype) -> Score:
+def score_bin(model: nn.Module, data: Bin, byte_lengths: np.ndarray, dtype: Dtype) -> Score:
     """Score every document of a bin, matrix products in `dtype`."""
-    with hardware.precision(dtype, next(model.parameters()).device):
+    with autocast_to(dtype, next(model.parameters()).device):
         return score(model, data.documents(), byte_lengths)

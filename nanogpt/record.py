@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nanogpt import hardware
 from nanogpt.evaluate import Score, bits_per_byte
+from nanogpt.hardware import memory
 from nanogpt.runtime import atomic
 from nanogpt.tokens import Bin
 
@@ -124,7 +124,7 @@ class Record:
             "first_step_s": self.first_step_s,
             "validation_s": self.validation_s,
             "saving_s": self.saving_s,
-            "peak_mib": hardware.peak_mib(),
+            "peak_mib": memory.peak_mib(),
             "wall_s": self.wall_s + time.monotonic() - started,
         }
         if val_data.counts.bits is not None:

@@ -15,7 +15,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from statistics import fmean, harmonic_mean
 
-from nanogpt import hardware, intervals, start, tokenizer
+from nanogpt import intervals, start, tokenizer
+from nanogpt.hardware.cores import describe_processor
 from nanogpt.model import ARCHITECTURES, ModelSettings
 from nanogpt.resume import fingerprint
 from nanogpt.runtime import params
@@ -82,7 +83,7 @@ def conditions(data: Path | str) -> dict:
         "start": start.origin(given.train.init_from),
         "source": bins[0].source,
         "data": [tok.sha256, *(one.counts.sha256 for one in bins)],
-        "machine": hardware.describe(),
+        "machine": describe_processor(),
         "program": _program(),
     }
 

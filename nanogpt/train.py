@@ -12,10 +12,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from nanogpt import estimate, hardware, optim
-from nanogpt.choices import Choices, choose, machine
-from nanogpt.compiling import Compile, compiled_loss
+from nanogpt import estimate, optim
 from nanogpt.evaluate import window_loss
+from nanogpt.hardware import memory
+from nanogpt.hardware.auto import Choices, describe_machine, resolve_auto
+from nanogpt.hardware.compilation import Compile
+from nanogpt.hardware.device import Dtype, autocast
 from nanogpt.model import ModelConfig, model_flops
 from nanogpt.record import Record
 from nanogpt.resume import every
@@ -24,6 +26,7 @@ from nanogpt.runtime import process
 from nanogpt.runtime.errors import BadSetting, UserError
 from nanogpt.runtime.progress import Progress
 from nanogpt.tokens import Windows
+from nanogpt.training.compiled import compile_loss
 from nanogpt.training.resume import Work
 
 MOST_SKIPPED = 10  # steps in a row without a finite loss and gradient, before a run gives up
@@ -46,7 +49,7 @@ class TrainSettings:
     eval_every: int
     eval_batches: int
     log_every: int
-    dtype: hardware.Dtype
+    dtype: Dtype
     compile: Compile
     threads: int | Literal["auto"]
     device: Literal["auto", "cpu", "cuda", "mps"]
@@ -104,7 +107,7 @@ def begin(config: ModelConfig, settings: TrainSettings, work: Work | None = None
     if work and work.state:
         return Choices(**work.state["choices"])
     flops = model_flops(config, settings.step_sequences * config.block_size) * settings.max_steps
-    return choose(settings.device, settings.dtype, settings.threads, settings.compile, flops)
+    return resolve_auto(settings.device, settings.dtype, settings.threads, settings.compile, flops)
 
 
 def train(
@@ -124,13 +127,13 @@ def train(
     choices = begin(model.config, settings, work)
     device, dtype = choices.apply()
     if work and device.type == "cpu":
-        free = hardware.available_mib() + size(work.state) / 2**20  # what is read of a state is not taken twice
+        free = memory.available_mib() + size(work.state) / 2**20  # what is read of a state is not taken twice
         estimate.check(model, settings.batch_size, settings.grad_accum, dtype, section, free)
     model.to(device)
     optimizer = optim.adamw(model, settings.lr, (settings.beta1, settings.beta2), settings.weight_decay)
     record = _take_up(model, optimizer, work)
-    record.on(machine() | asdict(choices))
-    loss_of = compiled_loss(model) if choices.compile else model
+    record.on(describe_machine() | asdict(choices))
+    loss_of = compile_loss(model) if choices.compile else model
     step_tokens = settings.step_sequences * train_data.block_size
     begun = record.step
 
@@ -171,7 +174,7 @@ def train(
                 record.log(lr)
             trained = time.perf_counter()
             if done % settings.eval_every == 0 or last:
-                with hardware.autocast(device, dtype):
+                with autocast(device, dtype):
                     val_loss = window_loss(model, val_data, settings.eval_batches, settings.batch_size)
                 if not math.isfinite(val_loss):
                     raise _diverged(f"the validation loss is not finite after step {record.step}", lr, work)
@@ -210,7 +213,7 @@ def update(
     """
     total = 0.0
     for ids, targets in batches:
-        with hardware.autocast(device, dtype):
+        with autocast(device, dtype):
             loss = loss_of(ids.to(device), targets.to(device)) / len(batches)
         loss.backward()
         total += loss.item()

@@ -29,10 +29,10 @@ def main() -> None:
     flags.add_argument("--vocab-size", type=int, metavar="N", help="prepare: in place of tokenizer.vocab_size")
     flags.add_argument("--out", help="file to write (default: metrics/benchmark.json for training, none for others)")
     args = flags.parse_args()
-    from nanogpt import hardware
+    from nanogpt.hardware.cores import describe_processor
     from nanogpt.runtime.metrics_file import write_metrics
 
-    print(hardware.describe(), flush=True)
+    print(describe_processor(), flush=True)
     figures = prepare(args) if args.what == "prepare" else training(args)
     if out := args.out or (args.what == "training" and "metrics/benchmark.json"):
         write_metrics(out, figures)

@@ -4,8 +4,8 @@ from dataclasses import replace
 import pytest
 from test_bench_settings import SETTINGS
 
-from nanogpt import hardware
 from nanogpt.bench import growth
+from nanogpt.hardware.cores import usable_cores
 from nanogpt.model import model_flops
 
 REFERENCE = replace(SETTINGS, n_head=5, n_embd=320, block_size=256, batch_size=8, vocab_size=50304)
@@ -32,7 +32,7 @@ def test_longer_blocks_at_the_same_tokens_a_step(block_size):
 
 
 def test_what_this_machine_or_batch_cannot_do_is_left_out():
-    cores = hardware.usable()
+    cores = usable_cores()
     assert [growth._possible(REFERENCE, "threads", n) for n in (1, cores, cores + 1)] == [True, True, False]
     few = replace(REFERENCE, batch_size=2)
     assert [growth._possible(few, "block_size", n) for n in (128, 512, 1024)] == [True, True, False]

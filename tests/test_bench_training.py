@@ -280,7 +280,7 @@ def test_the_yardstick_is_not_tuned():
     ours = variants.training("ours", Variant("base", "float32"), SETTINGS)
     ours["ours"]()
     assert flushes()
-    if training.hardware.rates().onednn_pays:
+    if training.measured_rates().onednn_pays:
         assert torch.backends.mkldnn.matmul.fp32_precision == "bf16"
 
 
@@ -309,10 +309,11 @@ def test_an_adapter_alone_learns():
 
 ISA = """
 from test_bench_settings import SETTINGS
-from nanogpt import hardware
-from nanogpt.bench.variants import Variant, training
+from nanogpt.hardware.cores import instruction_set
+from nanogpt.bench.variants import Variant
+from nanogpt.bench.variants import training
 training("x", Variant("optimized", "bfloat16", isa="AVX2"), SETTINGS)["x"]()
-print(hardware.instruction_set())
+print(instruction_set())
 """
 
 

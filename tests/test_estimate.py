@@ -8,7 +8,8 @@ import torch
 
 from nanogpt import estimate, lora
 from nanogpt.estimate import check, check_shape, training_mib
-from nanogpt.hardware import autocast, peak_mib
+from nanogpt.hardware.device import autocast
+from nanogpt.hardware.memory import peak_mib
 from nanogpt.model import ModelConfig
 from nanogpt.model.loss import head_loss
 from nanogpt.runtime.errors import UserError
@@ -198,7 +199,7 @@ def test_a_model_that_is_too_large(large):
 
 def test_what_is_free_is_asked_of_the_system(large, monkeypatch):
     check(large, 1, 1, FP32)
-    monkeypatch.setattr("nanogpt.hardware.available_mib", lambda: 10.0)
+    monkeypatch.setattr("nanogpt.hardware.memory.available_mib", lambda: 10.0)
     with pytest.raises(UserError, match=r"0\.01 GiB are free"):
         check(large, 1, 1, FP32)
 
@@ -206,8 +207,16 @@ def test_what_is_free_is_asked_of_the_system(large, monkeypatch):
 REAL = """
 import json, sys
 import numpy as np, psutil, torch
-from nanogpt import lora, estimate, evaluate, hardware, model, train
-from nanogpt.tokens import Bin, Counts, Windows
+from nanogpt import lora
+from nanogpt import estimate
+from nanogpt import evaluate
+from nanogpt.hardware import memory
+from nanogpt.hardware.device import autocast_to
+from nanogpt import model
+from nanogpt import train
+from nanogpt.tokens import Bin
+from nanogpt.tokens import Counts
+from nanogpt.tokens import Windows
 
 config, settings, targets = json.loads(sys.argv[1])
 config, settings = model.ModelConfig(**config), train.TrainSettings(**settings)
@@ -220,10 +229,10 @@ held = psutil.Process().memory_info().rss / 2**20
 expected = held + estimate.training_mib(net, settings.batch_size, getattr(torch, settings.dtype))
 train.train(net, windows, windows, settings, 1)
 documents = [tokens[i * 500 :][: 20 + 9 * i] for i in range(60)]
-with hardware.precision(settings.dtype, torch.device("cpu")):
+with autocast_to(settings.dtype, torch.device("cpu")):
     evaluate.score(net, documents, np.ones(config.vocab_size, np.int64))
 import pandas  # as a stage does then
-print(expected, hardware.peak_mib())
+print(expected, memory.peak_mib())
 """
 
 

@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from nanogpt.compiling import compiled_loss
 from nanogpt.model import loss
 from nanogpt.model.loss import IGNORED, head_loss
+from nanogpt.training.compiled import compile_loss
 
 
 class Head(nn.Module):
@@ -396,7 +396,7 @@ def test_with_all_but_the_head_compiled(tiny, monkeypatch, tmp_path, arch):
     model = tiny(arch, n_layer=2, tie_embeddings=True)
     ids, targets = torch.randint(320, (2, 3, 16))
     targets[1, 4:] = IGNORED
-    eager, fast = model(ids, targets), compiled_loss(model)(ids, targets)
+    eager, fast = model(ids, targets), compile_loss(model)(ids, targets)
     assert fast.item() == pytest.approx(eager.item(), rel=1e-4)
     parameters = dict(model.named_parameters())
     exact, ours = (torch.autograd.grad(of, parameters.values()) for of in (eager, fast))

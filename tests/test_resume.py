@@ -80,13 +80,13 @@ def test_two_runs_of_one_fingerprint_are_equal_however_often_they_end(tiny, trai
 def test_choices_are_kept(tiny, training, monkeypatch):
     settings = training(max_steps=10, dtype="auto", threads="auto", compile="auto", device="auto")
     with monkeypatch.context() as other:
-        other.setattr("nanogpt.hardware.usable", lambda: 3)
-        other.setattr("nanogpt.hardware.dtype", lambda *_: torch.bfloat16)
+        other.setattr("nanogpt.hardware.auto.usable_cores", lambda: 3)
+        other.setattr("nanogpt.hardware.auto.choose_dtype", lambda *_: torch.bfloat16)
         whole = run(tiny(), settings)
         with killed_at(6, monkeypatch):
             run(tiny(), settings)
-    monkeypatch.setattr("nanogpt.hardware.usable", lambda: 1)
-    monkeypatch.setattr("nanogpt.hardware.dtype", lambda *_: torch.float32)
+    monkeypatch.setattr("nanogpt.hardware.auto.usable_cores", lambda: 1)
+    monkeypatch.setattr("nanogpt.hardware.auto.choose_dtype", lambda *_: torch.float32)
     again = run(tiny(), settings)
     assert_same(again, whole)
     assert (again[1].machines[0]["threads"], again[1].dtype) == (3, "bfloat16")
@@ -97,7 +97,7 @@ def test_choices_are_kept(tiny, training, monkeypatch):
 def test_another_machine_is_named(tiny, training, monkeypatch, capsys):
     with killed_at(6, monkeypatch):
         run(tiny(), training(max_steps=10))
-    monkeypatch.setattr("nanogpt.hardware.instruction_set", lambda: "another")
+    monkeypatch.setattr("nanogpt.hardware.auto.instruction_set", lambda: "another")
     _, record = run(tiny(), training(max_steps=10))
     assert [machine["instruction set"] == "another" for machine in record.machines] == [False, True]
     assert "this run began on another machine (instruction set)" in capsys.readouterr().err
@@ -135,7 +135,7 @@ def test_a_state_is_a_checkpoint(tiny, training, byte, monkeypatch, inside):
 def test_what_a_state_holds_counts_as_free(tiny, training, monkeypatch):
     """It is in memory when the estimate is made, and will be what the estimate counts."""
     free = []
-    monkeypatch.setattr("nanogpt.hardware.available_mib", lambda: 1e6)
+    monkeypatch.setattr("nanogpt.hardware.memory.available_mib", lambda: 1e6)
     monkeypatch.setattr("nanogpt.estimate.check", lambda *given: free.append(given[-1]))
     with killed_at(6, monkeypatch):
         run(tiny(), training(max_steps=10))

@@ -161,7 +161,7 @@ def test_the_page(trainer):
     page, found = compare("data/pretrain", range(1, 4), STEPS)
     assert page.startswith("# base against optimized, 3 seeds\n") and page.endswith(" |\n")
     assert "data/pretrain (test)" in page
-    assert f"Machine: {seeds.hardware.describe()}." in page
+    assert f"Machine: {seeds.describe_processor()}." in page
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line[:1] == "|"]
     assert rows[0] == ["", "steps", "seconds", "loss, nats per token", "bits per byte"]
     within = 4.30265 * np.std([0.1, 0.21, 0.3], ddof=1) / math.sqrt(3)

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-from nanogpt import choices, optim
-from nanogpt.hardware import autocast
+from nanogpt import optim
+from nanogpt.hardware.auto import Choices
+from nanogpt.hardware.device import autocast
 from nanogpt.runtime.errors import UserError
 from nanogpt.tokens import Bin, Counts, Windows
 from nanogpt.train import train, update
@@ -279,7 +280,7 @@ def test_compiling_without_a_compiler(tiny, training, monkeypatch):
     with pytest.raises(UserError, match=r"train\.compile = 'on': there is no C\+\+ compiler here; .* choose off"):
         trained(tiny(), training(compile="on"))
     trained(tiny(), training(compile="auto", max_steps=1, warmup_steps=0))
-    begun_with_one = choices.Choices("cpu", "float32", "torch's own", 1, True)
+    begun_with_one = Choices("cpu", "float32", "torch's own", 1, True)
     with pytest.raises(UserError, match=r"there is no C\+\+ compiler here"):
         begun_with_one.apply()
 

@@ -6,10 +6,13 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 
-from nanogpt import hardware, optim
+from nanogpt import optim
 from nanogpt.bench.race import Steps, race
 from nanogpt.bench.settings import BenchmarkSettings
 from nanogpt.bench.variants import CPU, DTYPES, random_batch
+from nanogpt.hardware import memory
+from nanogpt.hardware.device import Dtype, choose_dtype, set_threads
+from nanogpt.hardware.matmul_rates import use_fast_float32
 from nanogpt.model import build, cache
 from nanogpt.train import update
 
@@ -21,20 +24,20 @@ def benchmark(settings: BenchmarkSettings) -> dict[str, dict[str, float]]:
     return {short: {piece: _worth(piece, dtype, settings) for piece in PIECES} for short, dtype in DTYPES.items()}
 
 
-def _worth(piece: str, dtype: hardware.Dtype, settings: BenchmarkSettings) -> float:
+def _worth(piece: str, dtype: Dtype, settings: BenchmarkSettings) -> float:
     entries = {name: partial(step_without, name, dtype, settings) for name in (piece, "nothing")}
     medians = race(entries, settings.num_iters).medians
     return medians[piece] / medians["nothing"]
 
 
-def step_without(piece: str, dtype: hardware.Dtype, settings: BenchmarkSettings) -> Steps:
-    """A training step in this process, as `hardware.tune` and `train` make it but for one piece."""
-    hardware.threads(settings.threads)
+def step_without(piece: str, dtype: Dtype, settings: BenchmarkSettings) -> Steps:
+    """A training step in this process, as `configure_torch` and `train` make it but for one piece."""
+    set_threads(settings.threads)
     torch.set_flush_denormal(True)
     if piece != "oneDNN in fp32":
-        hardware.fast_float32()
+        use_fast_float32()
     if piece != "kept memory":
-        hardware.keep_freed()
+        memory.keep_freed_memory()
     if piece == "plain attention":
         cache.PLAIN_UP_TO = 0
     batch, model = random_batch(settings), build(settings.config("optimized"))
@@ -46,7 +49,7 @@ def step_without(piece: str, dtype: hardware.Dtype, settings: BenchmarkSettings)
         return F.cross_entropy(model(ids).flatten(0, 1), targets.flatten())
 
     loss_of = apart if piece == "head and loss in one" else model
-    kind = hardware.dtype(dtype, CPU)
+    kind = choose_dtype(dtype, CPU)
     return {piece: lambda: update(loss_of, optimizer, [batch], 1.0, CPU, kind)}
 
 

@@ -5,10 +5,10 @@ from functools import partial
 
 import pandas as pd
 
-from nanogpt import hardware
 from nanogpt.bench.race import race
 from nanogpt.bench.settings import BenchmarkSettings
 from nanogpt.bench.variants import Variant, training
+from nanogpt.hardware.cores import usable_cores
 from nanogpt.model import model_flops
 
 HEAD_DIM = 64
@@ -45,7 +45,7 @@ def _varied(settings: BenchmarkSettings, key: str, value: int) -> BenchmarkSetti
 def _possible(settings: BenchmarkSettings, key: str, value: int) -> bool:
     if key == "block_size":
         return settings.tokens % value == 0
-    return key != "threads" or value <= hardware.usable()
+    return key != "threads" or value <= usable_cores()
 
 
 def _point(settings: BenchmarkSettings) -> dict[str, float]:

@@ -6,11 +6,11 @@ from functools import partial
 import torch
 from torch import nn
 
-from nanogpt import hardware
 from nanogpt.bench.parts import both_ways, nested
 from nanogpt.bench.race import Steps, race
 from nanogpt.bench.settings import BenchmarkSettings
 from nanogpt.bench.variants import CPU, DTYPES
+from nanogpt.hardware.device import Dtype, configure_torch
 from nanogpt.model import base, optimized
 
 PAIRS = {"rmsnorm": "layernorm", "gqa": "mha", "swiglu": "gelu", "rope": "learned"}
@@ -29,9 +29,9 @@ def benchmark(settings: BenchmarkSettings) -> dict[str, dict[str, dict[str, floa
     return {"layers_ms": layers_ms, "layer_speedup": speedup}
 
 
-def layers(prefix: str, dtype: hardware.Dtype, settings: BenchmarkSettings) -> Steps:
+def layers(prefix: str, dtype: Dtype, settings: BenchmarkSettings) -> Steps:
     """What sets the architectures apart: one layer of each kind, forwards and backwards."""
-    hardware.tune(settings.threads)
+    configure_torch(settings.threads)
     torch.manual_seed(0)
     config, plain = settings.config("optimized"), settings.config("base")
     many = optimized.Attention(replace(config, n_kv_head=settings.n_head), 0)

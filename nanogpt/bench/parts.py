@@ -7,10 +7,11 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from nanogpt import hardware, optim
+from nanogpt import optim
 from nanogpt.bench.race import Steps, race
 from nanogpt.bench.settings import BenchmarkSettings
 from nanogpt.bench.variants import CPU, DTYPES
+from nanogpt.hardware.device import Dtype, autocast, choose_dtype, configure_torch
 from nanogpt.model import build, optimized
 from nanogpt.model.loss import IDS_AT_ONCE, head_loss
 
@@ -39,9 +40,9 @@ def nested(medians: dict[str, float]) -> dict[str, dict[str, float]]:
     return ms
 
 
-def parts(prefix: str, arch: str, dtype: hardware.Dtype, settings: BenchmarkSettings) -> Steps:
+def parts(prefix: str, arch: str, dtype: Dtype, settings: BenchmarkSettings) -> Steps:
     """The parts of a step: embedding, all attention and all MLPs with their norms, head with loss, optimizer."""
-    hardware.tune(settings.threads)
+    configure_torch(settings.threads)
     torch.manual_seed(0)
     model = build(settings.config(arch))
     shape = settings.batch_size, settings.block_size
@@ -74,10 +75,10 @@ def parts(prefix: str, arch: str, dtype: hardware.Dtype, settings: BenchmarkSett
     return steps | {f"{prefix}optimizer": _optimizer(settings, arch)}
 
 
-def products(name: str, dtype: hardware.Dtype, settings: BenchmarkSettings) -> Steps:
+def products(name: str, dtype: Dtype, settings: BenchmarkSettings) -> Steps:
     """The head's three products alone, in the blocks of `head_loss` and into memory that is there already."""
-    hardware.tune(settings.threads)
-    kind, N, D = hardware.dtype(dtype, CPU), settings.tokens, settings.n_embd
+    configure_torch(settings.threads)
+    kind, N, D = choose_dtype(dtype, CPU), settings.tokens, settings.n_embd
     h, w = torch.randn(N, D).to(kind), torch.randn(settings.vocab_size, D).to(kind)
     blocks = [(rows, torch.empty(N, len(rows), dtype=kind), torch.empty_like(rows)) for rows in w.split(IDS_AT_ONCE)]
     grad = torch.empty_like(h)
@@ -92,26 +93,26 @@ def products(name: str, dtype: hardware.Dtype, settings: BenchmarkSettings) -> S
     return {name: step}
 
 
-def matrix(dtypes: dict[str, hardware.Dtype], settings: BenchmarkSettings, size: int) -> Steps:
+def matrix(dtypes: dict[str, Dtype], settings: BenchmarkSettings, size: int) -> Steps:
     """A square product of `size` in each dtype, by name: the rate that utilisation is measured against."""
-    hardware.tune(settings.threads)
+    configure_torch(settings.threads)
 
     def product(dtype: torch.dtype) -> Callable[[], Tensor]:
         a, b = torch.randn(2, size, size).to(dtype)
         out = torch.empty(size, size, dtype=dtype)
         return lambda: torch.mm(a, b, out=out)
 
-    return {name: product(hardware.dtype(dtype, CPU)) for name, dtype in dtypes.items()}
+    return {name: product(choose_dtype(dtype, CPU)) for name, dtype in dtypes.items()}
 
 
 def both_ways(
-    forward: Callable[[], Tensor], grad: Tensor | None, dtype: hardware.Dtype, leaves: list[Tensor]
+    forward: Callable[[], Tensor], grad: Tensor | None, dtype: Dtype, leaves: list[Tensor]
 ) -> Callable[[], None]:
     """A step that goes `forward` and back from `grad`, None for a scalar; the gradients of `leaves` are not kept."""
-    kind = hardware.dtype(dtype, CPU)
+    kind = choose_dtype(dtype, CPU)
 
     def step() -> None:
-        with hardware.autocast(CPU, kind):
+        with autocast(CPU, kind):
             out = forward()
         out.backward(grad)
         for leaf in leaves:

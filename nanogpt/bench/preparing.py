@@ -11,8 +11,9 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from nanogpt import hardware, prepare, tokenizer
+from nanogpt import prepare, tokenizer
 from nanogpt.corpus import Corpus, DataSettings, files
+from nanogpt.hardware import memory
 from nanogpt.runtime.errors import UserError
 from nanogpt.tokenizer import BytePairs, TokenizerSettings
 
@@ -91,13 +92,13 @@ def _train(text: Path, folder: Path, settings: TokenizerSettings) -> tuple[float
     if not isinstance(trained, BytePairs):
         raise UserError(f"tokenizer.kind = {settings.kind}: not an encoding of tiktoken; choose gpt2, bpe or byte")
     trained.save(folder)
-    return seconds, hardware.peak_mib()
+    return seconds, memory.peak_mib()
 
 
 def _prepare(text: Path, folder: Path, out: Path) -> tuple[float, float]:
     start = time.perf_counter()
     prepare.prepare(out, _source(text), 0.01, folder)
-    return time.perf_counter() - start, hardware.peak_mib()
+    return time.perf_counter() - start, memory.peak_mib()
 
 
 def _tiktoken(text: Path, folder: Path) -> float:

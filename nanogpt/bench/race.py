@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
-from nanogpt import hardware
+from nanogpt.hardware import memory
 from nanogpt.runtime.errors import UserError
 
 Steps = dict[str, Callable[[], object]]
@@ -98,7 +98,7 @@ def _serve(pipe: Connection, entry: Callable[[], Steps]) -> None:
                 case "time":
                     pipe.send({name: _turn(step) for name, step in steps.items()})
                 case "peak":
-                    pipe.send(hardware.peak_mib())
+                    pipe.send(memory.peak_mib())
     except (EOFError, KeyboardInterrupt):
         return
     except Exception:

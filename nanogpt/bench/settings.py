@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from nanogpt import hardware
+from nanogpt.hardware.device import Dtype
 from nanogpt.model import ModelConfig
 from nanogpt.runtime.errors import BadSetting
 
@@ -20,7 +20,7 @@ class BenchmarkSettings:
     vocab_size: int
     batch_size: int
     num_iters: int
-    dtype: hardware.Dtype
+    dtype: Dtype
     compile: Literal["auto", "off"]
     threads: int | Literal["auto"]
 

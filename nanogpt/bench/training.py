@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from nanogpt import hardware
 from nanogpt.bench import parts
 from nanogpt.bench.race import Times, race
 from nanogpt.bench.settings import BenchmarkSettings
 from nanogpt.bench.variants import CPU, DTYPES, Variant, training
-from nanogpt.compiling import can_compile
+from nanogpt.hardware.compilation import can_compile
+from nanogpt.hardware.device import choose_dtype
 from nanogpt.model import Cache, build, count_parameters, model_flops
 from nanogpt.runtime import atomic
 
@@ -30,7 +30,7 @@ def benchmark(settings: BenchmarkSettings) -> dict[str, dict[str, float] | float
     bfloat16 is left out where `dtype` says float32, or says auto and this CPU is not faster in it; compiled
     variants where `compile` is off or there is no compiler.
     """
-    half = hardware.dtype(settings.dtype, CPU) == hardware.dtype("bfloat16", CPU)
+    half = choose_dtype(settings.dtype, CPU) == choose_dtype("bfloat16", CPU)
     short = "bf16" if half else "fp32"
     dtype = DTYPES[short]
     compiles = settings.compile == "auto" and can_compile(CPU)

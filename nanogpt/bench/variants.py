@@ -9,15 +9,17 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from nanogpt import hardware, lora, optim
+from nanogpt import lora, optim
 from nanogpt.bench.race import Steps
 from nanogpt.bench.settings import BenchmarkSettings
-from nanogpt.compiling import compiled, compiled_loss
+from nanogpt.hardware.compilation import compile_cached
+from nanogpt.hardware.device import Dtype, autocast, choose_dtype, configure_torch, set_threads
 from nanogpt.model import build
 from nanogpt.train import update
+from nanogpt.training.compiled import compile_loss
 
 CPU = torch.device("cpu")
-DTYPES: dict[str, hardware.Dtype] = {"fp32": "float32", "bf16": "bfloat16"}
+DTYPES: dict[str, Dtype] = {"fp32": "float32", "bf16": "bfloat16"}
 ADAPTER = lora.LoraSettings(
     r=8, alpha=8.0, dropout=0.0, target_modules="all-linear", kind="lora",
     max_steps=2, batch_size=1, lr=1e-4, min_lr=1e-5, warmup_steps=0,
@@ -33,7 +35,7 @@ class Variant:
     """
 
     arch: Literal["base", "optimized"]
-    dtype: hardware.Dtype
+    dtype: Dtype
     compile: bool = False
     plain: bool = False
     adapter: bool = False
@@ -59,17 +61,17 @@ def random_batch(settings: BenchmarkSettings) -> tuple[torch.Tensor, torch.Tenso
 def _plain(
     model: nn.Module, variant: Variant, settings: BenchmarkSettings, ids: torch.Tensor, targets: torch.Tensor
 ) -> Callable[[], None]:
-    hardware.threads(settings.threads)
-    dtype = hardware.dtype(variant.dtype, CPU)
+    set_threads(settings.threads)
+    dtype = choose_dtype(variant.dtype, CPU)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, foreach=True)
 
     def loss() -> torch.Tensor:
         return F.cross_entropy(model(ids).flatten(0, 1), targets.flatten())
 
-    forward = compiled(loss) if variant.compile else loss
+    forward = compile_cached(loss) if variant.compile else loss
 
     def step() -> None:
-        with hardware.autocast(CPU, dtype):
+        with autocast(CPU, dtype):
             mean = forward()
         mean.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -82,10 +84,10 @@ def _plain(
 def _ours(
     model: nn.Module, variant: Variant, settings: BenchmarkSettings, batch: tuple[torch.Tensor, torch.Tensor]
 ) -> Callable[[], object]:
-    hardware.tune(settings.threads)
-    dtype = hardware.dtype(variant.dtype, CPU)
+    configure_torch(settings.threads)
+    dtype = choose_dtype(variant.dtype, CPU)
     if variant.adapter:
         lora.attach(model, ADAPTER, seed=0).train()
     optimizer = optim.adamw(model, lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1)
-    loss_of = compiled_loss(model) if variant.compile else model
+    loss_of = compile_loss(model) if variant.compile else model
     return lambda: update(loss_of, optimizer, [batch], 1.0, CPU, dtype)

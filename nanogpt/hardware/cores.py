@@ -6,7 +6,6 @@ import os
 import platform
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Literal
 
 import torch
 
@@ -28,29 +27,22 @@ HIDING = {
 """The best set that each value of ONEDNN_MAX_CPU_ISA leaves; values that are not here hide none of them."""
 
 
-def threads(wanted: int | Literal["auto"]) -> int:
-    """Set torch's threads: as wanted, or one for every core this process may use."""
-    count = usable() if wanted == "auto" else wanted
-    torch.set_num_threads(count)
-    return count
-
-
-def usable(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int:
+def usable_cores(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int:
     """Cores this process may use, at least 1: those it is bound to, or fewer where its container is granted less.
 
     A grant of part of a core counts as the whole: 1.5 are 2. More threads than that are stopped for the
     rest of every period once they have used up their quota.
     """
     bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return math.ceil(min([bound, *_grants(proc, cgroups)]))
+    return math.ceil(min([bound, *_granted_cores(proc, cgroups)]))
 
 
-def _grants(proc: Path, cgroups: Path) -> Iterator[float]:
+def _granted_cores(proc: Path, cgroups: Path) -> Iterator[float]:
     """Cores granted to each control group around this process, where it has a limit; all above 0.
 
     Sources: the kernel's admin-guide/cgroup-v2 (cpu.max) and scheduler/sched-bwc (cpu.cfs_quota_us).
     """
-    for line in _text(proc / "self" / "cgroup").splitlines():
+    for line in _read_text(proc / "self" / "cgroup").splitlines():
         controllers, _, group = line.partition(":")[2].partition(":")
         if not controllers:
             mounts, files = [""], ["cpu.max"]
@@ -61,7 +53,7 @@ def _grants(proc: Path, cgroups: Path) -> Iterator[float]:
         path = PurePosixPath(group.lstrip("/"))
         for folder in (cgroups / mount / above for mount in mounts for above in (path, *path.parents)):
             with contextlib.suppress(ValueError):  # no such file, no limit ("max"), or nothing that this knows
-                quota, period = map(int, " ".join(_text(folder / file) for file in files).split())
+                quota, period = map(int, " ".join(_read_text(folder / file) for file in files).split())
                 if quota > 0 and period > 0:  # -1 is no limit
                     yield quota / period
 
@@ -84,27 +76,27 @@ def instruction_set() -> str:
     return min(best, left, key=list(X86).index)
 
 
-def name() -> str:
+def processor_name() -> str:
     """What the processor calls itself."""
     return _cpuinfo("model name") or platform.processor() or platform.machine()
 
 
-def describe() -> str:
+def describe_processor() -> str:
     """One line about the machine, for figures that depend on it."""
-    cores = usable()
-    return f"{name()}, {cores} core{'s' * (cores > 1)}, {instruction_set()}, torch {torch.__version__}"
+    cores = usable_cores()
+    return f"{processor_name()}, {cores} core{'s' * (cores > 1)}, {instruction_set()}, torch {torch.__version__}"
 
 
 def _cpuinfo(field: str) -> str:
     """A field of the first processor that Linux lists; empty where there is none."""
-    for line in _text(Path("/proc/cpuinfo")).splitlines():
+    for line in _read_text(Path("/proc/cpuinfo")).splitlines():
         key, _, value = line.partition(":")
         if key.strip() == field:
             return value.strip()
     return ""
 
 
-def _text(path: Path) -> str:
+def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError:

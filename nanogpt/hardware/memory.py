@@ -32,19 +32,19 @@ def available_mib(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgro
     A limit may be that of its container, or one of its own (`ulimit -v`). Swap does not count, and what the system
     holds of files does, since it can let go of that.
     """
-    free = [psutil.virtual_memory().available, *_grants(proc, cgroups)]
+    free = [psutil.virtual_memory().available, *_granted_bytes(proc, cgroups)]
     own, _ = resource.getrlimit(resource.RLIMIT_AS)
     if own != resource.RLIM_INFINITY:
         free.append(own - psutil.Process().memory_info().vms)
     return max(0, min(free)) / (1 << 20)
 
 
-def _grants(proc: Path, cgroups: Path) -> Iterator[int]:
+def _granted_bytes(proc: Path, cgroups: Path) -> Iterator[int]:
     """Bytes that each control group around this process leaves it, where it has a limit; v1 calls 2^63 one too.
 
     Sources: the kernel's admin-guide/cgroup-v2 (memory.max, memory.stat) and cgroup-v1/memory.
     """
-    for line in _text(proc / "self" / "cgroup").splitlines():
+    for line in _read_text(proc / "self" / "cgroup").splitlines():
         controllers, _, group = line.partition(":")[2].partition(":")
         if not controllers:
             mount, (limit, used, *files) = cgroups, V2
@@ -55,19 +55,19 @@ def _grants(proc: Path, cgroups: Path) -> Iterator[int]:
         path = PurePosixPath(group.lstrip("/"))
         for folder in (mount / above for above in (path, *path.parents)):
             with contextlib.suppress(ValueError):  # no such file, no limit ("max"), or nothing that this knows
-                left = int(_text(folder / limit)) - int(_text(folder / used))
-                stat = dict(line.split() for line in _text(folder / "memory.stat").splitlines())
+                left = int(_read_text(folder / limit)) - int(_read_text(folder / used))
+                stat = dict(line.split() for line in _read_text(folder / "memory.stat").splitlines())
                 yield left + sum(int(stat.get(name, 0)) for name in files)
 
 
-def _text(path: Path) -> str:
+def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
 
 
-def keep_freed() -> None:
+def keep_freed_memory() -> None:
     """Let this process keep the memory that it frees, for its next buffer; without glibc, change nothing.
 
     Otherwise every large buffer of a training step comes as fresh pages, which the kernel has to zero. On

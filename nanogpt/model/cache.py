@@ -7,7 +7,7 @@ from torch import Tensor
 from nanogpt.model.config import ModelConfig
 
 # Up to this many positions plain products are faster on a CPU than torch's flash kernel, forwards and backwards: in
-# bf16 about 3 times at 256 positions, in fp32 twice with oneDNN's products and as fast with MKL's (`hardware.rates`).
+# bf16 about 3 times at 256 positions, in fp32 twice with oneDNN's products and as fast with MKL's (`measured_rates`).
 PLAIN_UP_TO = 512
 
 

@@ -47,8 +47,10 @@ def main() -> None:
 
     import pandas as pd
 
-    from nanogpt import hardware, model, tokenizer, train
+    from nanogpt import model, tokenizer, train
     from nanogpt.bench.settings import BenchmarkSettings
+    from nanogpt.hardware.cores import describe_processor
+    from nanogpt.hardware.device import choose_dtype
     from nanogpt.runtime import params
     from nanogpt.tokens import Bin
 
@@ -75,7 +77,7 @@ def main() -> None:
     means = curves.groupby(curves.index // 10).mean()  # of ten steps
     means["difference %"] = 100 * (means.ours / means.plain - 1)
     means.index = 10 * (means.index + 1)
-    print(hardware.describe(), f"{args.arch}, {hardware.dtype(settings.dtype, torch.device('cpu'))}", sep="\n")
+    print(describe_processor(), f"{args.arch}, {choose_dtype(settings.dtype, torch.device('cpu'))}", sep="\n")
     print(means[means.index % (args.steps // 10) == 0].round(4).to_string())
     print(f"greatest difference of a mean of ten steps: {means['difference %'].abs().max():.3f}%")
 

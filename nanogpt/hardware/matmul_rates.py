@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 
 import torch
 
-from nanogpt.hardware import cores
+from nanogpt.hardware.cores import instruction_set, processor_name
 from nanogpt.runtime import atomic
 from nanogpt.runtime.workdir import work_folder
 
@@ -42,7 +42,7 @@ class Rates:
         return self.bfloat16 > 1.2 * (self.float32_onednn if self.onednn_pays else self.float32)
 
 
-def matmul_flops(dtype: torch.dtype, size: int = 1024, repeats: int = 5) -> float:
+def measure_matmul_flops(dtype: torch.dtype, size: int = 1024, repeats: int = 5) -> float:
     """Floating point operations a second of a square matrix product on the CPU: best of several."""
     a, b = (torch.ones(size, size, dtype=dtype) for _ in range(2))
     out = torch.empty(size, size, dtype=dtype)
@@ -55,18 +55,18 @@ def matmul_flops(dtype: torch.dtype, size: int = 1024, repeats: int = 5) -> floa
 
 
 @functools.cache
-def rates() -> Rates:
+def measured_rates() -> Rates:
     """The rates of this machine, measured in some 0.1 s unless an earlier process left them in `.work`.
 
     They are kept for this processor, instruction set, version of torch and settings of its libraries.
     """
-    identity = {"cpu": cores.name(), "set": cores.instruction_set(), "torch": torch.__version__}
+    identity = {"cpu": processor_name(), "set": instruction_set(), "torch": torch.__version__}
     identity |= {key: os.environ[key] for key in os.environ if key.startswith(("ONEDNN_", "DNNL_", "MKL_"))}
     try:
         file = work_folder("rates", "cpu", identity) / "rates.json"
     except OSError:  # a disk that cannot be written
         return _measure()
-    found = _read(file)
+    found = _read_cached(file)
     if not found:
         found = _measure()
         with contextlib.suppress(OSError):
@@ -74,7 +74,7 @@ def rates() -> Rates:
     return found
 
 
-def fast_float32(onednn: bool | None = None) -> bool:
+def use_fast_float32(onednn: bool | None = None) -> bool:
     """Send this process's fp32 products to oneDNN where that is as exact and clearly faster; whether it did.
 
     `onednn` decides in place of the measured speed, as in a run that began with it or without it.
@@ -84,13 +84,13 @@ def fast_float32(onednn: bool | None = None) -> bool:
     without it keeps full fp32 (oneDNN 3.12). What it does here, `rates` has measured.
     Source: https://docs.pytorch.org/docs/stable/notes/mkldnn.html
     """
-    onednn = rates().onednn_pays if onednn is None else onednn and rates().exact
+    onednn = measured_rates().onednn_pays if onednn is None else onednn and measured_rates().exact
     if onednn:
         torch.backends.mkldnn.matmul.fp32_precision = "bf16"
     return onednn
 
 
-def _read(file: os.PathLike) -> Rates | None:
+def _read_cached(file: os.PathLike) -> Rates | None:
     """What an earlier process wrote; None where there is nothing, or something damaged."""
     try:
         with open(file, encoding="utf-8") as text:
@@ -119,7 +119,7 @@ def _measure() -> Rates:
         for _ in range(3):
             for kind, (dtype, precision) in formats.items():
                 with _float32_precision(precision):
-                    best[kind] = max(best[kind], matmul_flops(dtype, size=384, repeats=2))
+                    best[kind] = max(best[kind], measure_matmul_flops(dtype, size=384, repeats=2))
         with _float32_precision("bf16"):
             exact = torch.backends.mkldnn.is_available() and _relative_error() < EXACT
     finally:

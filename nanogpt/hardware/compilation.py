@@ -1,4 +1,4 @@
-"""torch.compile: when it pays, and where what it made is kept for the next run."""
+"""torch.compile: when it pays, and where its result is cached for the next run."""
 
 import os
 import shutil
@@ -6,14 +6,11 @@ from collections.abc import Callable
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
 
-from nanogpt.model.loss import head_loss
 from nanogpt.runtime.errors import BadSetting
 from nanogpt.runtime.workdir import work_folder
 
 Compile = Literal["auto", "on", "off"]
-
 # A step gets some percent faster (docs/speed.md), and compiling takes 20 s, or 3 s where the cache has it already.
 # So it pays on runs of 10 minutes: this many floating point operations at 500 GFLOP/s.
 WORTH_COMPILING = 3e14
@@ -24,32 +21,26 @@ def can_compile(device: torch.device) -> bool:
     return device.type != "cpu" or any(shutil.which(name) for name in ("c++", "g++", "clang++"))
 
 
-def compiles(wanted: Compile, flops: float, device: torch.device) -> bool:
+def should_compile(wanted: Compile, flops: float, device: torch.device) -> bool:
     """Whether to compile: as wanted, or with "auto" where a run of `flops` operations is long enough.
 
     The choice does not depend on a clock, so a run that is repeated on a machine is compiled again or not again.
     Raises BadSetting for "on" where that is not possible.
     """
     if wanted == "on":
-        check(device)
+        check_compiler(device)
     if wanted != "auto":
         return wanted == "on"
     return can_compile(device) and device.type in ("cpu", "cuda") and flops >= WORTH_COMPILING
 
 
-def check(device: torch.device) -> None:
+def check_compiler(device: torch.device) -> None:
     """Raise BadSetting where torch.compile lacks what it needs."""
     if not can_compile(device):
         raise BadSetting("train.compile", "on", "there is no C++ compiler here", "install g++, or choose off")
 
 
-def compiled_loss(model: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
-    """`model(ids, targets)` with all but the head compiled; the head's kernels are as fast as compiled ones."""
-    hidden = compiled(model.hidden)
-    return lambda ids, targets: head_loss(model.lm_head, hidden(ids), targets)
-
-
-def compiled(function: Callable) -> Callable:
+def compile_cached(function: Callable) -> Callable:
     """torch.compile with a cache that lies in `.work` and outlives the machine's restart."""
     from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 

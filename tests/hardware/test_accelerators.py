@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from nanogpt import hardware
+from nanogpt.hardware.device import autocast, choose_dtype
 from nanogpt.model import ModelConfig, build
 from nanogpt.tokens import Bin, Counts, Windows
 from nanogpt.train import train
@@ -40,11 +40,11 @@ def test_a_gpu_learns_what_the_cpu_learns(arch, device, training):
 @pytest.mark.parametrize("arch", ["base", "optimized"])
 def test_cuda_takes_its_fast_paths(arch, device):
     """bf16 and flash attention: with every other kernel forbidden, the model still runs both ways."""
-    assert hardware.dtype("auto", torch.device(device)) == torch.bfloat16
+    assert choose_dtype("auto", torch.device(device)) == torch.bfloat16
     model = build(ModelConfig(arch=arch, **CONFIG, tie_embeddings=False, vocab_size=512)).to(device)
     ids = torch.randint(512, (2, 64), device=device)
     with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.FLASH_ATTENTION):
-        with hardware.autocast(torch.device(device), torch.bfloat16):
+        with autocast(torch.device(device), torch.bfloat16):
             loss = model(ids, ids)
         loss.backward()
     assert loss.isfinite()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from nanogpt.hardware import Rates, fast_float32, matmul_flops, rates
+from nanogpt.hardware.matmul_rates import Rates, measure_matmul_flops, measured_rates, use_fast_float32
 
 MATMUL = torch.backends.mkldnn.matmul
 SLOWER, EVEN, FASTER = 0.5e9, 1.05e9, 2e9
@@ -23,9 +23,9 @@ def fresh(monkeypatch, tmp_path):
     for key in [key for key in os.environ if key.startswith(("ONEDNN_", "DNNL_", "MKL_"))]:
         monkeypatch.delenv(key)
     before = MATMUL.fp32_precision
-    rates.cache_clear()
+    measured_rates.cache_clear()
     yield
-    rates.cache_clear()
+    measured_rates.cache_clear()
     MATMUL.fp32_precision = before
 
 
@@ -42,11 +42,11 @@ def stopwatch(dtype: torch.dtype, size: int = 384) -> float:
 
 def test_the_speed_of_a_product_is_that_of_a_stopwatch():
     torch.set_num_threads(1)
-    assert matmul_flops(torch.float32, size=384, repeats=60) == pytest.approx(stopwatch(torch.float32), rel=0.7)
+    assert measure_matmul_flops(torch.float32, size=384, repeats=60) == pytest.approx(stopwatch(torch.float32), rel=0.7)
 
 
 def test_the_rates_are_those_of_a_stopwatch():
-    found = rates()
+    found = measured_rates()
     plain, bfloat16 = stopwatch(torch.float32), stopwatch(torch.bfloat16)
     MATMUL.fp32_precision = "bf16"
     onednn = stopwatch(torch.float32)
@@ -68,7 +68,7 @@ def relative_error() -> float:
 
 
 def test_exact_says_whether_a_product_is_rounded():
-    exact = rates().exact
+    exact = measured_rates().exact
     MATMUL.fp32_precision = "bf16"
     assert exact == (torch.backends.mkldnn.is_available() and relative_error() < 2e-6)
 
@@ -79,16 +79,16 @@ def test_measuring_leaves_torch_as_it_was():
     torch.manual_seed(1)
     expected = torch.rand(3)
     torch.manual_seed(1)
-    rates()
+    measured_rates()
     assert torch.equal(torch.rand(3), expected)
     assert torch.get_num_threads() == 2
     assert MATMUL.fp32_precision == "ieee"
 
 
 def test_another_process_reads_what_this_one_measured(tmp_path):
-    measured = rates()
+    measured = measured_rates()
     before = kept(tmp_path).stat()
-    code = "from nanogpt.hardware import rates; print(rates())"
+    code = "from nanogpt.hardware.matmul_rates import measured_rates; print(measured_rates())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == str(measured)
     after = kept(tmp_path).stat()
@@ -97,16 +97,16 @@ def test_another_process_reads_what_this_one_measured(tmp_path):
 
 def write(root: Path, **numbers) -> Rates:
     """Put absurd rates in the place of the measured ones."""
-    rates()
+    measured_rates()
     absurd = Rates(**{"float32": 1e9, "float32_onednn": EVEN, "bfloat16": EVEN, "exact": True} | numbers)
     kept(root).write_text(json.dumps(asdict(absurd)))
-    rates.cache_clear()
+    measured_rates.cache_clear()
     return absurd
 
 
 def test_a_kept_file_is_believed(tmp_path):
     absurd = write(tmp_path, float32=1.5, bfloat16=3)
-    assert rates() == absurd
+    assert measured_rates() == absurd
 
 
 GOOD = '"float32_onednn": 1e9, "bfloat16": 1e9'
@@ -129,10 +129,10 @@ GOOD = '"float32_onednn": 1e9, "bfloat16": 1e9'
     ],
 )
 def test_a_damaged_file_is_measured_again_and_replaced(tmp_path, damaged):
-    rates()
+    measured_rates()
     kept(tmp_path).write_bytes(damaged)
-    rates.cache_clear()
-    found = rates()
+    measured_rates.cache_clear()
+    found = measured_rates()
     assert found.float32 > stopwatch(torch.float32) / 3
     assert json.loads(kept(tmp_path).read_text()) == asdict(found)
 
@@ -141,7 +141,7 @@ def test_a_damaged_file_is_measured_again_and_replaced(tmp_path, damaged):
 def test_other_settings_of_the_libraries_are_measured_anew(tmp_path, monkeypatch, key):
     absurd = write(tmp_path, float32=1.0)
     monkeypatch.setenv(key, "AVX2")
-    assert rates().float32 > 2 * absurd.float32
+    assert measured_rates().float32 > 2 * absurd.float32
     assert len(list(tmp_path.glob(".work/rates/*/*"))) == 2
 
 
@@ -150,17 +150,17 @@ def test_a_disk_that_cannot_be_written_is_no_error(tmp_path, where):
     place = tmp_path / where
     place.parent.mkdir(exist_ok=True)
     place.write_text("a file where a folder belongs")
-    assert rates().float32 > stopwatch(torch.float32) / 3
+    assert measured_rates().float32 > stopwatch(torch.float32) / 3
     assert place.is_file()
 
 
 def test_a_file_that_cannot_be_written_is_no_error(tmp_path):
-    rates()
+    measured_rates()
     file = kept(tmp_path)
     file.unlink()
     file.mkdir()
-    rates.cache_clear()
-    assert rates().float32 > stopwatch(torch.float32) / 3
+    measured_rates.cache_clear()
+    assert measured_rates().float32 > stopwatch(torch.float32) / 3
     assert list(file.parent.iterdir()) == [file]
 
 
@@ -170,7 +170,7 @@ def test_a_file_that_cannot_be_written_is_no_error(tmp_path):
 def test_fp32_moves_to_onednn_where_that_is_exact_and_faster(tmp_path, onednn, exact, moved):
     write(tmp_path, float32_onednn=onednn, exact=exact)
     before = MATMUL.fp32_precision
-    assert fast_float32() is moved
+    assert use_fast_float32() is moved
     assert MATMUL.fp32_precision == ("bf16" if moved else before)
 
 
@@ -190,5 +190,5 @@ def test_bf16_has_to_beat_the_fp32_that_is_used(onednn, exact, bfloat16, pays):
 
 
 def test_fast_products_are_as_exact():
-    fast_float32()
+    use_fast_float32()
     assert relative_error() < 2e-6

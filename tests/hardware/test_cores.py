@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from nanogpt.hardware import cores
+from nanogpt.hardware.cores import (
+    HIDING,
+    _granted_cores,
+    describe_processor,
+    instruction_set,
+    processor_name,
+    usable_cores,
+)
+from nanogpt.hardware.device import set_threads
 
 X86_LINUX = sys.platform == "linux" and platform.machine() == "x86_64"
 BOUND = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -16,20 +24,20 @@ BOUND = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_threads_are_set_and_returned(count):
-    assert cores.threads(count) == count
+    assert set_threads(count) == count
     assert torch.get_num_threads() == count
 
 
 def test_auto_takes_the_cores_this_process_may_use():
-    found = cores.threads("auto")
-    assert found == torch.get_num_threads() == cores.usable()
+    found = set_threads("auto")
+    assert found == torch.get_num_threads() == usable_cores()
     assert 1 <= found <= os.cpu_count()
     if hasattr(os, "sched_setaffinity"):
         bound = os.sched_getaffinity(0)
         os.sched_setaffinity(0, {min(bound)})
         try:
-            assert cores.threads("auto") == 1
-            assert ", 1 core, " in cores.describe()
+            assert set_threads("auto") == 1
+            assert ", 1 core, " in describe_processor()
         finally:
             os.sched_setaffinity(0, bound)
 
@@ -92,31 +100,31 @@ CONTAINERS = {
 @pytest.mark.parametrize(("lines", "files", "grant"), CONTAINERS.values(), ids=CONTAINERS)
 def test_a_container_limits_the_cores(tmp_path, lines, files, grant):
     proc, cgroups = container(tmp_path, lines, files)
-    assert min(cores._grants(proc, cgroups), default=None) == grant
-    assert cores.usable(proc, cgroups) == (min(BOUND, math.ceil(grant)) if grant else BOUND)
+    assert min(_granted_cores(proc, cgroups), default=None) == grant
+    assert usable_cores(proc, cgroups) == (min(BOUND, math.ceil(grant)) if grant else BOUND)
 
 
 def test_a_large_grant_adds_no_cores(tmp_path):
-    assert cores.usable(*container(tmp_path, "0::/\n", {"cpu.max": "100000000 100000\n"})) == BOUND
+    assert usable_cores(*container(tmp_path, "0::/\n", {"cpu.max": "100000000 100000\n"})) == BOUND
 
 
 def test_a_system_without_proc_has_no_containers(tmp_path):
-    assert cores.usable(tmp_path / "proc", tmp_path / "cgroup") == BOUND
+    assert usable_cores(tmp_path / "proc", tmp_path / "cgroup") == BOUND
 
 
 def test_the_instruction_set_is_what_the_processor_says(monkeypatch):
     monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
     has = torch.cpu.get_capabilities()  # asks the processor itself
     if platform.machine() in ("arm64", "aarch64"):
-        assert cores.instruction_set() == "NEON" or has["sve"]
+        assert instruction_set() == "NEON" or has["sve"]
     elif platform.machine() in ("x86_64", "AMD64") and sys.platform == "linux":
         best = "AMX" if has["amx_bf16"] else "AVX512-BF16" if has["avx512_bf16"] else "AVX512"
-        assert cores.instruction_set() == (best if has["avx512_f"] else "AVX2" if has["avx2"] else "plain")
+        assert instruction_set() == (best if has["avx512_f"] else "AVX2" if has["avx2"] else "plain")
 
 
 SAYS = """
 import os, torch
-from nanogpt.hardware import instruction_set
+from nanogpt.hardware.cores import instruction_set
 os.environ["ONEDNN_VERBOSE"] = "1"
 for value in {values}:
     if os.fork() == 0:
@@ -130,7 +138,7 @@ for value in {values}:
 
 @pytest.mark.skipif(not X86_LINUX, reason="oneDNN names x86's instruction sets")
 def test_the_instruction_set_is_what_onednn_uses():
-    values = ["", "default", "ALL", "no such set", *cores.HIDING, "AVX512_CORE", "Avx2", "AVX512_CORE_AMX"]
+    values = ["", "default", "ALL", "no such set", *HIDING, "AVX512_CORE", "Avx2", "AVX512_CORE_AMX"]
     done = subprocess.run(
         [sys.executable, "-c", SAYS.format(values=values)], capture_output=True, text=True, check=True
     )
@@ -152,13 +160,13 @@ def in_our_words(onednn: str) -> str:
 
 
 def test_the_description_is_one_line():
-    line = cores.describe()
+    line = describe_processor()
     assert "\n" not in line
-    assert line.startswith(f"{cores.name()}, {cores.usable()} core")
-    assert line.endswith(f", {cores.instruction_set()}, torch {torch.__version__}")
+    assert line.startswith(f"{processor_name()}, {usable_cores()} core")
+    assert line.endswith(f", {instruction_set()}, torch {torch.__version__}")
 
 
 def test_the_name_says_who_made_it():
-    assert cores.name().strip()
+    assert processor_name().strip()
     if X86_LINUX:
-        assert torch.cpu.get_capabilities()["cpu_name"].split()[0] in cores.name()
+        assert torch.cpu.get_capabilities()["cpu_name"].split()[0] in processor_name()

@@ -9,10 +9,11 @@ import pytest
 import torch
 from imports import ROOT
 
-from nanogpt import hardware
-from nanogpt.compiling import WORTH_COMPILING, can_compile, compiled, compiled_loss, compiles
+from nanogpt.hardware.compilation import WORTH_COMPILING, can_compile, compile_cached, should_compile
+from nanogpt.hardware.device import autocast, use_deterministic_algorithms
 from nanogpt.model.loss import head_loss
 from nanogpt.runtime.errors import BadSetting
+from nanogpt.training.compiled import compile_loss
 
 CPU, CUDA, MPS = (torch.device(name) for name in ("cpu", "cuda", "mps"))
 
@@ -36,23 +37,23 @@ def no_compiler(compiler):
 @pytest.mark.parametrize("flops", [0.0, 1e30])
 @pytest.mark.parametrize("device", [CPU, CUDA, MPS], ids=str)
 def test_as_wanted(compiler, flops, device):
-    assert compiles("on", flops, device) is True
-    assert compiles("off", flops, device) is False
+    assert should_compile("on", flops, device) is True
+    assert should_compile("off", flops, device) is False
 
 
 def test_auto_compiles_long_runs(compiler):
     for device in (CPU, CUDA):
-        assert compiles("auto", WORTH_COMPILING, device) is True
-        assert compiles("auto", 0.99 * WORTH_COMPILING, device) is False
-    assert compiles("auto", 1e30, MPS) is False
+        assert should_compile("auto", WORTH_COMPILING, device) is True
+        assert should_compile("auto", 0.99 * WORTH_COMPILING, device) is False
+    assert should_compile("auto", 1e30, MPS) is False
 
 
 def test_without_a_compiler(no_compiler):
     assert not can_compile(CPU) and can_compile(CUDA)
-    assert compiles("auto", 1e30, CPU) is False
-    assert compiles("off", 1e30, CPU) is False
+    assert should_compile("auto", 1e30, CPU) is False
+    assert should_compile("off", 1e30, CPU) is False
     with pytest.raises(BadSetting, match=r"there is no C\+\+ compiler here; install g\+\+, or choose off") as caught:
-        compiles("on", 1e30, CPU)
+        should_compile("on", 1e30, CPU)
     assert (caught.value.key, caught.value.value) == ("train.compile", "on")
 
 
@@ -65,7 +66,7 @@ def test_other_compilers_will_do(compiler, name):
 def test_a_cache_that_the_user_chose(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "mine"))
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    compiled(torch.sin)
+    compile_cached(torch.sin)
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "mine")
 
 
@@ -76,17 +77,17 @@ def test_the_compiled_loss_reads_the_head_and_leaves_it_alone(tiny, tmp_path, mo
     model = tiny("optimized")
     ids, targets = torch.randint(320, (2, 3, 16))
     with torch.compiler.set_stance("force_eager"):
-        loss = compiled_loss(model)(ids, targets)
+        loss = compile_loss(model)(ids, targets)
     torch.testing.assert_close(loss, head_loss(model.lm_head, model.hidden(ids), targets))
 
 
 # As in training: torch's AdamW, which is made before, gives TORCHINDUCTOR_CACHE_DIR a value of its own.
 COMPILE = """
 import json, torch
-from nanogpt import hardware
-from nanogpt.compiling import compiled
+from nanogpt.hardware import device
+from nanogpt.hardware.compilation import compile_cached
 torch.optim.AdamW([torch.ones(1)])
-double = compiled(lambda x: (2 * x.sin()).exp())
+double = compile_cached(lambda x: (2 * x.sin()).exp())
 x = torch.linspace(-1, 1, 64)
 torch.testing.assert_close(double(x), (2 * x.sin()).exp())
 from torch._dynamo.utils import counters
@@ -120,16 +121,16 @@ def test_what_was_compiled_waits_in_work_for_the_next_process(tmp_path):
 def test_compiled_kernels_add_in_one_order(tiny, tmp_path, monkeypatch, arch):
     """Each of 40 tokens is there a dozen times, so that both threads add to the same rows of the embedding's gradient.
 
-    Without `hardware.deterministic`, four times gave four sets of bits.
+    Without `use_deterministic_algorithms`, four times gave four sets of bits.
     """
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     torch.set_num_threads(2)
-    hardware.deterministic()
+    use_deterministic_algorithms()
     model = tiny(arch, n_embd=128, block_size=64, n_layer=2)
     ids = torch.randint(40, (8, 64))
-    loss_of, found = compiled_loss(model), []
+    loss_of, found = compile_loss(model), []
     for _ in range(6):
-        with hardware.autocast(CPU, torch.bfloat16):
+        with autocast(CPU, torch.bfloat16):
             loss_of(ids, ids).backward()
         found.append([p.grad for p in model.parameters()])
         model.zero_grad()

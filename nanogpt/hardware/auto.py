@@ -7,8 +7,10 @@ from typing import Literal
 
 import torch
 
-from nanogpt import compiling, hardware
-from nanogpt.compiling import Compile
+from nanogpt.hardware.compilation import Compile, check_compiler, should_compile
+from nanogpt.hardware.cores import instruction_set, processor_name, usable_cores
+from nanogpt.hardware.device import Dtype, choose_device, choose_dtype, configure_torch
+from nanogpt.hardware.matmul_rates import measured_rates
 
 
 @dataclass(frozen=True)
@@ -26,33 +28,33 @@ class Choices:
 
         Raises BadSetting for a device or a compiler that this machine lacks, where a run goes on that had it.
         """
-        device = hardware.device(self.device)
+        device = choose_device(self.device)
         if self.compile:
-            compiling.check(device)
-        hardware.tune(self.threads, onednn=self.float32 == "oneDNN")
+            check_compiler(device)
+        configure_torch(self.threads, onednn=self.float32 == "oneDNN")
         return device, getattr(torch, self.dtype)
 
 
-def choose(device: str, dtype: hardware.Dtype, threads: int | str, compile: Compile, flops: float) -> Choices:
+def resolve_auto(device: str, dtype: Dtype, threads: int | str, compile: Compile, flops: float) -> Choices:
     """What to compute with, as wanted or, where that is `auto`, as is fast here for a run of `flops`.
 
     Raises BadSetting for a device or a compiler that this machine lacks.
     """
-    found = hardware.device(device)
+    found = choose_device(device)
     return Choices(
         found.type,
-        str(hardware.dtype(dtype, found)).removeprefix("torch."),
-        "oneDNN" if found.type == "cpu" and hardware.rates().onednn_pays else "torch's own",
-        hardware.usable() if threads == "auto" else threads,
-        compiling.compiles(compile, flops, found),
+        str(choose_dtype(dtype, found)).removeprefix("torch."),
+        "oneDNN" if found.type == "cpu" and measured_rates().onednn_pays else "torch's own",
+        usable_cores() if threads == "auto" else threads,
+        should_compile(compile, flops, found),
     )
 
 
-def machine() -> dict[str, str]:
+def describe_machine() -> dict[str, str]:
     """What else can change the bits of a result between two machines."""
     return {
-        "processor": hardware.name(),
-        "instruction set": hardware.instruction_set(),
+        "processor": processor_name(),
+        "instruction set": instruction_set(),
         "system": f"{platform.system()} {platform.machine()}, {' '.join(platform.libc_ver())}".strip(", "),
         "python": platform.python_version(),
         "torch": str(torch.__version__),
