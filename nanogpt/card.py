@@ -9,9 +9,9 @@ import re
 from ruamel.yaml import YAML
 from ruamel.yaml.compat import StringIO
 
+from nanogpt.data.tokens.bins import Bin
 from nanogpt.evaluate import Score, bits_per_byte
 from nanogpt.model import count_parameters
-from nanogpt.tokens import Bin
 
 FRONT = """---
 library_name: {library}

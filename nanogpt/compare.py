@@ -9,12 +9,12 @@ import numpy as np
 from torch import nn
 
 from nanogpt import checkpoint, lora
+from nanogpt.data.tokens.bins import Bin
+from nanogpt.data.tokens.tokenizer import Tokenizer
 from nanogpt.evaluate import Score, score_bin
 from nanogpt.generate import generate
 from nanogpt.hardware.device import Dtype
 from nanogpt.runtime.errors import BadSetting, UserError
-from nanogpt.tokenizer import Tokenizer
-from nanogpt.tokens import Bin
 
 PRETRAINED = "pretrained"  # the column that the others are measured against
 INTERVALS = "After ± is half of the 95% confidence interval over documents."

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from nanogpt.data.tokens.batches import Windows
+from nanogpt.data.tokens.bins import Bin
 from nanogpt.hardware.device import Dtype, autocast_to
 from nanogpt.model.loss import IGNORED
 from nanogpt.runtime.errors import UserError
-from nanogpt.tokens import Bin, Windows
 
 BATCH_TOKENS = 2048  # scored at once: more are no faster on two cores, and take the memory that training does not
 Z95 = NormalDist().inv_cdf(0.975)  # standard deviations on either side of the mean that hold 95%

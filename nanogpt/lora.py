@@ -16,11 +16,11 @@ import torch
 from torch import nn
 
 from nanogpt import adapter, checkpoint
+from nanogpt.data.tokens.tokenizer import Tokenizer
 from nanogpt.identity import identity
 from nanogpt.model import linear_names
 from nanogpt.runtime import atomic
 from nanogpt.runtime.errors import BadSetting, UserError
-from nanogpt.tokenizer import Tokenizer
 from nanogpt.train import TrainSettings, check_schedule
 
 if TYPE_CHECKING:

@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from nanogpt.data.tokens.batches import Windows
+from nanogpt.data.tokens.bins import Bin
 from nanogpt.runtime.errors import UserError
-from nanogpt.tokens import Bin, Windows
 
 if TYPE_CHECKING:
     from peft import PeftModel

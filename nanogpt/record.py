@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nanogpt.data.tokens.bins import Bin
 from nanogpt.evaluate import Score, bits_per_byte
 from nanogpt.hardware import memory
 from nanogpt.runtime import atomic
-from nanogpt.tokens import Bin
 
 if TYPE_CHECKING:
     import pandas as pd  # takes 66 MiB: it is imported once training has given back its own

@@ -15,7 +15,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from statistics import fmean, harmonic_mean
 
-from nanogpt import intervals, start, tokenizer
+from nanogpt import intervals, start
+from nanogpt.data.tokens.bins import SPLITS, Bin
+from nanogpt.data.tokens.tokenizer import load_tokenizer
 from nanogpt.hardware.cores import describe_processor
 from nanogpt.model import ARCHITECTURES, ModelSettings
 from nanogpt.resume import fingerprint
@@ -24,7 +26,6 @@ from nanogpt.runtime.checksums import sha256
 from nanogpt.runtime.errors import UserError
 from nanogpt.runtime.process import launch_stage
 from nanogpt.runtime.workdir import work_folder
-from nanogpt.tokens import SPLITS, Bin
 from nanogpt.train import TrainSettings
 
 BASE, OPTIMIZED = ARCHITECTURES
@@ -75,7 +76,7 @@ def compare(data: Path | str, seeds: Sequence[int], max_steps: int) -> tuple[str
 def conditions(data: Path | str) -> dict:
     """What a run's figures depend on besides architecture, seed and steps, as JSON values."""
     given = params.load(model=ModelSettings, train=TrainSettings)
-    tok = tokenizer.load(Path(data, "tokenizer"))
+    tok = load_tokenizer(Path(data, "tokenizer"))
     bins = [Bin.open(data, split, tok) for split in SPLITS]
     return {
         "model": {key: value for key, value in asdict(given.model).items() if key != "arch"},

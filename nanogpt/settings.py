@@ -3,10 +3,10 @@
 from nanogpt.bench.settings import BenchmarkSettings
 from nanogpt.checkpoint import CheckpointSettings
 from nanogpt.compare import SampleSettings
-from nanogpt.corpus import Data
+from nanogpt.data.sources import Data
+from nanogpt.data.tokens.settings import TokenizerSettings
 from nanogpt.lora import LoraSettings
 from nanogpt.model import ModelSettings
-from nanogpt.tokenizer import TokenizerSettings
 from nanogpt.train import TrainSettings
 
 SECTIONS = {

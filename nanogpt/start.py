@@ -7,11 +7,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from nanogpt import checkpoint, estimate, model, tokenizer
+from nanogpt import checkpoint, estimate, model
+from nanogpt.data.tokens.settings import TokenizerSettings
+from nanogpt.data.tokens.tokenizer import Tokenizer, load_from_checkpoint
 from nanogpt.identity import holds_checkpoint, identity
 from nanogpt.model import ModelSettings
 from nanogpt.runtime.errors import UserError
-from nanogpt.tokenizer import Tokenizer, TokenizerSettings
 
 
 def start(settings: ModelSettings, init_from: Path | str, tok: Tokenizer, seed: int) -> nn.Module:
@@ -71,7 +72,7 @@ def _read(settings: ModelSettings, path: Path) -> tuple[nn.Module, Tokenizer | N
     if path.suffix == ".pt" and checkpoint.has_tokenizer(path):
         found, own = checkpoint.load(path)
     else:
-        found, own = checkpoint.load_model(path), tokenizer.of_checkpoint(path)
+        found, own = checkpoint.load_model(path), load_from_checkpoint(path)
     _check_shape(settings, found.config, path)
     return found, own
 

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from nanogpt import estimate, optim
+from nanogpt.data.tokens.batches import Windows
 from nanogpt.evaluate import window_loss
 from nanogpt.hardware import memory
 from nanogpt.hardware.auto import Choices, describe_machine, resolve_auto
@@ -25,7 +26,6 @@ from nanogpt.resume.states import size
 from nanogpt.runtime import process
 from nanogpt.runtime.errors import BadSetting, UserError
 from nanogpt.runtime.progress import Progress
-from nanogpt.tokens import Windows
 from nanogpt.training.compiled import compile_loss
 from nanogpt.training.resume import Work
 

@@ -66,15 +66,15 @@ def training(args) -> dict:
 
 def prepare(args) -> dict:
     """Text to bins."""
-    from nanogpt import corpus
     from nanogpt.bench import preparing
+    from nanogpt.data.sources import Data, load_corpus
+    from nanogpt.data.tokens.settings import TokenizerSettings
     from nanogpt.runtime import params
-    from nanogpt.tokenizer import TokenizerSettings
 
-    given = params.load(data=corpus.Data, tokenizer=TokenizerSettings)
+    given = params.load(data=Data, tokenizer=TokenizerSettings)
     args.source = "files" if args.path else None
     settings = override(given.data.pretrain, args)
-    source = corpus.load(replace(settings, num_samples=None) if args.path else settings, given.data)
+    source = load_corpus(replace(settings, num_samples=None) if args.path else settings, given.data)
     figures = preparing.benchmark(source, override(given.tokenizer, args), args.megabytes, args.num_iters or 3)
     print(preparing.table(figures))
     return figures

@@ -7,14 +7,16 @@ from nanogpt.runtime.cli import Flags
 def main() -> None:
     """Write the constant out; raises UserError for a mistake in the settings or the sources."""
     Flags(__doc__).parse_args()
-    from nanogpt import corpus, settings, start, tokenizer, train
+    from nanogpt import settings, start, train
+    from nanogpt.data.prepare.train_tokenizer import validate_vocabulary
+    from nanogpt.data.sources import load_corpus, validate_corpus
     from nanogpt.runtime import atomic, params
 
     everything = params.load_all(**settings.SECTIONS)
     train.check_seed(everything.seed)
     for role in ("pretrain", "finetune"):
-        corpus.look(corpus.load(getattr(everything.data, role), everything.data))
-    tokenizer.look(everything.tokenizer)
+        validate_corpus(load_corpus(getattr(everything.data, role), everything.data))
+    validate_vocabulary(everything.tokenizer)
     start.check(everything.model, everything.tokenizer, everything.train.init_from)
     atomic.write_text("data/checked", "params.yaml and the sources were read without complaint\n")
 

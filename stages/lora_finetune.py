@@ -20,10 +20,11 @@ def main() -> None:
     flags.add_argument("--out", help="adapter folder to write, metrics inside it (default: models/lora and metrics/)")
     args = flags.parse_args()
     from nanogpt import card, checkpoint, compare, lora, train
+    from nanogpt.data.tokens.batches import Windows
+    from nanogpt.data.tokens.bins import Bin
     from nanogpt.identity import identity
     from nanogpt.runtime import params
     from nanogpt.runtime.metrics_file import write_metrics
-    from nanogpt.tokens import Bin, Windows
     from nanogpt.training import resume
 
     given = params.load(seed=int, train=train.TrainSettings, lora=lora.LoraSettings)

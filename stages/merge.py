@@ -17,10 +17,10 @@ def main() -> None:
     flags.add_argument("--output-dir", help="folder or .pt file to write, metrics beside it (default: models/merged)")
     args = flags.parse_args()
     from nanogpt import card, checkpoint, lora, merge
+    from nanogpt.data.tokens.bins import Bin
     from nanogpt.runtime import params
     from nanogpt.runtime.metrics_file import write_metrics
     from nanogpt.runtime.workdir import remove_committed_runs
-    from nanogpt.tokens import Bin
 
     remove_committed_runs()
     settings = override(params.load(checkpoint=checkpoint.CheckpointSettings).checkpoint, args)

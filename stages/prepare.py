@@ -26,11 +26,13 @@ def main() -> None:
     if args.path:
         args.source = args.source or "files"
     everything = args.path and not args.num_samples  # not as many as params.yaml says of another source
-    from nanogpt import corpus, prepare, tokenizer
+    from nanogpt.data.prepare.prepare import prepare_corpus
+    from nanogpt.data.sources import Data, load_corpus
+    from nanogpt.data.tokens.settings import TokenizerSettings
+    from nanogpt.data.tokens.tokenizer import load_from_checkpoint, load_tokenizer
     from nanogpt.runtime import params
-    from nanogpt.tokenizer import TokenizerSettings
 
-    given = params.load(data=corpus.Data, tokenizer=TokenizerSettings)
+    given = params.load(data=Data, tokenizer=TokenizerSettings)
     data = replace(given.data, files=override(given.data.files, args))
     one = args.out or args.source or args.num_samples
     for role in [args.role] if args.role else ["pretrain"] if one else ["pretrain", "finetune"]:
@@ -38,12 +40,12 @@ def main() -> None:
         if everything:
             settings = replace(settings, num_samples=None)
         if args.tokenizer:
-            tokens = tokenizer.load(args.tokenizer)
+            tokens = load_tokenizer(args.tokenizer)
         elif role == "finetune" and not args.out:
             tokens = "data/pretrain/tokenizer"
         else:
-            tokens = tokenizer.of_checkpoint(params.load_key("train.init_from", str)) or given.tokenizer
-        prepare.prepare(args.out or f"data/{role}", corpus.load(settings, data), settings.val_fraction, tokens)
+            tokens = load_from_checkpoint(params.load_key("train.init_from", str)) or given.tokenizer
+        prepare_corpus(args.out or f"data/{role}", load_corpus(settings, data), settings.val_fraction, tokens)
 
 
 if __name__ == "__main__":

@@ -21,17 +21,19 @@ def main() -> None:
     )
     flags.add_argument("--out", help="model folder to write, metrics inside it (default: models/pretrain and metrics/)")
     args = flags.parse_args()
-    from nanogpt import card, checkpoint, evaluate, model, start, tokenizer, train
+    from nanogpt import card, checkpoint, evaluate, model, start, train
+    from nanogpt.data.tokens.batches import Windows
+    from nanogpt.data.tokens.bins import Bin
+    from nanogpt.data.tokens.tokenizer import load_tokenizer
     from nanogpt.runtime import atomic, params
     from nanogpt.runtime.metrics_file import write_metrics
-    from nanogpt.tokens import Bin, Windows
     from nanogpt.training import resume
 
     given = params.load(
         seed=int, model=model.ModelSettings, train=train.TrainSettings, checkpoint=checkpoint.CheckpointSettings
     )
     settings = override(given.train, args)
-    tok = tokenizer.load(f"{args.data}/tokenizer")
+    tok = load_tokenizer(f"{args.data}/tokenizer")
     out = args.out or "models/pretrain"
     checkpoint.check_out(out)
     folder = Path(args.out.removesuffix(".pt") if args.out else "metrics")

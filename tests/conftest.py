@@ -69,29 +69,31 @@ def texts() -> list[str]:
 @pytest.fixture(scope="session")
 def byte():
     """A byte tokenizer: ids 0 to 255 and the end token 256, an embedding of 320 rows."""
-    from nanogpt.tokenizer import TokenizerSettings, train
+    from nanogpt.data.prepare.train_tokenizer import train_tokenizer
+    from nanogpt.data.tokens.settings import TokenizerSettings
 
-    return train(TokenizerSettings("byte", 0, "error"), [])
+    return train_tokenizer(TokenizerSettings("byte", 0, "error"), [])
 
 
 @pytest.fixture(scope="session")
 def char():
     """A char tokenizer of the texts, which refuses other characters."""
-    from nanogpt.tokenizer import TokenizerSettings, train
+    from nanogpt.data.prepare.train_tokenizer import train_tokenizer
+    from nanogpt.data.tokens.settings import TokenizerSettings
 
-    return train(TokenizerSettings("char", 0, "error"), TEXTS)
+    return train_tokenizer(TokenizerSettings("char", 0, "error"), TEXTS)
 
 
 @pytest.fixture(scope="session")
 def write_bins() -> Callable:
-    """Write a folder of bins: `write_bins(folder, tok, texts=…, bits=…)`, half of the documents for validation."""
-    from nanogpt import bins
-    from nanogpt.corpus.document import Corpus, Document
+    """Write a folder of bins: `write_corpus(folder, tok, texts=…, bits=…)`, half of the documents for validation."""
+    from nanogpt.data.prepare.write_bins import write_corpus
+    from nanogpt.data.sources.document import Corpus, Document
 
     def write(folder: Path, tok, texts: list[str] = TEXTS, bits: float | None = None, name: str = "test") -> Path:
         folder.mkdir(parents=True)
         documents = [Document(text, bits) for text in texts]
-        bins.write(folder, Corpus(name, "CC0", lambda skipped: iter(documents), exact=True), tok, 0.5)
+        write_corpus(folder, Corpus(name, "CC0", lambda skipped: iter(documents), exact=True), tok, 0.5)
         tok.save(folder / "tokenizer")
         return folder
 

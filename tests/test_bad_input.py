@@ -10,14 +10,14 @@ import pytest
 import torch
 from imports import ROOT
 
-from nanogpt import checkpoint, tokenizer
-from nanogpt.corpus import DataSettings
-from nanogpt.corpus import files as own_files
+from nanogpt import checkpoint
+from nanogpt.data.prepare.prepare import prepare_corpus
+from nanogpt.data.sources import DataSettings, files
+from nanogpt.data.tokens.settings import TokenizerSettings
+from nanogpt.data.tokens.tokenizer import load_tokenizer
 from nanogpt.model import ModelConfig, build
-from nanogpt.prepare import prepare
-from nanogpt.tokenizer import TokenizerSettings
 
-STRICT = own_files.FilesSettings(strict=True)
+STRICT = files.FilesSettings(strict=True)
 TINY = ModelConfig("base", 1, 2, 2, 16, 32, 0.0, False, 128)
 
 
@@ -28,8 +28,8 @@ def project(tmp_path):
     shutil.copytree(ROOT / "data" / "own", tmp_path / "data" / "own")
     (tmp_path / "own.txt").write_text("\n\n".join(f"once upon a time, {i}" for i in range(60)))
     data = DataSettings("files", None, 0.1, str(tmp_path / "own.txt"), "*", "text")
-    prepare(tmp_path / "data" / "pretrain", own_files.load(data, STRICT), 0.1, TokenizerSettings("char", 0, "error"))
-    tok = tokenizer.load(tmp_path / "data" / "pretrain" / "tokenizer")
+    prepare_corpus(tmp_path / "data" / "pretrain", files.load(data, STRICT), 0.1, TokenizerSettings("char", 0, "error"))
+    tok = load_tokenizer(tmp_path / "data" / "pretrain" / "tokenizer")
     torch.manual_seed(0)
     checkpoint.save(tmp_path / "models" / "pretrain", build(TINY), tok)
     return tmp_path
@@ -86,7 +86,7 @@ def test_an_unknown_source(project):
 def test_a_corpus_shorter_than_a_block(project):
     (project / "short.txt").write_text("on\n\nce")
     data = DataSettings("files", None, 0.5, str(project / "short.txt"), "*", "text")
-    prepare(project / "data" / "pretrain", own_files.load(data, STRICT), 0.5, TokenizerSettings("byte", 0, "error"))
+    prepare_corpus(project / "data" / "pretrain", files.load(data, STRICT), 0.5, TokenizerSettings("byte", 0, "error"))
     message = refused(project, "stages.pretrain")
     assert re.search(
         r"train\.bin of .*short\.txt has 4 tokens.*model\.block_size = 256.*smaller model\.block_size", message

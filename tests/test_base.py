@@ -4,10 +4,11 @@ from test_model import lively, tiny, tokens
 from transformers import AutoModelForCausalLM, GPT2LMHeadModel
 
 from nanogpt import checkpoint
+from nanogpt.data.prepare.train_tokenizer import train_tokenizer
+from nanogpt.data.tokens.settings import TokenizerSettings
 from nanogpt.model import build, count_parameters
-from nanogpt.tokenizer import TokenizerSettings, train
 
-CHAR = train(TokenizerSettings("char", 0, "error"), ["abc"])
+CHAR = train_tokenizer(TokenizerSettings("char", 0, "error"), ["abc"])
 
 
 def test_parameters_at_the_reference_shape():

@@ -7,9 +7,9 @@ import pytest
 from imports import ROOT
 
 from nanogpt.bench import preparing
-from nanogpt.corpus import DataSettings, files
+from nanogpt.data.sources import DataSettings, files
+from nanogpt.data.tokens.settings import TokenizerSettings
 from nanogpt.runtime.errors import UserError
-from nanogpt.tokenizer import TokenizerSettings
 
 TEXTS = ["One story, short.", "Ünd another one."]
 

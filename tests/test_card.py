@@ -3,8 +3,8 @@ import pytest
 from ruamel.yaml import YAML
 
 from nanogpt import card
+from nanogpt.data.tokens.bins import Bin, Counts
 from nanogpt.model import count_parameters
-from nanogpt.tokens import Bin, Counts
 
 
 @pytest.fixture

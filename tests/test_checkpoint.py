@@ -144,9 +144,10 @@ def test_a_folder_with_a_pt_file(tiny, byte, tmp_path, shape, dtype):
 def test_the_tokenizer_of_transformers_gives_the_same_ids(tiny, byte, char, texts, tmp_path, kind):
     from transformers import AutoTokenizer
 
-    from nanogpt.tokenizer import TokenizerSettings, train
+    from nanogpt.data.prepare.train_tokenizer import train_tokenizer
+    from nanogpt.data.tokens.settings import TokenizerSettings
 
-    tok = {"byte": byte, "char": char}.get(kind) or train(TokenizerSettings("bpe", 300, "error"), texts)
+    tok = {"byte": byte, "char": char}.get(kind) or train_tokenizer(TokenizerSettings("bpe", 300, "error"), texts)
     checkpoint.save(tmp_path / "m", tiny(vocab_size=tok.vocab_size), tok)
     theirs = AutoTokenizer.from_pretrained(tmp_path / "m")
     _, loaded = checkpoint.load(tmp_path / "m")

@@ -13,12 +13,13 @@ from imports import ROOT
 
 from nanogpt import checkpoint, compare, lora
 from nanogpt.compare import SampleSettings
+from nanogpt.data.tokens.batches import Windows
+from nanogpt.data.tokens.bins import Bin
 from nanogpt.evaluate import Score, score
 from nanogpt.generate import generate
 from nanogpt.merge import merge
 from nanogpt.runtime.errors import BadSetting, UserError
 from nanogpt.runtime.metrics_file import write_metrics
-from nanogpt.tokens import Bin, Windows
 from nanogpt.train import train
 from stages import sample
 

@@ -214,9 +214,9 @@ from nanogpt.hardware import memory
 from nanogpt.hardware.device import autocast_to
 from nanogpt import model
 from nanogpt import train
-from nanogpt.tokens import Bin
-from nanogpt.tokens import Counts
-from nanogpt.tokens import Windows
+from nanogpt.data.tokens.bins import Bin
+from nanogpt.data.tokens.bins import Counts
+from nanogpt.data.tokens.batches import Windows
 
 config, settings, targets = json.loads(sys.argv[1])
 config, settings = model.ModelConfig(**config), train.TrainSettings(**settings)

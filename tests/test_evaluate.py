@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 import torch
 
+from nanogpt.data.tokens.batches import Windows
+from nanogpt.data.tokens.bins import Bin
 from nanogpt.evaluate import Score, bits_per_byte, score, score_bin, window_loss
-from nanogpt.tokens import Bin, Windows
 
 EOT = 256
 

@@ -9,8 +9,9 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from nanogpt import checkpoint
+from nanogpt.data.prepare.train_tokenizer import train_tokenizer
+from nanogpt.data.tokens.settings import TokenizerSettings
 from nanogpt.generate import choose, filter_logits, generate
-from nanogpt.tokenizer import TokenizerSettings, train
 
 EOT, N_TOKENS = 49, 50  # of the 64 rows of the tiny models' embedding
 PROMPT = [3, 1, 4, 1, 5]
@@ -59,7 +60,7 @@ class Scripted(nn.Module):
 
 @each_arch
 def test_greedy_text_is_that_of_transformers(arch, tmp_path):
-    tok = train(TokenizerSettings("char", 0, "error"), [chr(i) for i in range(40, 103)])
+    tok = train_tokenizer(TokenizerSettings("char", 0, "error"), [chr(i) for i in range(40, 103)])
     assert tok.n_tokens == tok.vocab_size == 64
     lengths = []
     for seed in range(5):

@@ -7,10 +7,11 @@ import torch
 from adapters import SHAPE, Saved, copy, fill, ids_of, saved, settings, theirs, weights
 
 from nanogpt import checkpoint, lora
+from nanogpt.data.tokens.batches import Windows
+from nanogpt.data.tokens.bins import Bin
 from nanogpt.identity import identity
 from nanogpt.lora import targets_of
 from nanogpt.runtime.errors import BadSetting, UserError
-from nanogpt.tokens import Bin, Windows
 from nanogpt.train import train
 
 LINEAR = {

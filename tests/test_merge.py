@@ -11,9 +11,10 @@ from imports import ROOT
 
 import stages.merge
 from nanogpt import checkpoint, lora
+from nanogpt.data.tokens.batches import Windows
+from nanogpt.data.tokens.bins import Bin
 from nanogpt.merge import BOUNDS, WINDOWS, merge
 from nanogpt.runtime.errors import UserError
-from nanogpt.tokens import Bin, Windows
 
 FIGURES = {"max_abs_logit_difference", "mean_abs_logit_difference", "loss_change_nats"}
 ENDS = {"wte", "wpe", "embed_tokens", "lm_head"}

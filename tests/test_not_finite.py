@@ -8,8 +8,8 @@ import torch
 from killed import DATA, Killed, stop
 
 from nanogpt import checkpoint, optim, train
+from nanogpt.data.tokens.batches import Windows
 from nanogpt.runtime.errors import UserError
-from nanogpt.tokens import Windows
 from nanogpt.training import resume
 
 pytestmark = pytest.mark.usefixtures("inside")

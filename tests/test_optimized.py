@@ -4,11 +4,12 @@ from test_model import lively, tiny, tokens
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from nanogpt import checkpoint
+from nanogpt.data.prepare.train_tokenizer import train_tokenizer
+from nanogpt.data.tokens.settings import TokenizerSettings
 from nanogpt.model import build, count_parameters, mlp_width
 from nanogpt.model.optimized import rotate, rotation
-from nanogpt.tokenizer import TokenizerSettings, train
 
-CHAR = train(TokenizerSettings("char", 0, "error"), ["abc"])
+CHAR = train_tokenizer(TokenizerSettings("char", 0, "error"), ["abc"])
 
 
 def test_parameters_at_the_reference_shape():

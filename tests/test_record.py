@@ -5,9 +5,10 @@ import time
 import numpy as np
 import pytest
 
+from nanogpt.data.tokens.batches import Windows
+from nanogpt.data.tokens.bins import Bin, Counts
 from nanogpt.evaluate import Score
 from nanogpt.record import Record
-from nanogpt.tokens import Bin, Counts, Windows
 from nanogpt.train import train
 
 

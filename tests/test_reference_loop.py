@@ -7,8 +7,9 @@ import pytest
 import torch
 from reference_loop import reference_losses
 
+from nanogpt.data.tokens.batches import Windows
+from nanogpt.data.tokens.bins import Bin, Counts
 from nanogpt.model import ModelConfig, build
-from nanogpt.tokens import Bin, Counts, Windows
 from nanogpt.train import train
 
 

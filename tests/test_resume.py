@@ -7,8 +7,8 @@ import torch
 from killed import DATA, assert_same, killed_at, run
 
 from nanogpt import checkpoint, lora, train
+from nanogpt.data.tokens.batches import Windows
 from nanogpt.lora import LoraSettings
-from nanogpt.tokens import Windows
 from nanogpt.training import resume
 
 pytestmark = pytest.mark.usefixtures("inside")

@@ -5,12 +5,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from nanogpt import checkpoint, model, tokenizer
+from nanogpt import checkpoint, model
+from nanogpt.data.prepare.train_tokenizer import train_tokenizer
+from nanogpt.data.tokens.settings import TokenizerSettings
+from nanogpt.data.tokens.tokenizer import load_from_checkpoint
 from nanogpt.identity import holds_checkpoint
 from nanogpt.model import ModelSettings
 from nanogpt.runtime.errors import UserError
 from nanogpt.start import check, start
-from nanogpt.tokenizer import TokenizerSettings, train
 
 AUTO = TokenizerSettings("auto", 300, "error")
 SHAPE = ModelSettings("optimized", 1, 2, 1, 16, 16, 0.0, False)
@@ -30,7 +32,7 @@ def test_an_empty_folder_means_fresh_weights(byte, tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(fresh.parameters(), wanted.parameters(), strict=True))
     (tmp_path / ".DS_Store").touch()
     assert not holds_checkpoint(tmp_path)
-    assert tokenizer.of_checkpoint(tmp_path) is None
+    assert load_from_checkpoint(tmp_path) is None
     check(SHAPE, AUTO, tmp_path)
 
 
@@ -50,7 +52,7 @@ def test_a_checkpoint_s_weights_with_the_dropout_of_params(saved, byte, tmp_path
 
 def test_its_tokenizer_goes_with_it(saved, byte, char, tiny, tmp_path):
     folder, _ = saved
-    assert tokenizer.of_checkpoint(folder).sha256 == byte.sha256
+    assert load_from_checkpoint(folder).sha256 == byte.sha256
     with pytest.raises(UserError, match=r"it knows the 257 tokens of a byte tokenizer, .* others \(char\)"):
         start(SHAPE, folder, char, seed=1)
     check(SHAPE, AUTO, folder)
@@ -86,7 +88,7 @@ def test_weights_without_a_tokenizer(tiny, byte, tmp_path):
             check(SHAPE, TokenizerSettings(kind, 300, "error"), tmp_path / "m")
     check(SHAPE, TokenizerSettings("byte", 300, "error"), tmp_path / "m")
     with pytest.raises(UserError, match="holds no tokenizer"):
-        start(SHAPE, tmp_path / "m", train(TokenizerSettings("bpe", 300, "error"), ["abc"]), seed=1)
+        start(SHAPE, tmp_path / "m", train_tokenizer(TokenizerSettings("bpe", 300, "error"), ["abc"]), seed=1)
 
 
 def test_another_shape_names_the_settings_to_set(saved, byte):

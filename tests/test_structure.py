@@ -6,7 +6,7 @@ from imports import ROOT
 from ruamel.yaml import YAML
 
 from nanogpt import settings
-from nanogpt.corpus.document import Source
+from nanogpt.data.sources.document import Source
 
 STAGES = {
     "check": "check",

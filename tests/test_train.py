@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from nanogpt import optim
+from nanogpt.data.tokens.batches import Windows
+from nanogpt.data.tokens.bins import Bin, Counts
 from nanogpt.hardware.auto import Choices
 from nanogpt.hardware.device import autocast
 from nanogpt.runtime.errors import UserError
-from nanogpt.tokens import Bin, Counts, Windows
 from nanogpt.train import train, update
 
 CPU = torch.device("cpu")

@@ -11,11 +11,13 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from nanogpt import prepare, tokenizer
-from nanogpt.corpus import Corpus, DataSettings, files
+from nanogpt.data.prepare.prepare import prepare_corpus
+from nanogpt.data.prepare.train_tokenizer import train_tokenizer
+from nanogpt.data.sources import Corpus, DataSettings, files
+from nanogpt.data.tokens.settings import TokenizerSettings
+from nanogpt.data.tokens.tokenizer import BytePairs, load_tokenizer
 from nanogpt.hardware import memory
 from nanogpt.runtime.errors import UserError
-from nanogpt.tokenizer import BytePairs, TokenizerSettings
 
 
 def benchmark(corpus: Corpus, tokens: TokenizerSettings, megabytes: int, repeats: int) -> dict[str, float]:
@@ -31,7 +33,7 @@ def benchmark(corpus: Corpus, tokens: TokenizerSettings, megabytes: int, repeats
         with text.open("w", encoding="utf-8") as file:
             for one in repeated((document.text for document in corpus.documents(Counter())), megabytes * 10**6):
                 file.write(json.dumps({"text": one}) + "\n")
-        train_s, train_peak = _alone(_train, text, folder, tokens.suited(corpus.tokenizer))
+        train_s, train_peak = _alone(_train, text, folder, tokens.resolve_auto(corpus.tokenizer))
         turns = [
             (_alone(_prepare, text, folder, Path(scratch, "out")), _alone(_tiktoken, text, folder))
             for _ in range(repeats)
@@ -87,7 +89,7 @@ def _source(text: Path) -> Corpus:
 
 def _train(text: Path, folder: Path, settings: TokenizerSettings) -> tuple[float, float]:
     start = time.perf_counter()
-    trained = tokenizer.train(settings, (document.text for document in _source(text).documents(Counter())))
+    trained = train_tokenizer(settings, (document.text for document in _source(text).documents(Counter())))
     seconds = time.perf_counter() - start
     if not isinstance(trained, BytePairs):
         raise UserError(f"tokenizer.kind = {settings.kind}: not an encoding of tiktoken; choose gpt2, bpe or byte")
@@ -97,12 +99,12 @@ def _train(text: Path, folder: Path, settings: TokenizerSettings) -> tuple[float
 
 def _prepare(text: Path, folder: Path, out: Path) -> tuple[float, float]:
     start = time.perf_counter()
-    prepare.prepare(out, _source(text), 0.01, folder)
+    prepare_corpus(out, _source(text), 0.01, folder)
     return time.perf_counter() - start, memory.peak_mib()
 
 
 def _tiktoken(text: Path, folder: Path) -> float:
-    encoding = tokenizer.load(folder).encoding
+    encoding = load_tokenizer(folder).encoding
     seconds, texts = 0.0, (document.text for document in _source(text).documents(Counter()))
     while batch := list(itertools.islice(texts, 1000)):
         start = time.perf_counter()

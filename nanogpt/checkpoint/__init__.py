@@ -13,14 +13,13 @@ from typing import Literal
 from safetensors.torch import save_file
 from torch import nn
 
-from nanogpt import tokenizer
 from nanogpt.checkpoint import weights
 from nanogpt.checkpoint.config import from_hf, from_nanogpt, hf_config
+from nanogpt.data.tokens.tokenizer import Tokenizer, load_tokenizer
 from nanogpt.model import ModelConfig
 from nanogpt.runtime import atomic
 from nanogpt.runtime.checksums import verify_checksums
 from nanogpt.runtime.errors import UserError
-from nanogpt.tokenizer import Tokenizer
 
 __all__ = [
     "CheckpointSettings",
@@ -113,7 +112,7 @@ def load(path: Path | str, tokens: Path | str | None = None) -> tuple[nn.Module,
     SHA256SUMS says that it is not what was written.
     """
     path = Path(path)
-    tok = _own_tokenizer(path) if tokens is None else tokenizer.load(tokens)
+    tok = _own_tokenizer(path) if tokens is None else load_tokenizer(tokens)
     model = load_model(path)
     if tok.n_tokens > model.config.vocab_size:
         raise UserError(
@@ -218,6 +217,6 @@ def _own_tokenizer(path: Path) -> Tokenizer:
 
 def _readable(folder: Path, path: Path, remedy: str) -> Tokenizer:
     try:
-        return tokenizer.load(folder)
+        return load_tokenizer(folder)
     except UserError as error:
         raise UserError(f"{str(error).replace(str(folder), str(path))}; or {remedy}") from None

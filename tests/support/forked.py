@@ -18,7 +18,7 @@ import peft  # noqa: F401  the same
 import torch._dynamo  # noqa: F401
 
 from nanogpt import train
-from nanogpt.corpus import hub
+from nanogpt.data.sources import hub
 
 LIMIT_SECONDS = 60
 LIMIT_BYTES = 12 << 30  # of addresses: libraries take 3 GiB, and a small file may not ask for much more

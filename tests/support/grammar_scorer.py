@@ -1,6 +1,6 @@
 """All derivations of a text under a grammar, found by parsing, and bounds over all texts of one.
 
-Written apart from `nanogpt.corpus.grammar`: it shares only the rules and tables as they are written down,
+Written apart from `nanogpt.data.sources.grammar`: it shares only the rules and tables as they are written down,
 so that a mistake in drawing or in counting bits shows up as a disagreement.
 """
 
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import cache
 from math import log2
 
-from nanogpt.corpus.grammar import Rules, Tables
+from nanogpt.data.sources.grammar import Rules, Tables
 
 
 class Scorer:

@@ -16,7 +16,7 @@ from hub_server import Hub
 from imports import ROOT
 from loopback import Server
 
-from nanogpt.corpus.pages import Pages
+from nanogpt.data.sources.pages import Pages
 
 CARD = b"---\nlicense: cdla-sharing-1.0\n---\n# Stories\n"
 STORIES = "data/train-00000-of-00001.parquet"
@@ -27,8 +27,8 @@ DATA = r"\.parquet|\.jsonl|/blobs/"
 CLIENT = """
 import dataclasses, json, os, sys, traceback
 from collections import Counter
-from nanogpt.corpus import hub
-from nanogpt.corpus.document import DataSettings
+from nanogpt.data.sources import hub
+from nanogpt.data.sources.document import DataSettings
 from nanogpt.runtime.errors import UserError
 
 for line in sys.stdin:

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from nanogpt import optim, train
-from nanogpt.tokens import Bin, Counts, Windows
+from nanogpt.data.tokens.batches import Windows
+from nanogpt.data.tokens.bins import Bin, Counts
 from nanogpt.training import resume
 
 TIMES = {"timed_tokens", "busy_s", "first_step_s", "validation_s", "saving_s", "loop_s", "wall_s"}

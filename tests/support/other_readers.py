@@ -14,7 +14,8 @@ import pyarrow.parquet
 from ruamel.yaml import YAML
 from small_project import TINY, Project
 
-from nanogpt import settings, tokenizer
+from nanogpt import settings
+from nanogpt.data.tokens.tokenizer import load_tokenizer
 from nanogpt.runtime import params
 
 
@@ -53,7 +54,7 @@ def as_written(project: Project, path: Path, command: str) -> str:
     for i, text in enumerate(filter(None, texts)):
         expected["train" if i % every else "val"] += [text] if text not in known else []
         known.add(text)
-    tok = tokenizer.load(project.folder / "data/new/tokenizer")
+    tok = load_tokenizer(project.folder / "data/new/tokenizer")
     for split, documents in expected.items():
         ids = np.fromfile(project.folder / f"data/new/{split}.bin", "<u2")
         found = [tok.decode(part[1:].tolist()) for part in np.split(ids, np.flatnonzero(ids == tok.eot))[1:-1]]

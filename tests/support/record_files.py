@@ -12,8 +12,8 @@ import pyarrow.parquet
 import pytest
 from hypothesis import strategies as st
 
-from nanogpt.corpus import records
-from nanogpt.corpus.records import Bad
+from nanogpt.data.sources import records
+from nanogpt.data.sources.records import BadRecord
 from nanogpt.runtime.errors import UserError
 
 TEXTS = ["One.\n\nTwo paragraphs.", 'With "quotes", commas\nand lines', "Ünïcode 😀 <|endoftext|> \u2028 end", "a\0b"]
@@ -54,12 +54,12 @@ def written(kind: str, texts: list[str]) -> bytes:
             return sink.getvalue().to_pybytes()
 
 
-def read(path: Path) -> list[str | Bad]:
-    records.check(path, "text")
-    return list(records.read(path, "text"))
+def read(path: Path) -> list[str | BadRecord]:
+    records.check_file(path, "text")
+    return list(records.read_texts(path, "text"))
 
 
-def read_bytes(content: bytes, ending: str) -> list[str | Bad]:
+def read_bytes(content: bytes, ending: str) -> list[str | BadRecord]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"a{ending}"
         path.write_bytes(content)
@@ -69,7 +69,7 @@ def read_bytes(content: bytes, ending: str) -> list[str | Bad]:
 def faults(content: bytes | str, ending: str) -> list[str]:
     """What was read, with the reasons in place of what is bad."""
     content = content if isinstance(content, bytes) else content.encode()
-    return [f"!{r.reason}" if isinstance(r, Bad) else r for r in read_bytes(content, ending)]
+    return [f"!{r.reason}" if isinstance(r, BadRecord) else r for r in read_bytes(content, ending)]
 
 
 def complaint(content: bytes | str, ending: str, field: str = "text") -> str:
@@ -77,6 +77,6 @@ def complaint(content: bytes | str, ending: str, field: str = "text") -> str:
     with tempfile.TemporaryDirectory() as folder, pytest.raises(UserError) as caught:
         path = Path(folder) / f"a{ending}"
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
-        records.check(path, field)
-        list(records.read(path, field))
+        records.check_file(path, field)
+        list(records.read_texts(path, field))
     return str(caught.value)

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from nanogpt.data.tokens.batches import Windows
 from nanogpt.optim import learning_rate
-from nanogpt.tokens import Windows
 from nanogpt.train import TrainSettings
 
 
@@ -47,12 +47,13 @@ def main() -> None:
 
     import pandas as pd
 
-    from nanogpt import model, tokenizer, train
+    from nanogpt import model, train
     from nanogpt.bench.settings import BenchmarkSettings
+    from nanogpt.data.tokens.bins import Bin
+    from nanogpt.data.tokens.tokenizer import load_tokenizer
     from nanogpt.hardware.cores import describe_processor
     from nanogpt.hardware.device import choose_dtype
     from nanogpt.runtime import params
-    from nanogpt.tokens import Bin
 
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("bins")
@@ -60,7 +61,7 @@ def main() -> None:
     flags.add_argument("--steps", type=int, default=500)
     args = flags.parse_args()
     given = params.load(benchmark=BenchmarkSettings, train=train.TrainSettings)
-    tok = tokenizer.load(f"{args.bins}/tokenizer")
+    tok = load_tokenizer(f"{args.bins}/tokenizer")
     settings = TrainSettings(
         **vars(given.train) | {
             "max_steps": args.steps, "warmup_steps": args.steps // 20, "batch_size": given.benchmark.batch_size,

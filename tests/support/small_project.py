@@ -14,7 +14,7 @@ from imports import ROOT
 from record_files import pack, written
 
 from nanogpt import settings
-from nanogpt.corpus.pages import Pages
+from nanogpt.data.sources.pages import Pages
 from nanogpt.runtime import params
 from nanogpt.runtime.workdir import work_folder
 

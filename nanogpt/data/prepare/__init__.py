@@ -1,0 +1,1 @@
+"""From a corpus to a folder of token bins with its tokenizer."""

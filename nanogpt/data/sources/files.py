@@ -1,0 +1,119 @@
+"""Your own text: one file or a folder of .txt, .jsonl, .csv and .parquet files.
+
+In a .txt file a line `<|endoftext|>` stands between documents; a file without such a line is split
+at blank lines, so texts of several paragraphs need the marker. The other three hold one document a
+line or row, in the field that the settings name. Everything is UTF-8, all but .parquet also packed as
+.gz or .zst, and read as a stream. Documents of nothing but white space are passed over, and white
+space at both ends is cut off. Of a folder, hidden files and folders (`.name`) are not read.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from nanogpt.data.sources import records
+from nanogpt.data.sources.document import Corpus, DataSettings, Document
+from nanogpt.runtime.errors import UserError
+
+ENDINGS = ".txt .jsonl .csv .parquet"
+PACKED = "all but .parquet also as .gz or .zst"
+SHOWN = 5
+
+
+@dataclass(frozen=True)
+class FilesSettings:
+    """Section `data.files` of params.yaml: stop at a bad record, or pass over it and count it."""
+
+    strict: bool
+
+
+def load(settings: DataSettings, own: FilesSettings) -> Corpus:
+    """The documents of the file or folder `settings.path`, folders in sorted order.
+
+    Raises UserError here for what opening the files shows: a missing path, nothing to read, an
+    unknown ending, another encoding by its mark, no such column. What lies deeper raises UserError
+    while the documents are read: a damaged file, no document at all, and where `own.strict` the first
+    bad record (bytes that are no UTF-8, a broken line, a field that is no text, more than 32 MiB).
+    """
+    paths = _find_files(settings)
+    for path in paths:
+        records.check_file(path, settings.field)
+
+    def documents(skipped: Counter[str]) -> Iterator[Document]:
+        empty = True
+        for text in islice(_texts(paths, settings.field, own.strict, skipped), settings.num_samples):
+            empty = False
+            yield Document(text)
+        if empty:
+            only = ", ".join(f"{count} {reason}" for reason, count in skipped.items()) or "white space"
+            raise UserError(
+                f"{settings.path}: no document in {len(paths)} file(s), only {only}; set data.<role>.path to "
+                "files with text"
+            )
+
+    return Corpus(settings.path, "your own", documents)
+
+
+def _texts(paths: list[Path], field: str, strict: bool, skipped: Counter[str]) -> Iterator[str]:
+    for path in paths:
+        for record in records.read_texts(path, field):
+            if isinstance(record, records.BadRecord):
+                if strict:
+                    raise UserError(
+                        f"{record.message}; or set data.files.strict: false to pass over such records, counted"
+                    )
+                skipped[record.reason] += 1
+            elif text := record.strip():
+                yield text
+            else:
+                skipped["blank"] += 1
+
+
+def _find_files(settings: DataSettings) -> list[Path]:
+    path = Path(os.path.expanduser(settings.path))
+    if not settings.path or not os.path.exists(path):
+        raise UserError(
+            f"{settings.path or repr('')}: no such file or folder; set data.<role>.path in params.yaml to your text"
+        )
+    if not path.is_dir():
+        if not records.is_readable(path):
+            raise UserError(f"{path}: unknown ending {path.suffix!r}; these are read: {ENDINGS}, {PACKED}")
+        return [path]
+    try:
+        matching = _visible_files(path, settings.pattern)
+    except ValueError:
+        raise UserError(
+            f"data.<role>.pattern = {settings.pattern!r}: no pattern for files in a folder; a good one is '**/*'"
+        ) from None
+    found = [file for file in matching if records.is_readable(file)]
+    if not found:
+        there = [repr(file.relative_to(path).as_posix()) for file in _visible_files(path, "**/*")]
+        more = f" and {len(there) - SHOWN} more" if len(there) > SHOWN else ""
+        raise UserError(
+            f"{path}: no file with an ending {ENDINGS} matches {settings.pattern!r} ({PACKED}); found there: "
+            f"{', '.join(there[:SHOWN]) or 'nothing'}{more}; put some there, or change data.<role>.path or "
+            "data.<role>.pattern ('**/*' looks into every folder)"
+        )
+    return found
+
+
+def _visible_files(folder: Path, pattern: str) -> list[Path]:
+    """The files that a pattern matches and no dot hides, sorted. Links to nothing are among them: opening tells.
+
+    Raises ValueError for an empty pattern, an absolute one and, before Python 3.13, for `**` inside a name.
+    """
+    plain = Path(pattern)  # the plain form: "./" is beyond glob
+    if not plain.parts or plain.is_absolute():
+        raise ValueError(pattern)
+    return sorted(
+        (
+            path
+            for path in folder.glob(str(plain))
+            if (os.path.isfile(path) or not os.path.exists(path))
+            and not any(part.startswith(".") and part != ".." for part in path.relative_to(folder).parts)
+        ),
+        key=Path.as_posix,
+    )

@@ -1,0 +1,332 @@
+"""Data sets of the Hugging Face hub, streamed: as many documents as asked for are fetched, and no more.
+
+Only data files (Parquet, JSON lines, CSV, text) are read; no code of a repository ever runs. Of one
+field, the text is taken as it is. Several fields, like title and abstract, are each put on one line and
+joined by an empty one.
+
+`datasets` finds the files of a split and reads all but Parquet. That is read here, a row group at a time
+and in this thread: the threads by which `datasets` reads it outlive an early end and abort the process or
+hang it, cannot be interrupted, and fetch 32 MB for the first row.
+"""
+
+import contextlib
+import itertools
+import logging
+import re
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from nanogpt.data.sources.document import Corpus, DataSettings, Document
+from nanogpt.data.sources.pages import Pages
+from nanogpt.runtime.errors import BadSetting, UserError
+from nanogpt.runtime.workdir import work_folder
+
+if TYPE_CHECKING:
+    from huggingface_hub.utils import httpx
+
+PAGE = 5000  # documents: some 5 MB
+ROWS = 1000  # of Parquet at once
+BUFFER = 2**20  # bytes of a column at once
+PATIENCE = 6  # times HF_HUB_DOWNLOAD_TIMEOUT (10 s) without a good answer: a minute
+PAUSES_S = (1, 2, 4, 8)  # between two tries; the last one again and again
+PASSING = (408, 429, 500, 502, 503, 504)
+TEXT = ("string", "large_string", "string_view", "null", "Json")
+AGAIN = "run the same command again: what was fetched is kept"
+
+
+@dataclass(frozen=True)
+class HubSettings:
+    """Section `data.tinystories` or `data.scientific_papers` of params.yaml."""
+
+    repo: str
+    revision: str
+    split: str
+    fields: list[str]
+
+    def __post_init__(self) -> None:
+        if not self.fields:
+            raise BadSetting("fields", self.fields, "no field to take the text from", "name one or more, like [text]")
+
+
+def load(settings: DataSettings, own: HubSettings) -> Corpus:
+    """The documents of a split in the order of its files; those not there yet are fetched first, and kept.
+
+    The first page settles the commit that all later ones come from. Raises UserError for a data set,
+    revision, split or field that does not exist or is not open, for damaged files, and where the hub
+    gives no good answer for a minute.
+    """
+    pages = Pages(work_folder("corpora", settings.source, asdict(own)))
+    pages.fetch(settings.num_samples, lambda states: _pages(own, settings.source, pages))
+    if not pages.documents:
+        raise UserError(
+            f"{own.repo}: no text in {', '.join(own.fields)} of split {own.split}; "
+            f"set data.{settings.source}.fields to the field that holds the text"
+        )
+    wanted = min(settings.num_samples or pages.documents, pages.documents)
+    state = next(state for state in pages.states if state["documents"] >= wanted)
+
+    def documents(skipped: Counter[str]) -> Iterator[Document]:
+        if state["skipped"]:
+            skipped["no text"] += state["skipped"]
+        yield from map(Document, itertools.islice(pages.texts(), wanted))
+
+    return Corpus(own.repo, state["licence"], documents, revision=state["revision"])
+
+
+def _pages(own: HubSettings, source: str, pages: Pages) -> Iterator[tuple[list[str], dict]]:
+    """The pages after those that are there. The state of each says where the next begins."""
+    with _translate_errors(own, source, pages):
+        _configure_libraries(own)
+        state = dict(pages.states[-1]) if pages.states else _initial_state(own)
+        texts: list[str] = []
+        for record, position in _records(own, source, state["revision"], state["position"]):
+            state["position"] = position
+            if text := _join_fields([record.get(field) for field in own.fields]):
+                texts.append(text)
+            else:
+                state["skipped"] += 1
+            if len(texts) == PAGE:
+                yield texts, state | {"documents": pages.documents + PAGE}
+                texts = []
+        yield texts, state | {"documents": pages.documents + len(texts), "end": True}
+
+
+def _initial_state(own: HubSettings) -> dict:
+    """The state before the first page: the commit that the revision names now, the licence that its card names."""
+    import huggingface_hub
+
+    about = huggingface_hub.HfApi().dataset_info(own.repo, revision=own.revision)
+    licence = (about.card_data or {}).get("license")
+    if isinstance(licence, list):
+        licence = ", ".join(licence)
+    licence = licence or f"see https://huggingface.co/datasets/{own.repo}"
+    return {"revision": about.sha, "licence": licence, "position": [0, 0], "skipped": 0}
+
+
+def _join_fields(values: list) -> str:
+    """One text of a record's values; of several, those that hold text."""
+    texts = [value for value in values if isinstance(value, str)]
+    if len(values) == 1:
+        return "".join(texts).strip()
+    lines = (" ".join(text.split()) for text in texts)
+    return "\n\n".join(line for line in lines if line)
+
+
+def _records(own: HubSettings, source: str, commit: str, position: list[int]) -> Iterator[tuple[dict, list[int]]]:
+    """The records from a position [file, row] on, each with the position after it."""
+    import datasets
+
+    with tempfile.TemporaryDirectory() as cache:  # an empty one: no older copy stands in for the commit
+        builder = datasets.load_dataset_builder(own.repo, revision=commit, cache_dir=cache)
+        urls = builder.config.data_files
+        if own.split not in urls:
+            raise UserError(f"{own.repo}: no split {own.split!r}, there is {', '.join(urls)}; set data.{source}.split")
+        if all(url.endswith(".parquet") for url in urls[own.split]):
+            files = [partial(_parquet, own, source, url) for url in urls[own.split]]
+        else:
+            stream = builder.as_streaming_dataset(split=own.split)
+            if stream.features:
+                kinds = {name: getattr(kind, "dtype", type(kind).__name__) for name, kind in stream.features.items()}
+                _check_fields(kinds, own, source)
+            files = [stream.shard(stream.num_shards, number).skip for number in range(stream.num_shards)]
+    number, row = position
+    for records_from in files[number:]:
+        for record in records_from(row):
+            row += 1
+            yield record, [number, row]
+        number, row = number + 1, 0
+
+
+def _parquet(own: HubSettings, source: str, url: str, row: int) -> Iterator[dict]:
+    """The rows of a file from `row` on; row groups before it are not fetched."""
+    import huggingface_hub
+    import pyarrow.parquet
+
+    # Large row groups are read piece by piece, columns in turn: some blocks of 5 MB serve them all.
+    options = {"cache_type": "blockcache", "cache_options": {"maxblocks": 8}}
+    with huggingface_hub.HfFileSystem().open(url, **options) as file:
+        try:
+            parquet = pyarrow.parquet.ParquetFile(
+                file, buffer_size=BUFFER, pre_buffer=False, page_checksum_verification=True
+            )
+            _check_fields({field.name: str(field.type) for field in parquet.schema_arrow}, own, source)
+            group = 0
+            while group < parquet.num_row_groups and row >= (rows := parquet.metadata.row_group(group).num_rows):
+                group, row = group + 1, row - rows
+            groups = range(group, parquet.num_row_groups)
+            for batch in parquet.iter_batches(ROWS, groups, own.fields, use_threads=False):
+                yield from batch.slice(row).to_pylist()
+                row = max(0, row - len(batch))
+        except huggingface_hub.errors.HfHubHTTPError:
+            raise
+        except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+            raise UserError(
+                _unreadable(f"{own.repo}: {url.rpartition('@')[2].partition('/')[2]}", error, source)
+            ) from None
+
+
+def _check_fields(kinds: dict[str, str], own: HubSettings, source: str) -> None:
+    for field in own.fields:
+        there = ", ".join(f"{name} ({kind})" for name, kind in kinds.items())
+        if field not in kinds:
+            raise UserError(f"{own.repo}: no field {field!r}, there is {there}; set data.{source}.fields")
+        if kinds[field] not in TEXT:
+            raise UserError(f"{own.repo}: the field {field!r} is not text, there is {there}; set data.{source}.fields")
+
+
+@contextlib.contextmanager
+def _translate_errors(own: HubSettings, source: str, pages: Pages) -> Iterator[None]:
+    """Raise UserError in place of whatever the network, the hub and its data can bring about."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # the libraries raise what they like: KeyError, ValueError, EOFError
+        raise UserError(_reason(error, own, source, pages)) from None
+
+
+def _reason(error: Exception, own: HubSettings, source: str, pages: Pages) -> str:
+    from huggingface_hub import errors
+
+    if isinstance(error.__cause__, errors.HfHubHTTPError):
+        error = error.__cause__
+    page = f"https://huggingface.co/datasets/{own.repo}"
+    match error:
+        case NoAnswerError():
+            return f"{own.repo}: {error}; check the network and {AGAIN}"
+        case errors.GatedRepoError():
+            return f"{own.repo}: access is restricted; ask for it at {page}, then log in with `hf auth login`"
+        case errors.RepositoryNotFoundError() | errors.HFValidationError():
+            return (
+                f"{own.repo}: no such data set on the hub, or a private one; set data.{source}.repo, or log in with "
+                "`hf auth login`"
+            )
+        case errors.RevisionNotFoundError() if pages.states:
+            return (
+                f"{own.repo}: the commit {pages.states[-1]['revision']} is gone, from which {pages.documents} "
+                f"documents were fetched; delete the folder {pages.folder} to begin again with {own.revision}"
+            )
+        case errors.RevisionNotFoundError():
+            return f"{own.repo}: no revision {own.revision!r}; set data.{source}.revision to a branch, tag or commit"
+        case errors.HfHubHTTPError() if error.response.status_code in (401, 403):
+            return f"{own.repo}: the hub refuses ({_short(error)}); log in with `hf auth login`"
+    return _unreadable(own.repo, error, source)
+
+
+def _unreadable(what: str, error: Exception, source: str) -> str:
+    return (
+        f"{what}: cannot be read ({type(error).__name__}: {_short(error)}); {AGAIN}; if that does not help, "
+        f"set data.{source}.revision or data.{source}.repo to another"
+    )
+
+
+def _short(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= 200 else text[:200] + "…"
+
+
+def _configure_libraries(own: HubSettings) -> None:
+    """Let the libraries be quiet and wait within bounds. Raises UserError in offline mode."""
+    import datasets
+    import huggingface_hub
+
+    if datasets.config.HF_HUB_OFFLINE:
+        raise UserError(
+            f"{own.repo}: not all documents are fetched yet, and HF_HUB_OFFLINE is set; unset it, or lower "
+            "data.<role>.num_samples"
+        )
+    for library in (datasets, huggingface_hub.utils):
+        library.disable_progress_bars()
+        library.logging.set_verbosity(logging.CRITICAL)
+    datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False  # a request to another host, which need not answer
+    huggingface_hub.set_client_factory(_client)
+
+
+def _client() -> "httpx.Client":
+    from huggingface_hub.utils import httpx
+
+    client = httpx.Client(follow_redirects=True)
+    client.send = RetryingClient(client.send)
+    return client
+
+
+class NoAnswerError(Exception):
+    """No good answer for as long as patience lasts. No kind that the libraries themselves try again after."""
+
+
+class RetryingClient:
+    """Sends a request until the answer is whole and good, and for so long as PATIENCE says.
+
+    The libraries' own ways to wait would add up to half an hour, and to no end for some of the requests.
+    """
+
+    def __init__(self, send: Callable[..., "httpx.Response"]):
+        self.send = send
+        self.failing_since: float | None = None
+
+    def __call__(self, request: "httpx.Request", *, stream: bool = False, **how) -> "httpx.Response":
+        """The answer with its body, also where a stream is asked for: a cut in the midst of it counts as none."""
+        from huggingface_hub import constants
+        from huggingface_hub.utils import httpx
+
+        timeout_s = constants.HF_HUB_DOWNLOAD_TIMEOUT
+        request.extensions["timeout"] = httpx.Timeout(timeout_s).as_dict()
+        for pause_s in itertools.chain(PAUSES_S, itertools.repeat(PAUSES_S[-1])):
+            began = time.monotonic()
+            try:
+                response = self.send(request, **how)
+                trouble = _response_fault(request, response)
+                if not trouble:
+                    self.failing_since = None
+                    return response
+                if asked_s := _requested_pause_s(response):
+                    trouble += f" and asks to wait {asked_s} s"
+                    pause_s = max(pause_s, asked_s)
+            except httpx.TimeoutException:
+                trouble = f"no answer from {request.url.host} within {timeout_s} s"
+            except httpx.RequestError as error:
+                trouble = f"no answer from {request.url.host} ({_short(error)})"
+            self.failing_since = self.failing_since or began
+            failing_s = time.monotonic() - self.failing_since
+            if failing_s + pause_s > PATIENCE * timeout_s:
+                raise NoAnswerError(f"{trouble}, after {failing_s:.0f} s of trying")
+            time.sleep(pause_s)
+
+
+def _response_fault(request: "httpx.Request", response: "httpx.Response") -> str:
+    """What is wrong with an answer that another try may bring right, else an empty string."""
+    from huggingface_hub import constants
+
+    host = response.url.host
+    if response.status_code in PASSING:
+        return f"{host} answers {response.status_code} {response.reason_phrase}"
+    if response.is_success and str(request.url).startswith(f"{constants.ENDPOINT}/api/"):
+        try:
+            response.json()
+        except ValueError:
+            return f"{host} does not answer as a hub does (is there a login page in between?)"
+    asked = re.fullmatch(r"bytes=(\d+)-(\d+)", request.headers.get("range", ""))
+    if asked and response.is_success:
+        first, last = map(int, asked.groups())
+        length = len(response.content)
+        whole = f"bytes 0-{length - 1}/{length}"  # of a file sent whole, which serves where it is not longer
+        sent = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", response.headers.get("content-range", whole))
+        start, end, size = map(int, sent.groups()) if sent else (0, -1, 0)
+        if (start, end) != (first, min(last, size - 1)) or length != end - start + 1:
+            return f"{host} does not send the part of a file that was asked for"
+    return ""
+
+
+def _requested_pause_s(response: "httpx.Response") -> int:
+    """The seconds for which a busy server asks to wait, 0 where it does not say."""
+    from huggingface_hub.utils import parse_ratelimit_headers
+
+    after, limit = response.headers.get("retry-after", ""), parse_ratelimit_headers(response.headers)
+    if after.isdecimal():
+        return int(after)
+    return limit.reset_in_seconds if limit and not limit.remaining else 0

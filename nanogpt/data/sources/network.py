@@ -1,0 +1,13 @@
+"""What went wrong on the network, in words for a person."""
+
+
+def describe_failure(error: Exception, timeout_s: float) -> str:
+    """What `requests` or its callers raised, without the address, which is long and named elsewhere."""
+    import requests  # slow to import, and few corpora need it
+
+    if isinstance(error, requests.Timeout):
+        return f"no answer within {timeout_s:g} s"
+    if isinstance(error, requests.HTTPError):
+        return f"HTTP status {error.response.status_code}"
+    inner = error.args[0] if isinstance(error, requests.RequestException) and error.args else error
+    return str(getattr(inner, "reason", inner))

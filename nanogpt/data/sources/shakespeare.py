@@ -1,0 +1,81 @@
+"""Tiny Shakespeare, the text of the well-known character benchmark: a checked download of 1.1 MB."""
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from nanogpt.data.sources.document import Corpus, DataSettings, Document
+from nanogpt.data.sources.network import describe_failure
+from nanogpt.runtime.errors import BadSetting, UserError
+from nanogpt.runtime.workdir import work_folder
+
+SIZE = 1_115_394  # bytes
+SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
+FILE = "input.txt"
+RETRIES = 2
+TIMEOUT_S = 20.0  # for a connection, and between two pieces of the answer
+CHUNK = 1 << 14
+
+
+@dataclass(frozen=True)
+class ShakespeareSettings:
+    """Section `data.shakespeare` of params.yaml."""
+
+    url: str
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"https?://\S+", self.url):
+            raise BadSetting("url", self.url, "not a web address", "take it back with `git checkout params.yaml`")
+
+
+def load(settings: DataSettings, own: ShakespeareSettings) -> Corpus:
+    """The whole text, whatever `num_samples` says, exactly as in the file: two documents, one for each split.
+
+    The first 90% of the characters are for training, as in char-rnn and nanoGPT, so losses can be
+    compared with theirs. The file is fetched once; one that was put there by hand serves as well.
+    Raises UserError where it can be had neither way.
+    """
+    text = _fetch(own.url).read_bytes().decode()
+    cut = int(0.9 * len(text))
+
+    def documents(skipped: Counter[str]) -> Iterator[Document]:
+        yield Document(text[:cut], split="train")
+        yield Document(text[cut:], split="val")
+
+    return Corpus("Tiny Shakespeare", "public domain", documents, revision=f"sha256:{SHA256}", tokenizer="char")
+
+
+def _fetch(url: str) -> Path:
+    import pooch  # slow to import, and few corpora need it
+
+    folder = work_folder("corpora", "shakespeare", {"sha256": SHA256})
+    pooch.get_logger().setLevel("ERROR")
+    known = {"registry": {FILE: f"sha256:{SHA256}"}, "urls": {FILE: url}}
+    store = pooch.create(folder, base_url="", retry_if_failed=RETRIES, **known)
+    try:
+        return Path(store.fetch(FILE, downloader=_download))
+    except (OSError, ValueError) as error:  # what requests raises is an OSError
+        path = folder / FILE
+        there = ", where another or a damaged one lies now" if path.exists() else ""
+        raise UserError(
+            f"{url}: {describe_failure(error, TIMEOUT_S)}; check the network and run again, or set data.shakespeare.url "
+            f"to another copy, or put the file ({SIZE} bytes, SHA-256 {SHA256}) at {path}{there}"
+        ) from None
+
+
+def _download(url: str, path: str, store: object) -> None:
+    """Write what `url` answers to `path`. Raises ValueError as soon as it is too long to be the file."""
+    import requests
+
+    size = 0
+    with requests.get(url, stream=True, timeout=TIMEOUT_S) as response, open(path, "wb") as file:
+        response.raise_for_status()
+        for chunk in response.iter_content(CHUNK):
+            size += len(chunk)
+            if size > SIZE:
+                raise ValueError(f"another file: more than the {SIZE} bytes expected")
+            file.write(chunk)
+    if size < SIZE:
+        raise ValueError(f"another file, or a part: {size} bytes instead of {SIZE}")

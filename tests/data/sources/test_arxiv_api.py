@@ -1,0 +1,374 @@
+import itertools
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+from atom_feed import Arxiv, paper, text
+from loopback import FAULTS, NOT_FOUND, Response, Server, wait_until
+
+from nanogpt.data.sources import DataSettings, arxiv_api
+from nanogpt.data.sources.arxiv_api import ArxivSettings, load
+from nanogpt.runtime.errors import BadSetting, UserError
+
+
+@pytest.fixture(autouse=True)
+def small(tmp_path, monkeypatch):
+    """Ten papers a page, what is fetched lies in the test's own folder, and no proxy is asked."""
+    monkeypatch.setattr(arxiv_api, "PAGE", 10)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+
+@pytest.fixture
+def arxiv():
+    return Arxiv([paper(n) for n in range(25)])
+
+
+@pytest.fixture(scope="module")
+def running():
+    """One server for all tests, since to stop one takes half a second."""
+    with Server(lambda request: server.site(request)) as server:
+        yield server
+
+
+@pytest.fixture
+def server(running, arxiv):
+    """Answers as `arxiv` does, or as what the test puts in the place of `server.site`."""
+    running.heal()
+    running.requests.clear()
+    running.site = arxiv
+    return running
+
+
+def own(server, **changed) -> ArxivSettings:
+    values = {"category": "cs.CL", "query": "", "url": f"{server.url}/api/query", "delay_s": 0.0}
+    return ArxivSettings(**values | changed)
+
+
+def corpus(server, documents: int, **changed):
+    return load(DataSettings("arxiv_api", documents, 0.1, "", "*", "text"), own(server, **changed))
+
+
+def texts(server, documents: int, **changed) -> list[str]:
+    return [document.text for document in corpus(server, documents, **changed).documents(Counter())]
+
+
+def skipped(server, documents: int) -> dict[str, int]:
+    counted = Counter()
+    list(corpus(server, documents).documents(counted))
+    return dict(counted)
+
+
+def papers(count: int) -> list[str]:
+    return [text(n) for n in range(count)]
+
+
+def test_titles_and_abstracts_in_the_order_of_submission(arxiv, server):
+    arxiv.papers.reverse()
+    assert texts(server, 20) == papers(20)
+    assert texts(server, 20)[3] == "Paper 3: a < b & c\n\nWe study 3. So."
+    assert arxiv.starts == [0, 10]
+
+
+def test_a_corpus_says_where_it_comes_from(server):
+    abstracts = corpus(server, 5, query="abs:cats")
+    assert abstracts.name == "arXiv API: cat:cs.CL AND (abs:cats)"
+    assert abstracts.licence == "CC0-1.0 (arXiv metadata)"
+    assert (abstracts.revision, abstracts.exact, abstracts.tokenizer) == (None, False, "bpe")
+    assert list(abstracts.documents(Counter())) == list(abstracts.documents(Counter()))
+
+
+@pytest.mark.parametrize(
+    ("category", "query", "sent"),
+    [
+        ("cs.CL", "", "cat:cs.CL"),
+        ("", " ti:cats OR ti:dogs ", "ti:cats OR ti:dogs"),
+        ("hep-th", 'abs:"a & b" OR ti:c', 'cat:hep-th AND (abs:"a & b" OR ti:c)'),
+        ("cs.*", "ti:é", "cat:cs.* AND (ti:é)"),
+    ],
+)
+def test_the_query_sent(arxiv, server, category, query, sent):
+    texts(server, 2, category=category, query=query)
+    assert arxiv.asked[0]["search_query"] == sent
+    assert arxiv.asked[0]["sortOrder"] == "ascending"
+
+
+def test_fewer_papers_than_asked_for_are_all_there_are(arxiv, server):
+    assert texts(server, 100) == papers(25)
+    assert texts(server, 1000) == papers(25)
+    assert arxiv.starts == [0, 10, 20]  # the end is known: nobody is asked again
+
+
+def test_the_last_page_may_be_full(arxiv, server):
+    del arxiv.papers[20:]
+    assert texts(server, 100) == papers(20)
+    assert arxiv.starts == [0, 10]
+
+
+def test_more_asked_for_later_only_adds(arxiv, server):
+    assert texts(server, 12) == papers(12)
+    assert texts(server, 4) == papers(4)
+    assert arxiv.starts == [0, 10]
+    arxiv.papers.append(paper(25))  # a new one, meanwhile
+    assert texts(server, 100) == papers(26)
+    assert arxiv.starts == [0, 10, 20]
+
+
+def test_another_query_is_another_corpus(arxiv, server):
+    texts(server, 2)
+    texts(server, 2, query="ti:cats")
+    texts(server, 2, delay_s=0.1)
+    assert arxiv.starts == [0, 0]
+
+
+def test_papers_that_come_again_are_dropped_across_pages_and_restarts(arxiv, server):
+    again = [paper(2, day=5, version=3), paper(5, day=24, version=2), paper(26, id="2101.00007", day=26)]
+    arxiv.papers += again
+    arxiv.papers.append(paper(27, id="cs/9901001", day=27))
+    arxiv.papers.append(paper(28, id="cs/9901001", day=28, version=2))
+    assert texts(server, 9) == papers(9)
+    assert texts(server, 100) == [*papers(25), text(27)]
+    assert skipped(server, 100) == {"repeated id": 4}
+    assert skipped(server, 9) == {"repeated id": 1}  # as it was before the later pages came
+    assert arxiv.starts == [0, 10, 20]
+
+
+def test_papers_without_title_or_abstract_are_passed_over(arxiv, server):
+    arxiv.papers[3] = paper(3, title="\n ")
+    arxiv.papers[14] = paper(14, summary="")
+    assert texts(server, 100) == [text(n) for n in range(25) if n not in (3, 14)]
+    assert skipped(server, 100) == {"no title or no abstract": 2}
+
+
+def test_the_delay_lies_between_all_requests(arxiv, server):
+    times = []
+
+    def site(request):
+        times.append(time.monotonic())
+        return arxiv(request)
+
+    server.site = site
+    server.fail(r"start=0&", "503")
+    server.fail(r"start=10&", "cut")
+    texts(server, 15, delay_s=0.2)
+    texts(server, 25, delay_s=0.2)  # a restart in the same second
+    assert arxiv.starts == [0, 0, 10, 10, 20]
+    assert min(later - earlier for earlier, later in itertools.pairwise(times)) >= 0.2
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_hiccup_is_ridden_out(server, monkeypatch, fault):
+    monkeypatch.setattr(arxiv_api, "TIMEOUT_S", 0.2 if fault == "stalled" else 5)
+    server.fail(r"start=10&", fault, times=2 if fault != "slow" else 1)
+    assert texts(server, 25) == papers(25)
+
+
+@pytest.mark.parametrize(
+    ("fault", "what"),
+    {
+        "429": "HTTP status 429",
+        "503": "HTTP status 503",
+        "stalled": "no answer within 0.2 s|Read timed out",
+        "cut": "IncompleteRead",
+        "short": "no whole page of results: .* line .*it begins .*xml version",
+        "long": "no whole page of results: junk after document element",
+        "wrong": "no whole page of results: not well-formed",
+        "empty": "no whole page of results: no element found",
+        "redirect": "Exceeded 3 redirects",
+        "garbage": "not an Atom feed .it begins '<html>login here</html>'",
+    }.items(),
+)
+def test_a_lasting_fault_is_one_message_and_the_next_run_goes_on(arxiv, server, monkeypatch, fault, what):
+    monkeypatch.setattr(arxiv_api, "TIMEOUT_S", 0.2)
+    server.fail(r"start=10&", fault, times=1000)
+    begin = time.monotonic()
+    with pytest.raises(UserError, match=what) as failed:
+        texts(server, 25)
+    assert time.monotonic() - begin < 4
+    assert_is_for_people(server, failed.value)
+    server.heal()
+    del arxiv.asked[:]
+    assert texts(server, 25) == papers(25)
+    assert arxiv.starts == [10, 20]
+
+
+def assert_is_for_people(server, error: UserError) -> None:
+    """One line that names arXiv and the address and says what to do; no traceback of a library below it."""
+    assert re.fullmatch(
+        rf"arXiv \({server.url}/api/query\): .*run the same command again: what was fetched is kept", str(error)
+    )
+    assert error.__suppress_context__
+
+
+@pytest.mark.parametrize("denies", [False, True])
+def test_an_answer_without_papers_is_not_the_end(arxiv, server, denies):
+    arxiv.denies = denies
+    arxiv.empty = 2
+    assert texts(server, 10) == papers(10)
+    arxiv.empty = 2
+    assert texts(server, 20) == papers(20)
+    arxiv.empty = 1000
+    with pytest.raises(UserError, match="no papers in it") as failed:
+        texts(server, 25)
+    assert_is_for_people(server, failed.value)
+    arxiv.empty = 0
+    assert texts(server, 25) == papers(25)
+
+
+def test_no_paper_at_all(arxiv, server):
+    del arxiv.papers[:]
+    with pytest.raises(UserError, match=r"no paper matches 'cat:cs\.CL', it says; change data\.arxiv_api\.category"):
+        texts(server, 25)
+    arxiv.papers, arxiv.empty = [paper(0), paper(1)], 1000
+    with pytest.raises(UserError, match="run the same command again"):  # it says that there are two
+        texts(server, 25)
+    arxiv.empty = 0
+    assert texts(server, 25) == papers(2)
+
+
+def test_an_answer_shorter_than_asked_for_loses_nothing(arxiv, server):
+    arxiv.most = 4
+    assert texts(server, 25) == papers(25)
+    assert arxiv.starts == [0, 4, 8, 12, 16, 20, 24]
+    assert skipped(server, 25) == {}
+
+
+def test_an_answer_that_contradicts_itself(arxiv, server):
+    server.site = lambda request: Response(arxiv(request).body.replace(b">25<", b">15<"))
+    assert texts(server, 10) == papers(10)
+    with pytest.raises(UserError, match="paper 20 of 15") as failed:
+        texts(server, 25)
+    assert_is_for_people(server, failed.value)
+
+
+def test_results_that_vanish_are_not_the_end(arxiv, server):
+    assert texts(server, 10) == papers(10)
+    found, arxiv.papers = arxiv.papers, arxiv.papers[:15]
+    with pytest.raises(UserError, match="15 results, which were 25 before") as failed:
+        texts(server, 25)
+    assert_is_for_people(server, failed.value)
+    arxiv.papers = found[:24]  # one paper less may well be
+    assert texts(server, 25) == papers(24)
+
+
+def test_an_answer_to_another_question(arxiv, server):
+    server.site = lambda request: arxiv(replace(request, path=request.path.replace("start=10&", "start=0&")))
+    with pytest.raises(UserError, match="starts at result 0 instead of 10") as failed:
+        texts(server, 25)
+    assert_is_for_people(server, failed.value)
+
+
+@pytest.mark.parametrize("status", [200, 400])
+def test_a_query_that_arxiv_refuses(arxiv, server, status):
+    arxiv.refusal = "unbalanced parentheses"
+    server.site = lambda request: replace(arxiv(request), status=status)
+    with pytest.raises(UserError, match=r"refuses 'cat:cs\.CL AND \(\(\)': unbalanced .*data\.arxiv_api\.query"):
+        texts(server, 25, query="(")
+    assert len(arxiv.asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "what"),
+    [
+        (NOT_FOUND, "HTTP status 404"),
+        (Response(b"Bad Request", 400), "it begins 'Bad Request'"),
+        (Response(b"Rate exceeded."), "it begins 'Rate exceeded.'"),
+        (Response(b"<feed xmlns='http://www.w3.org/2005/Atom'/>"), "no whole page of results"),
+    ],
+)
+def test_an_address_that_is_not_the_api(server, answer, what):
+    server.site = lambda request: answer
+    with pytest.raises(UserError, match=what) as failed:
+        texts(server, 25)
+    assert_is_for_people(server, failed.value)
+
+
+@pytest.mark.parametrize(
+    ("good", "bad", "what"),
+    [
+        (b"<published>2021-01-03T12:00:00Z", b"<published>once", "Invalid isoformat string: 'once'"),
+        (b"<published>2021-01-03T12:00:00Z", b"<published>", "a paper has no id or no date"),
+        (b"http://arxiv.org/abs/2101.00002v1</id>", b"</id>", "a paper has no id or no date"),
+    ],
+)
+def test_a_paper_without_id_or_date(arxiv, server, good, bad, what):
+    server.site = lambda request: Response(arxiv(request).body.replace(good, bad))
+    with pytest.raises(UserError, match=what) as failed:
+        texts(server, 25)
+    assert_is_for_people(server, failed.value)
+
+
+def test_no_network():
+    with Server(lambda request: NOT_FOUND) as server:
+        pass
+    with pytest.raises(UserError, match="Connection refused") as failed:
+        texts(server, 25)
+    assert_is_for_people(server, failed.value)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_run_cut_short_loses_one_page_at_most(arxiv, server, tmp_path, how):
+    program = f"""
+from nanogpt.runtime import process
+from nanogpt.data.sources import DataSettings, arxiv_api
+arxiv_api.PAGE = 10
+settings = DataSettings("arxiv_api", 25, 0.1, "", "*", "text")
+process.run_stage(lambda: arxiv_api.load(settings, {own(server)!r}))
+""".replace("ArxivSettings", "arxiv_api.ArxivSettings")
+    server.fail(r"start=20&", "stalled")
+    with subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True) as run:
+        wait_until(lambda: 20 in arxiv.starts)
+        os.kill(run.pid, how)
+        _, shown = run.communicate(timeout=10)
+    assert run.returncode == {signal.SIGKILL: -9, signal.SIGINT: 130}[how]
+    assert "Traceback" not in shown
+    del arxiv.asked[:]
+    assert texts(server, 25) == papers(25)
+    assert arxiv.starts == [20]
+
+
+def test_more_than_the_api_serves_is_refused_at_once(arxiv, server):
+    with pytest.raises(UserError, match=r"= 30001: .* 30000 results .*data\.<role>\.source: scientific_papers"):
+        texts(server, 30001)
+    assert arxiv.starts == []
+
+
+def test_what_the_api_serves_may_end_before_the_results(arxiv, server, monkeypatch):
+    monkeypatch.setattr(arxiv_api, "LIMIT", 15)
+    arxiv.papers[3] = paper(3, title="")
+    for _ in range(2):
+        assert texts(server, 15) == [text(n) for n in range(15) if n != 3]
+    assert [asked["max_results"] for asked in arxiv.asked] == ["10", "5"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "complaint"),
+    [
+        ({"category": ""}, "category = '': empty, as query is; set one of them, like category: cs.CL"),
+        ({"category": "", "query": " "}, "category = '': empty"),
+        ({"category": "cs.CL cs.LG"}, "category = .* not the name of one category; .*cat:cs.CL OR cat:cs.LG"),
+        ({"url": "export.arxiv.org/api/query"}, "url = .* use https://export.arxiv.org/api/query"),
+        ({"url": "https://export.arxiv.org/api/query?x="}, "url = .* not a plain web address"),
+        ({"url": "https://export.arxiv.org/{}"}, "url = "),
+        ({"delay_s": 2.9}, "delay_s = 2.9: more requests than arXiv's terms of use allow; choose 3.0 or more"),
+        ({"delay_s": 0.0, "url": "http://arxiv.org:80/api/query"}, "delay_s = 0.0: .* choose 3.0 or more"),
+        ({"delay_s": -1.0, "url": "http://myarxiv.org/api"}, "delay_s = -1.0: a negative time; choose 0.0 or more"),
+    ],
+)
+def test_settings_that_cannot_work(changed, complaint):
+    good = {"category": "cs.CL", "query": "", "url": "https://export.arxiv.org/api/query", "delay_s": 3.0}
+    ArxivSettings(**good)
+    with pytest.raises(BadSetting, match=complaint):
+        ArxivSettings(**good | changed)
+
+
+def test_who_does_not_fetch_imports_no_library_for_it():
+    program = "import nanogpt.data.sources, sys; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    assert {"arxiv", "requests", "pooch", "lxml"} & set(loaded) == set()

@@ -1,0 +1,266 @@
+import contextlib
+import gzip
+import json
+import os
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nanogpt.data.sources import files, records
+from nanogpt.data.sources.document import Corpus, DataSettings, Document
+from nanogpt.runtime.errors import UserError
+
+ENDINGS = ".txt .jsonl .csv .parquet"
+
+
+def load(path, strict=True, **changes) -> Corpus:
+    values = {"num_samples": None, "val_fraction": 0.1, "pattern": "**/*", "field": "text"}
+    settings = DataSettings(**({"source": "files", "path": str(path)} | values | changes))
+    return files.load(settings, files.FilesSettings(strict))
+
+
+def read(path, skipped=None, **changes) -> list[str]:
+    documents = load(path, **changes).documents(Counter() if skipped is None else skipped)
+    return [document.text for document in documents]
+
+
+def complaint(path, **changes) -> str:
+    """What load refuses."""
+    with pytest.raises(UserError) as caught:
+        load(path, **changes)
+    return str(caught.value)
+
+
+def late_complaint(path, **changes) -> str:
+    """What load takes and reading refuses."""
+    documents = load(path, **changes).documents(Counter())
+    with pytest.raises(UserError) as caught:
+        list(documents)
+    return str(caught.value)
+
+
+def write(folder: Path, contents: dict[str, str | bytes]) -> Path:
+    for name, content in contents.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return folder
+
+
+# Documents
+
+
+def test_a_txt_file_with_and_without_the_marker(tmp_path):
+    write(
+        tmp_path,
+        {"a.txt": "One.\r\n\r\nStill one.\r\n<|endoftext|>\r\n Two.\r\n", "b.txt": "\n\nOne\nmore.\n \t\nTwo. "},
+    )
+    assert read(tmp_path / "a.txt") == ["One.\n\nStill one.", "Two."]
+    assert read(tmp_path / "b.txt") == ["One\nmore.", "Two."]
+
+
+def test_every_type_packed_or_not_in_one_folder(tmp_path):
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["parquet"], "id": [1]}), tmp_path / "parquet.PARQUET")
+    with pyarrow.CompressedOutputStream(str(tmp_path / "txt.txt.zst"), "zstd") as stream:
+        stream.write(b"zst")
+    row = json.dumps({"text": "jsonl"})
+    write(tmp_path, {"csv.csv": "id,text\n1,csv\n", "jsonl.jsonl.gz": gzip.compress(row.encode()), "txt.Txt": "txt"})
+    assert read(tmp_path) == ["csv", "jsonl", "parquet", "txt", "zst"]
+
+
+def test_num_samples_and_reading_again(tmp_path):
+    corpus = load(write(tmp_path, {"a.txt": "One.\n\nTwo.\n\nThree."}) / "a.txt", num_samples=2)
+    for _ in range(2):
+        assert list(corpus.documents(Counter())) == [Document("One."), Document("Two.")]
+    assert (corpus.name, corpus.licence) == (str(tmp_path / "a.txt"), "your own")
+    assert not corpus.exact
+
+
+# Bad records
+
+MIXED = {
+    "a.csv": 'text,id\na\n"  ",1\n1,2,3\n"open\nb\n',
+    "b.jsonl": '{"text": "c"}\n{"text": 1}\n\n{"text": \n{"text": "\\ud800"}\n[]\n{}\n{"text": "\\u3000"}\n',
+    "c.txt": b"<|endoftext|>\ncaf\xe9\n<|endoftext|>\n \n<|endoftext|>\nd\n<|endoftext|>\n",
+    "d.txt": "\n\n\ne\n\n\n\n",
+}
+PASSED_OVER = {"blank": 3, "too many fields": 1, "not valid CSV": 1, "not text": 1, "not valid JSON": 1} | {
+    "half a surrogate pair": 1,
+    "not a JSON object": 1,
+    "no such field": 1,
+    "not UTF-8": 1,
+}
+
+
+def test_bad_records_are_passed_over_and_counted(tmp_path):
+    corpus = load(write(tmp_path, MIXED), strict=False)
+    for _ in range(2):
+        skipped = Counter()
+        assert [document.text for document in corpus.documents(skipped)] == ["a", "b", "c", "d", "e"]
+        assert skipped == PASSED_OVER
+    assert list(load(tmp_path, strict=False, num_samples=3).documents(skipped := Counter()))[-1].text == "c"
+    assert skipped == {"blank": 1, "too many fields": 1, "not valid CSV": 1}
+
+
+def test_strict_stops_at_the_first_bad_record(tmp_path):
+    documents = load(write(tmp_path, MIXED)).documents(skipped := Counter())
+    assert next(documents).text == "a"
+    with pytest.raises(UserError) as caught:
+        next(documents)
+    assert "a.csv, line 4: 3 fields, the header has 2; put quotes around" in str(caught.value)
+    assert str(caught.value).endswith("; or set data.files.strict: false to pass over such records, counted")
+    assert skipped == {"blank": 1}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"text": "a"}\n{"text": \n', "a.jsonl, line 2: not valid JSON"),
+        ('{"story": "a", "id": 1}', "a.jsonl, line 1: no field 'text', the fields are: 'story', 'id'"),
+        (b'{"text": "a"}\n{"text": "caf\xe9"}\n', "a.jsonl, line 2, byte 14 of it: not valid UTF-8"),
+        ("\n \n", "a.jsonl: no document in 1 file(s), only white space; set data.<role>.path to files with text"),
+        ('{"text": " "}\n' * 2, "a.jsonl: no document in 1 file(s), only 2 blank"),
+    ],
+)
+def test_messages_while_reading(tmp_path, content, message):
+    assert message in late_complaint(write(tmp_path, {"a.jsonl": content}) / "a.jsonl")
+
+
+def test_nothing_but_bad_records(tmp_path):
+    message = late_complaint(write(tmp_path, {"a.jsonl": "{\n}\n{}\n", "b.jsonl": ""}), strict=False)
+    assert "no document in 2 file(s), only 2 not valid JSON, 1 no such field; set data.<role>.path" in message
+
+
+def test_what_is_too_long(tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "LONGEST", 2**20)
+    write(tmp_path, {"a.txt": f"One.\n\n{'long ' * 2**19}\n\nTwo."})
+    assert read(tmp_path, skipped := Counter(), strict=False) == ["One.", "Two."]
+    assert skipped == {"too long": 1}
+    assert "a.txt, line 3: longer than 1 MiB; divide the text by blank lines, or by lines <|endoftext|>; or set" in (
+        late_complaint(tmp_path)
+    )
+
+
+# Faults of a whole file
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_a_fault_of_a_whole_file_is_never_passed_over(tmp_path, strict):
+    content = b"".join(os.urandom(20).hex().encode() + b"\n\n" for _ in range(200_000))
+    for name, packed, late in (
+        ("cut.txt.gz", gzip.compress(content, 1)[:-9], True),
+        ("checksum.txt.gz", gzip.compress(b"One.")[:-8] + bytes(8), False),
+        ("none.txt.zst", b"", False),
+        ("wide.txt", "One.".encode("utf-16"), False),
+        ("column.csv", b"id,story\n1,a\n", False),
+        ("table.parquet", b"PAR1", False),
+    ):
+        path = write(tmp_path, {name: packed}) / name
+        message = (late_complaint if late else complaint)(path, strict=strict)
+        assert str(path) in message
+        assert "; " in message
+        assert "data.files.strict" not in message
+
+
+def test_a_missing_column_in_one_file_of_many(tmp_path):
+    write(tmp_path, {"a.txt": "One.", "b.csv": "id,story\n1,a\n"})
+    message = complaint(tmp_path, strict=False)
+    assert "b.csv, line 1: no field 'text', the fields are: 'id', 'story'; set data.<role>.field in" in message
+    assert read(tmp_path, field="story") == ["One.", "a"]
+
+
+def test_a_parquet_column_of_numbers(tmp_path):
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["a"], "id": [1]}), tmp_path / "a.parquet")
+    assert "a.parquet: the field 'id' is not text but int64; set" in complaint(tmp_path, field="id", strict=False)
+
+
+def test_a_link_to_nothing_and_a_file_that_may_not_be_read(tmp_path, monkeypatch):
+    (tmp_path / "a.txt").symlink_to(tmp_path / "nowhere.txt")
+    assert "a.txt: cannot be read (No such file or directory); check its permissions, and where it leads" in (
+        complaint(tmp_path)
+    )
+    assert "a.txt: no such file or folder" in complaint(tmp_path / "a.txt")
+
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    path = write(tmp_path, {"b.txt": "a"}) / "b.txt"
+    monkeypatch.setattr(Path, "open", refuse)
+    assert "b.txt: cannot be read (Permission denied)" in complaint(path)
+
+
+# Which files
+
+
+def test_a_folder_is_read_in_sorted_order_and_what_is_hidden_is_not(tmp_path):
+    read_ones = ["a/b.txt", "a/c.d/e.txt", "b.txt", "c.TXT", "x y.txt"]
+    others = [".hidden.txt", "._b.txt", ".ipynb_checkpoints/b.txt", "a/.cache/deep/b.txt", "README.md", "a/image.png"]
+    write(tmp_path, {name: name for name in reversed(read_ones + others)})
+    (tmp_path / "folder.txt").mkdir()
+    (tmp_path / "link.txt").symlink_to(tmp_path / "folder.txt")
+    os.mkfifo(tmp_path / "pipe.txt")
+    assert read(tmp_path) == read_ones
+    assert read(tmp_path, pattern="*.txt") == ["b.txt", "x y.txt"]
+    assert read(tmp_path, pattern="a/**/*") == ["a/b.txt", "a/c.d/e.txt"]
+    assert read(tmp_path / "a", pattern="../*.txt") == ["b.txt", "x y.txt"]
+    assert read(tmp_path / ".hidden.txt") == [".hidden.txt"]
+    assert read(tmp_path / ".ipynb_checkpoints") == [".ipynb_checkpoints/b.txt"]
+
+
+def test_files_behind_links_are_read(tmp_path):
+    write(tmp_path, {"store/one": "One.", "text/b.txt": "Two."})
+    (tmp_path / "text" / "a.txt").symlink_to(tmp_path / "store" / "one")
+    (tmp_path / "link").symlink_to(tmp_path / "text")
+    assert read(tmp_path / "link") == ["One.", "Two."]
+
+
+def test_no_such_path():
+    assert "nowhere: no such file or folder; set data.<role>.path in params.yaml" in complaint("nowhere")
+    assert "'': no such file or folder" in complaint("")
+    assert "~no-such-user/a.txt: no such file" in complaint("~no-such-user/a.txt")
+    assert "no such file" in complaint("a\0.txt")
+
+
+@pytest.mark.parametrize("name", ["a.docx", "a.gz", "a.txt.bz2", "a.parquet.gz", "txt"])
+def test_an_unknown_ending(tmp_path, name):
+    message = complaint(write(tmp_path, {name: ""}) / name)
+    assert f"{name}: unknown ending {Path(name).suffix!r}; these are read: {ENDINGS}, all but .parquet also" in message
+
+
+def test_a_pattern_that_matches_nothing_says_what_is_there(tmp_path):
+    assert f"no file with an ending {ENDINGS} matches '**/*'" in complaint(tmp_path)
+    assert "found there: nothing; put some there" in complaint(tmp_path)
+    write(tmp_path, dict.fromkeys(["README.md", "b/c.txt", "b/d.png", ".hidden"], ""))
+    message = complaint(tmp_path, pattern="*.txt")
+    assert "matches '*.txt' (all but .parquet also as .gz or .zst); found there: 'README.md', 'b/c.txt'" in message
+    write(tmp_path, {f"c/{i}.html": "" for i in range(9)})
+    assert "'c/0.html', 'c/1.html' and 7 more; put some there, or change data.<role>.path or data.<role>.pattern" in (
+        complaint(tmp_path, pattern="*.txt")
+    )
+
+
+@pytest.mark.parametrize("pattern", ["", "/x", "/abs/*", "//", ".", "./"])
+def test_a_pattern_that_is_none(tmp_path, pattern):
+    assert f"data.<role>.pattern = {pattern!r}: no pattern for" in complaint(tmp_path, pattern=pattern)
+
+
+def test_two_stars_inside_a_name(tmp_path):
+    """Python 3.13 takes them for one."""
+    refused = "data.<role>.pattern = '**foo': no pattern for"
+    assert (refused if sys.version_info < (3, 13) else "matches '**foo'") in complaint(tmp_path, pattern="**foo")
+
+
+PARTS = ["a", "b.txt", "*", "**", "?", "[ab]", "[", "*.txt", ".", "", "a b"]
+
+
+@given(parts=st.lists(st.sampled_from(PARTS), max_size=4))
+def test_any_pattern_is_read_or_refused(tmp_path_factory, parts):
+    folder = write(tmp_path_factory.getbasetemp() / "any", {"a/b.txt": "One.", "b.txt": "Two."})
+    with contextlib.suppress(UserError):
+        assert set(read(folder, pattern="/".join(parts))) <= {"One.", "Two."}

@@ -1,0 +1,190 @@
+"""What comes from the hub, and what is kept of it."""
+
+import json
+import os
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+from hub_client import ABSTRACTS, CARD, STORIES, abstracts, joined, json_lines, kept, parquet, ranges, stories
+
+from nanogpt.data.sources.hub import PAGE, HubSettings
+from nanogpt.data.sources.pages import Pages
+from nanogpt.runtime.errors import BadSetting
+
+pytest_plugins = "hub_client"
+
+
+def test_the_split_in_the_order_of_its_files(hub, load, repo):
+    texts = stories(7000)
+    sha = hub.commit(
+        repo,
+        {
+            "README.md": CARD,
+            "TinyStories-other.txt": b"something else\n" * 100,
+            "data/train-00001-of-00002.parquet": parquet([*texts[4000:], None, " \n"]),
+            "data/train-00000-of-00002.parquet": parquet(["", *texts[:3999], f"\n {texts[3999]}\n"]),
+            "data/validation-00000-of-00001.parquet": parquet(["not this"]),
+        },
+    )
+    loaded = load(repo)
+    assert loaded["texts"] == texts
+    assert loaded["skipped"] == {"no text": 3}
+    assert (loaded["name"], loaded["licence"], loaded["revision"]) == (repo, "cdla-sharing-1.0", sha)
+    assert load(repo, split="validation")["texts"] == ["not this"]
+
+
+def test_title_and_abstract_are_a_line_each(hub, load, repo):
+    records = [*abstracts(3), {"id": "x", "title": " ", "abstract": "Alone."}, {"id": "y", "abstract": None}]
+    hub.commit(repo, {ABSTRACTS: json_lines(records)})
+    loaded = load(repo, fields=["title", "abstract"])
+    assert loaded["texts"] == [*joined(3), "Alone."]
+    assert loaded["skipped"] == {"no text": 1}
+    assert loaded["licence"] == f"see https://huggingface.co/datasets/{repo}"
+
+
+@pytest.mark.parametrize("name", ["stories.csv", "stories.txt", "stories.jsonl", "stories.json"])
+def test_other_formats(hub, load, repo, name):
+    texts = [f"Story {number}, and so on." for number in range(50)]
+    rows = [{"text": text} for text in texts]
+    data = {
+        "csv": "text\n" + "".join(f'"{text}"\n' for text in texts),
+        "txt": "".join(f"{text}\n" for text in texts),
+        "jsonl": "".join(json.dumps(row) + "\n" for row in rows),
+        "json": json.dumps(rows),
+    }
+    hub.commit(repo, {name: data[name.partition(".")[2]].encode()})
+    assert load(repo)["texts"] == texts
+
+
+def test_asking_for_more_only_adds(hub, load, server, repo, tmp_path):
+    texts = [os.urandom(500).hex() for _ in range(6 * PAGE)]  # 30 MB that do not compress
+    sha = hub.commit(repo, {STORIES: parquet(texts)})
+    assert load(repo, 10)["texts"] == texts[:10]
+    size = len(hub.repos[repo].commits[sha][STORIES])
+    assert sum(last - first for first, last in ranges(server)) < 0.6 * size
+    assert kept(tmp_path) == texts[:PAGE]
+
+    hub.commit(repo, {STORIES: parquet(["another"])})
+    server.requests.clear()
+    loaded = load(repo, PAGE + 1)
+    assert loaded["texts"] == texts[: PAGE + 1]
+    assert loaded["revision"] == sha
+    served = sum(last - first for first, last in ranges(server))
+    assert 0 < served < 0.6 * size
+
+    server.requests.clear()
+    assert load(repo, 20)["texts"] == texts[:20]
+    assert load(repo, 2 * PAGE)["texts"] == texts[: 2 * PAGE]
+    assert server.requests == []
+
+    assert load(repo)["texts"] == texts
+    assert load(repo, 10, folder=tmp_path / "new")["texts"] == ["another"]
+
+
+def test_a_large_row_group_is_read_piece_by_piece(hub, load, server, repo):
+    texts = [os.urandom(500).hex() for _ in range(5 * PAGE)]
+    others = pyarrow.array([os.urandom(500).hex() for _ in texts])
+    data = parquet(texts, group=len(texts), other=others)
+    hub.commit(repo, {STORIES: data})
+    assert load(repo, 10, fields=["other", "text"])["texts"][9] == f"{others[9]}\n\n{texts[9]}"
+    assert sum(last - first for first, last in ranges(server)) < 0.6 * len(data)
+
+
+@pytest.mark.parametrize("step", [2, PAGE, PAGE + 1])
+def test_each_page_may_be_fetched_by_another_run(hub, load, repo, step):
+    count = 3 * PAGE + 7
+    rows = [text for text in stories(count) for text in (text, None)]
+    shards = [rows[:9000], [], rows[9000:9001], rows[9001:]]
+    hub.commit(
+        repo, {f"data/train-{n:05}-of-00004.parquet": parquet(shard, group=4000) for n, shard in enumerate(shards)}
+    )
+    for wanted in range(step, count, PAGE):
+        assert load(repo, wanted)["texts"] == stories(wanted)
+    loaded = load(repo)
+    assert loaded["texts"] == stories(count)
+    assert loaded["skipped"] == {"no text": count}
+    assert load(repo, PAGE)["skipped"]["no text"] < count
+
+
+def test_each_page_of_json_lines_may_be_fetched_by_another_run(hub, load, repo):
+    records = abstracts(2 * PAGE + 7)
+    parts = [records[:3000], records[3000:]]
+    hub.commit(repo, {f"part{number}.jsonl.gz": json_lines(part) for number, part in enumerate(parts)})
+    for wanted in (2, PAGE + 1, 2 * PAGE, None):
+        count = wanted or len(records)
+        assert load(repo, wanted, fields=["title", "abstract"])["texts"] == joined(count)
+
+
+def test_a_data_set_that_ends_with_a_page(hub, load, server, repo, tmp_path):
+    hub.commit(repo, {STORIES: parquet(stories(PAGE))})
+    assert load(repo, PAGE)["texts"] == stories(PAGE)
+    assert load(repo)["texts"] == stories(PAGE)
+    server.requests.clear()
+    assert load(repo)["texts"] == load(repo, PAGE + 1)["texts"] == stories(PAGE)
+    assert server.requests == []
+    (folder,) = tmp_path.glob(".work/corpora/*")
+    assert [state.get("end") for state in Pages(folder).states] == [None, True]
+
+
+def test_what_does_not_exist(hub, fail, repo, tmp_path):
+    hub.commit(repo, {STORIES: parquet(["one"], n=pyarrow.array([1])), "data/test-00000-of-00001.parquet": b""})
+    papers = f"{repo}-papers"
+    hub.commit(papers, {ABSTRACTS: json_lines(abstracts(3))})
+    empty = f"{repo}-empty"
+    hub.commit(empty, {"README.md": CARD})
+    for asked, own, *parts in [
+        ("someone/else", {}, "no such data set", "set data.tinystories.repo", "hf auth login"),
+        ("no repo at all", {}, "no such data set", "set data.tinystories.repo"),
+        (repo, {"revision": "old"}, "no revision 'old'", "set data.tinystories.revision"),
+        (repo, {"split": "val"}, "no split 'val', there is train, test", "set data.tinystories.split"),
+        (repo, {"fields": ["story"]}, "no field 'story', there is text (string), n (int64)", "data.tinystories.fields"),
+        (repo, {"fields": ["text", "n"]}, "the field 'n' is not text", "set data.tinystories.fields"),
+        (papers, {"fields": ["text"]}, "no field 'text', there is id (string), title (string)", "tinystories.fields"),
+        (papers, {"fields": ["categories"]}, "the field 'categories' is not text", "set data.tinystories.fields"),
+        (empty, {}, "cannot be read", "data.tinystories.repo"),
+    ]:
+        error = fail(asked, **own)
+        for part in parts:
+            assert part in error
+    assert kept(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("status", "part"), [(401, "or a private one"), (403, "ask for it at https://huggingface.co/datasets/")]
+)
+def test_closed(hub, load, fail, repo, status, part):
+    hub.commit(repo, {STORIES: parquet(["one"])})
+    hub.repos[repo].refused = status
+    error = fail(repo)
+    assert part in error
+    assert "hf auth login" in error
+    hub.repos[repo].refused = None
+    assert load(repo)["texts"] == ["one"]
+
+
+def test_a_commit_that_is_gone(hub, load, fail, repo):
+    sha = hub.commit(repo, {STORIES: parquet(stories(PAGE + 1))})
+    assert load(repo, 2)["texts"] == stories(2)
+    hub.commit(repo, {STORIES: parquet(["rewritten"])})
+    del hub.repos[repo].commits[sha]
+    assert load(repo, PAGE)["texts"] == stories(PAGE)
+    error = fail(repo)
+    assert f"the commit {sha} is gone, from which {PAGE} documents were fetched; delete the folder" in error
+
+
+def test_values_that_are_no_text(hub, load, repo):
+    rows = [{"text": "one"}, {"text": {"a": 1}}, {"text": 2}, {"text": None}, {"text": "two"}]
+    hub.commit(repo, {"mixed.jsonl": "".join(json.dumps(row) + "\n" for row in rows).encode()})
+    loaded = load(repo)
+    assert (loaded["texts"], loaded["skipped"]) == (["one", "two"], {"no text": 3})
+
+
+def test_no_field_at_all():
+    with pytest.raises(BadSetting, match="no field to take the text from"):
+        HubSettings("someone/stories", "main", "train", [])
+
+
+def test_no_text_at_all(hub, fail, repo):
+    hub.commit(repo, {STORIES: parquet([None, "", " \n"])})
+    assert "no text in text of split train; set data.tinystories.fields" in fail(repo)

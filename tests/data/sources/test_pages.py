@@ -1,0 +1,181 @@
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+from imports import ROOT
+from loopback import wait_until
+
+from nanogpt.data.sources.pages import Pages
+from nanogpt.runtime.errors import UserError
+
+TEXTS = ["One.\n\nTwo paragraphs.", "Ünïcode 😀 \u2028 end", "", "\x00\t\r\n"]
+
+
+class Source:
+    """Numbers as documents, three to a page; `asked` holds where each fetch went on from."""
+
+    def __init__(self, count: int):
+        self.count, self.asked, self.given = count, [], 0
+
+    def more(self, states: list[dict]):
+        position = states[-1]["position"] if states else 0
+        self.asked.append(position)
+        while position < self.count:
+            texts = [str(number) for number in range(position, min(position + 3, self.count))]
+            position += len(texts)
+            self.given += 1
+            yield texts, {"position": position} | ({"end": True} if position == self.count else {})
+
+
+def test_what_was_appended_comes_back(tmp_path):
+    pages = Pages(tmp_path)
+    states = [{"cursor": None, "nested": {"a": [1, 2.5, "ü"]}}, {}, {"end": True}]
+    for texts, state in zip((TEXTS, [], ["last"]), states, strict=True):
+        pages.append(texts, state)
+    for seen in (pages, Pages(tmp_path)):
+        assert list(seen.texts()) == [*TEXTS, "last"] == list(seen.texts())
+        assert (seen.documents, seen.states) == (5, states)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"{number:06}.parquet" for number in range(3)]
+
+
+def test_no_pages(tmp_path):
+    pages = Pages(tmp_path)
+    assert (list(pages.texts()), pages.documents, pages.states) == ([], 0, [])
+
+
+def test_fetch_gets_whole_pages_and_no_more_than_wanted(tmp_path):
+    source = Source(10)
+    Pages(tmp_path).fetch(4, source.more)
+    assert list(Pages(tmp_path).texts()) == list("012345")
+    assert (source.asked, source.given) == ([0], 2)
+
+
+def test_fetch_goes_on_where_it_stopped_and_never_asks_for_what_is_there(tmp_path):
+    source = Source(10)
+    for wanted in (1, 3, 2, 4, 6, 100, 100, None):
+        Pages(tmp_path).fetch(wanted, source.more)
+    assert list(Pages(tmp_path).texts()) == list("0123456789")
+    assert (source.asked, source.given) == ([0, 3, 6], 4)
+
+
+def test_fetch_all(tmp_path):
+    pages = Pages(tmp_path)
+    pages.fetch(None, Source(7).more)
+    assert list(pages.texts()) == list("0123456")
+
+
+def test_an_end_without_documents(tmp_path):
+    Pages(tmp_path).fetch(None, lambda states: iter([([], {"end": True})]))
+    pages = Pages(tmp_path)
+    pages.fetch(5, lambda states: pytest.fail("it has ended"))
+    assert pages.documents == 0
+
+
+def test_a_fetch_that_breaks_off_keeps_the_pages_before(tmp_path):
+    def broken(states):
+        yield from itertools.islice(Source(10).more(states), 2)
+        raise UserError("the network is gone")
+
+    with pytest.raises(UserError, match="the network is gone"):
+        Pages(tmp_path).fetch(None, broken)
+    assert list(Pages(tmp_path).texts()) == list("012345")
+    source = Source(10)
+    Pages(tmp_path).fetch(None, source.more)
+    assert (list(Pages(tmp_path).texts()), source.asked) == (list("0123456789"), [6])
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_a_page_that_cannot_be_written_leaves_nothing(tmp_path, monkeypatch, error):
+    def full(descriptor):
+        raise error
+
+    pages = Pages(tmp_path)
+    pages.append(["kept"], {})
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        with pytest.raises((UserError, KeyboardInterrupt)) as raised:
+            pages.append(["lost"], {})
+    if isinstance(error, OSError):
+        assert "cannot be written (No space left on device); what was fetched before is kept" in str(raised.value)
+    assert (pages.documents, pages.states) == (1, [{}])
+    assert [path.name for path in tmp_path.iterdir()] == ["000000.parquet"]
+    pages.append(["after"], {})
+    assert list(Pages(tmp_path).texts()) == ["kept", "after"]
+
+
+def test_two_runs_at_once(tmp_path):
+    one, other = Pages(tmp_path), Pages(tmp_path)
+    one.append(["one"], {})
+    with pytest.raises(UserError, match="wait for the other run that fetches the same"):
+        other.append(["other"], {})
+    assert list(Pages(tmp_path).texts()) == ["one"]
+
+
+def foreign(path: Path) -> None:
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["not ours"]}), path)
+
+
+DAMAGE = {
+    "cut off": lambda path: path.write_bytes(path.read_bytes()[:-20]),
+    "empty": lambda path: path.write_bytes(b""),
+    "garbage": lambda path: path.write_bytes(b"garbage " * 100),
+    "foreign": foreign,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_page_is_named(tmp_path, damage):
+    pages = Pages(tmp_path)
+    for number in range(3):
+        pages.append([str(number)], {})
+    DAMAGE[damage](tmp_path / "000001.parquet")
+    with pytest.raises(UserError, match=r"000001\.parquet: damaged \(.*delete the folder .* and fetch again"):
+        Pages(tmp_path)
+
+
+def test_any_wrong_byte_of_the_documents_is_noticed(tmp_path):
+    text = "This is a story of which every byte counts."
+    Pages(tmp_path).append([text], {})
+    path = tmp_path / "000000.parquet"
+    good = path.read_bytes()
+    end = 4 + pyarrow.parquet.read_metadata(path).row_group(0).column(0).total_compressed_size
+    for place in range(4, end):
+        path.write_bytes(good[:place] + bytes([good[place] ^ 0x10]) + good[place + 1 :])
+        try:
+            assert list(Pages(tmp_path).texts()) == [text]
+        except UserError as error:
+            assert "damaged" in str(error)
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from nanogpt.data.sources.pages import Pages
+pages = Pages(Path(sys.argv[1]))
+while True:
+    number = len(pages.states)
+    pages.append([f"{number} {i}" for i in range(200)], {"number": number})
+"""
+
+
+def test_a_process_killed_while_it_writes(tmp_path):
+    for round_ in range(1, 4):
+        with subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)], cwd=ROOT) as process:
+            wait_until(lambda least=round_ * 5: len(list(tmp_path.glob("*.parquet"))) >= least)
+            process.send_signal(signal.SIGKILL)
+        pages = Pages(tmp_path)
+        assert [state["number"] for state in pages.states] == list(range(len(pages.states)))
+        assert list(pages.texts()) == [f"{page} {i}" for page in range(len(pages.states)) for i in range(200)]
+
+
+def test_the_state_is_plain_json(tmp_path):
+    Pages(tmp_path).append(["text"], {"revision": "abc"})
+    schema = pyarrow.parquet.read_schema(tmp_path / "000000.parquet")
+    assert json.loads(schema.metadata[b"nanogpt"]) == {"revision": "abc"}

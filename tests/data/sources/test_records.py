@@ -1,0 +1,302 @@
+import gzip
+import re
+from pathlib import Path
+from unittest.mock import patch
+
+import hypothesis
+import pandas
+import pyarrow
+import pyarrow.parquet
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from record_files import ANY, PACKED, TEXTS, ZSTD, complaint, faults, pack, read, read_bytes, written
+
+from nanogpt.data.sources import records
+from nanogpt.runtime.errors import UserError
+
+# What was written comes back
+
+
+@pytest.mark.parametrize("ending", PACKED)
+@pytest.mark.parametrize("kind", [".txt", ".jsonl", ".csv"])
+@hypothesis.settings(deadline=None, max_examples=40)
+@given(texts=st.lists(ANY, max_size=5), chunk=st.sampled_from([1, 7, 2**20]))
+def test_what_a_library_wrote_comes_back(kind, ending, texts, chunk):
+    if kind == ".txt":
+        texts = [text.strip() for text in texts if text.strip() and "<|endoftext|>" not in text]
+    with patch.object(records, "CHUNK", chunk):
+        back = read_bytes(pack(written(kind, texts), ending), kind + ending)
+    assert [text.strip() for text in back] == [text.strip() for text in texts]
+
+
+@hypothesis.settings(deadline=None)  # pyarrow's first import is slow
+@given(texts=st.lists(ANY, max_size=40))
+def test_what_parquet_holds_comes_back(texts):
+    assert read_bytes(written(".parquet", texts), ".parquet") == texts
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".jsonl.gz", ".csv", ".csv.zst", ".parquet"])
+def test_what_pandas_wrote_comes_back(tmp_path, ending):
+    frame = pandas.DataFrame({"id": range(len(TEXTS)), "text": TEXTS})
+    path = tmp_path / f"a{ending}"
+    match ending[1:4]:
+        case "jso":
+            frame.to_json(path, orient="records", lines=True, force_ascii=False)
+        case "csv":  # pandas packs .zst by a library that is not among ours
+            frame.to_csv(tmp_path / "a.csv", index=False, lineterminator="\r\n")
+            path.write_bytes(pack((tmp_path / "a.csv").read_bytes(), path.suffix))
+        case "par":
+            frame.to_parquet(path)
+    assert read(path) == TEXTS
+
+
+def test_endings_in_capitals(tmp_path):
+    path = tmp_path / "A.TXT.GZ"
+    path.write_bytes(gzip.compress(b"One.\n\nTwo."))
+    assert read(path) == ["One.", "Two."]
+    assert records.is_readable(path)
+    assert not any(records.is_readable(Path(name)) for name in ("a.gz", "a.parquet.gz", "a.json", "txt", "a.txt.bz2"))
+
+
+# .txt
+
+MARKS = ["<|endoftext|>", " <|endoftext|>\t", "<|endoftext|>\xa0"]
+LINES = ["", " \t", "\u3000", "\x85", "One.", "日本", "\0", "\r", " x<|endoftext|>", "<|endoftext|>>"]
+
+
+def split(content: str) -> list[str]:
+    """The documents, line by line."""
+    lines = content.split("\n")
+    marked = any(line.strip() == "<|endoftext|>" for line in lines)
+    documents = [[]]
+    for line in lines:
+        if line.strip() == ("<|endoftext|>" if marked else ""):
+            documents.append([])
+        else:
+            documents[-1].append(line)
+    texts = ["\n".join(document).replace("\r\n", "\n").strip() for document in documents]
+    inner = texts[1:-1] if marked else [text for text in texts[1:-1] if text]
+    return [*(text for text in texts[:1] if text), *inner, *(text for text in texts[1:][-1:] if text)]
+
+
+@hypothesis.settings(deadline=None, max_examples=300)
+@given(
+    lines=st.lists(st.sampled_from(LINES), max_size=12) | st.lists(st.sampled_from(LINES + MARKS), max_size=12),
+    newline=st.sampled_from(["\n", "\r\n"]),
+    chunk=st.integers(1, 40),
+)
+def test_txt_is_split_as_line_by_line(lines, newline, chunk):
+    content = newline.join(lines)
+    with patch.object(records, "CHUNK", chunk):
+        assert [text.strip() for text in read_bytes(content.encode(), ".txt")] == split(content)
+
+
+def test_a_marker_anywhere_in_the_file_decides(tmp_path):
+    content = b"One.\n\n" * 500_000 + b"<|endoftext|>\nTwo."
+    for ending in PACKED:
+        path = tmp_path / f"a.txt{ending}"
+        path.write_bytes(pack(content, ending))
+        assert [len(text) for text in read(path)] == [2_999_999, 4]
+
+
+def test_white_space_between_markers_is_a_document_and_at_the_ends_none():
+    assert faults("\n<|endoftext|>\nOne.\n<|endoftext|>\n \n<|endoftext|>\nTwo.\n<|endoftext|>\n\n", ".txt") == [
+        "One.",
+        " ",
+        "Two.",
+    ]
+
+
+# Packed files
+
+
+@pytest.mark.parametrize("ending", [".gz", ".zst"])
+@pytest.mark.parametrize(
+    "parts", [[b"One.\n\nT", b"wo."], [b"", b"One.\n", b"", b"\nTwo."], [b"O", *[b"n", b"e.\n\nTwo", b"."], b""]]
+)
+def test_several_members_one_after_the_other(parts, ending):
+    assert read_bytes(b"".join(pack(part, ending) for part in parts), f".txt{ending}") == ["One.", "Two."]
+
+
+def test_zstd_with_a_checksum_and_a_frame_to_skip():
+    skipped = bytes.fromhex("502a4d1803000000") + b"abc"
+    assert read_bytes(skipped + ZSTD + skipped, ".txt.zst") == ["One.", "Two."]
+
+
+@pytest.mark.parametrize("kind", [".txt", ".jsonl", ".csv"])
+@pytest.mark.parametrize("ending", [".gz", ".zst"])
+def test_a_file_that_is_cut_off(kind, ending):
+    import random
+
+    texts = [random.Random(i).randbytes(100).hex() for i in range(5000)]
+    content = pack(written(kind, texts), ending)
+    for end in (len(content) - 1, len(content) - 4, len(content) // 2, 100, 2, 0):
+        message = complaint(content[:end], kind + ending)
+        assert f"a{kind}{ending}: damaged, cut off, or not a {ending[1:]} file (" in message
+        assert message.endswith("); fetch or write it again")
+    double = content + content
+    assert "damaged" in complaint(double[:-5], kind + ending)
+
+
+@hypothesis.settings(deadline=None, max_examples=50)
+@given(data=st.data())
+def test_damage_anywhere_is_found_or_harmless(data):
+    for ending, content in ((".gz", gzip.compress(b"One.\n\nTwo.\n")), (".zst", ZSTD)):
+        damaged = bytearray(content)
+        damaged[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+        try:  # some bits say nothing
+            assert read_bytes(damaged, f".txt{ending}") == ["One.", "Two."]
+        except UserError as error:
+            assert "damaged" in str(error)
+
+
+@pytest.mark.parametrize("ending", [".gz", ".zst"])
+@pytest.mark.parametrize("tail", [b"garbage", b"One.\n\nTwo.", bytes(4)])
+def test_what_follows_the_packed_text_is_damage_too(ending, tail):
+    assert "damaged" in complaint(pack(b"One.\n\nTwo.", ending) + tail, f".txt{ending}")
+    assert "damaged" in complaint(b"One.\n\nTwo.", f".txt{ending}")
+
+
+# Encodings
+
+
+@pytest.mark.parametrize("ending", PACKED)
+@pytest.mark.parametrize("kind", [".txt", ".jsonl", ".csv"])
+def test_the_mark_of_utf8_is_dropped(kind, ending):
+    content = b"text,id\nOne.,1\n" if kind == ".csv" else written(kind, ["One."]).removeprefix(b"\n<|endoftext|>\n")
+    assert read_bytes(pack(b"\xef\xbb\xbf" + content, ending), kind + ending) == ["One."]
+
+
+@pytest.mark.parametrize("ending", PACKED)
+@pytest.mark.parametrize("kind", [".txt", ".jsonl", ".csv"])
+@pytest.mark.parametrize("codec", ["UTF-16-LE", "UTF-16-BE", "UTF-32-LE", "UTF-32-BE"])
+def test_other_encodings_are_named(kind, ending, codec):
+    content = ("\ufeff" + written(kind, ["One."]).decode()).encode(codec)
+    family = codec[:6]
+    message = complaint(pack(content, ending), kind + ending)
+    assert f"a{kind}{ending}: {family}, not UTF-8; convert it: iconv -f {family} -t UTF-8 old > new" in message
+
+
+def test_nothing_but_a_mark():
+    assert read_bytes(b"\xef\xbb\xbf", ".txt") == []
+    assert read_bytes(b"\xef\xbb\xbf", ".jsonl") == []
+
+
+@pytest.mark.parametrize(
+    ("ending", "content", "line"),
+    [
+        (".txt", "One.\n\nTwo\ncaf¿ x\n\nThree.", 4),
+        (".txt", "One.\n<|endoftext|>\n\ncaf¿ x\n<|endoftext|>\nThree.", 4),
+        (".jsonl", '{"text": "One."}\n{"text": "caf¿"}\n{"text": "Three."}\n', 2),
+        (".csv", 'text\nOne.\n"caf\n¿",\nThree.\n', 4),
+        (".csv", "text,who\nOne.,I\nTwo.,¿\nThree.,I\n", 3),
+    ],
+)
+def test_bytes_that_are_no_utf8_cost_their_record(tmp_path, ending, content, line):
+    path = tmp_path / f"a{ending}"
+    path.write_bytes(content.encode().replace("¿".encode(), b"\xe9"))
+    first, bad, last = read(path)
+    assert (first.strip(), bad.reason, last.strip()) == ("One.", "not UTF-8", "Three.")
+    place = content.split("\n")[line - 1].index("¿") + 1
+    assert f"a{ending}, line {line}, byte {place} of it: not valid UTF-8; convert the file" in bad.message
+    assert "iconv -f LATIN1 -t UTF-8 old > new" in bad.message
+
+
+@pytest.mark.parametrize("half", [b"\xed\xa0\x80", b"\xc3", b"\xc0\x80", b"\xf8"])
+def test_what_utf8_forbids(half):
+    for ending, before, after in ((".txt", b"", b""), (".jsonl", b'{"text": "', b'"}'), (".csv", b"text\n", b"")):
+        assert faults(before + half + after, ending) == ["!not UTF-8"]
+
+
+def test_windows_newlines():
+    assert faults("One\r\nmore.\r\n\r\nTwo.\r\n", ".txt") == ["One\nmore.\r", "Two.\r"]  # the ends are cut off later
+    assert faults('{"text": "One\\r\\nmore."}\r\n\r\n{"text": "Two."}\r\n', ".jsonl") == ["One\r\nmore.", "Two."]
+    assert faults('id,text\r\n1,"One\r\nmore."\r\n\r\n2,Two.\r\n', ".csv") == ["One\nmore.", "Two."]
+
+
+def test_a_lone_carriage_return_and_nul_are_ordinary():
+    assert faults("One\r\0more.\n\n\0", ".txt") == ["One\r\0more.", "\0"]
+    assert faults('text\n"One\r\0more."\n\0\n', ".csv") == ["One\r\0more.", "\0"]
+
+
+# Columns and Parquet
+
+
+@pytest.mark.parametrize("ending", [".csv", ".csv.gz", ".csv.zst", ".parquet"])
+def test_a_missing_column_is_a_fault_of_the_file(ending):
+    kind, packed = re.fullmatch(r"(\.\w+)(.*)", ending).groups()
+    message = complaint(pack(written(kind, TEXTS), packed), ending, "story")
+    assert "no field 'story', the fields are: 'id', 'text'; set data.<role>.field" in message
+
+
+@pytest.mark.parametrize("content", [b"", b"\n\n", b"\xef\xbb\xbf"])
+def test_a_csv_file_without_a_header(content):
+    assert "a.csv, line 1: no field 'text', the fields are: none" in complaint(content, ".csv")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [(b'"text\n', "not valid CSV"), (b"id\xe9,text\n", "line 1, byte 3 of it: not valid UTF-8")]
+)
+def test_a_bad_header_is_a_fault_of_the_file(content, message):
+    assert message in complaint(content, ".csv")
+
+
+def test_a_csv_field_longer_than_the_librarys_limit():
+    assert faults(written(".csv", ["x" * 200_000]), ".csv") == ["x" * 200_000]
+
+
+def parquet(column: pyarrow.Array | list, **options) -> bytes:
+    sink = pyarrow.BufferOutputStream()
+    pyarrow.parquet.write_table(pyarrow.table({"text": column}), sink, **options)
+    return sink.getvalue().to_pybytes()
+
+
+@pytest.mark.parametrize("kind", [pyarrow.string(), pyarrow.large_string(), pyarrow.string_view()])
+def test_every_type_of_text_in_parquet(kind):
+    texts = ["a", "é", None, "a"]
+    assert faults(parquet(pyarrow.array(texts, kind)), ".parquet") == ["a", "é", "!not text", "a"]
+    if kind != pyarrow.string_view():
+        assert faults(parquet(pyarrow.array(texts, kind).dictionary_encode()), ".parquet")[1:] == [
+            "é",
+            "!not text",
+            "a",
+        ]
+
+
+@pytest.mark.parametrize("column", [[1], [b"a"], [None], [["a"]]])
+def test_a_parquet_column_of_another_type(column):
+    assert "a.parquet: the field 'text' is not text but" in complaint(parquet(pyarrow.array(column)), ".parquet")
+
+
+def test_bad_values_in_parquet():
+    values = [b"a", b"\xff", b"x" * 101, b"b"]
+    text = pyarrow.Array.from_buffers(pyarrow.string(), 4, pyarrow.array(values, pyarrow.binary()).buffers())
+    with patch.object(records, "LONGEST", 100):
+        a, code, long, b = read_bytes(parquet(text), ".parquet")
+    assert (a, code.reason, long.reason, b) == ("a", "not UTF-8", "too long", "b")
+    assert "a.parquet, row 2: the field 'text' is not valid UTF-8" in code.message
+    assert "a.parquet, row 3: the field 'text': longer than 0 MiB; divide the text into several rows" in long.message
+
+
+@pytest.mark.parametrize("end", [0, 3, 100, -20, -1])
+def test_a_parquet_file_that_is_cut_off(end):
+    assert "a.parquet: damaged, cut off, or not a parquet file" in complaint(
+        written(".parquet", TEXTS)[:end], ".parquet"
+    )
+
+
+def test_damage_inside_a_parquet_file():
+    data = bytearray(parquet(pyarrow.array([f"{i} text" for i in range(5000)]), compression="zstd"))
+    data[1000:2000] = bytes(1000)
+    assert "a.parquet: damaged" in complaint(bytes(data), ".parquet")
+
+
+def test_a_large_row_group_is_read_piece_by_piece(tmp_path):
+    path = tmp_path / "a.parquet"
+    path.write_bytes(parquet([f"{i} " * 5000 for i in range(4000)], compression="none", use_dictionary=False))
+    assert path.stat().st_size > 90e6
+    before = pyarrow.total_allocated_bytes()
+    for i, text in enumerate(records.read_texts(path, "text")):
+        assert text.startswith(f"{i} ")
+        assert pyarrow.total_allocated_bytes() - before < 40e6

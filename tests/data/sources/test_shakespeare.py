@@ -1,0 +1,238 @@
+import hashlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+
+import needs
+import pytest
+from loopback import FAULTS, Response, Server, wait_until
+from shared import SHARED
+
+from nanogpt.data.prepare.prepare import prepare_corpus
+from nanogpt.data.sources import DataSettings, shakespeare
+from nanogpt.data.sources.shakespeare import ShakespeareSettings
+from nanogpt.data.tokens.bins import Bin
+from nanogpt.data.tokens.settings import TokenizerSettings
+from nanogpt.data.tokens.tokenizer import load_tokenizer
+from nanogpt.runtime.errors import BadSetting, UserError
+
+REAL = SHARED / "corpora" / "tinyshakespeare.txt"
+TEXT = "\n  First Citizen:\r\nBefore we proceed, hear me\u2028speak — naïve!\n\n" * 100 + "no line end \t "
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    """What is fetched lies in the test's own folder; no proxy is asked, and pooch does not wait between its tries."""
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr("pooch.core.time", SimpleNamespace(sleep=lambda seconds: None))
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """A text of some kilobytes takes the place of the real one."""
+    monkeypatch.setattr(shakespeare, "SIZE", len(TEXT.encode()))
+    monkeypatch.setattr(shakespeare, "SHA256", hashlib.sha256(TEXT.encode()).hexdigest())
+
+
+@pytest.fixture(scope="module")
+def running():
+    """One server for all tests, since to stop one takes half a second."""
+    with Server(lambda request: server.site(request)) as server:
+        yield server
+
+
+@pytest.fixture
+def server(running):
+    """Serves the small text at every address, or what the test puts in the place of `server.site`."""
+    running.heal()
+    running.requests.clear()
+    running.site = lambda request: Response(TEXT.encode())
+    return running
+
+
+def load(url: str, documents: int | None = None):
+    return shakespeare.load(DataSettings("shakespeare", documents, 0.1, "", "*", "text"), ShakespeareSettings(url))
+
+
+def whole(corpus) -> str:
+    return "".join(document.text for document in corpus.documents(Counter()))
+
+
+def folder(tmp_path) -> Path:
+    """Where the file lies once it was asked for."""
+    (found,) = tmp_path.glob(".work/corpora/shakespeare-*")
+    return found
+
+
+def assert_is_for_people(url: str, path: Path, error: UserError) -> None:
+    """One line that names the address, says what to do and where to put the file; no traceback below it."""
+    assert re.fullmatch(rf"{url}: .*; check the network .* data\.shakespeare\.url .* or put the file .*", str(error))
+    assert str(path) in str(error)
+    assert error.__suppress_context__
+
+
+@needs.real_text
+def test_the_real_text_and_its_well_known_split(server):
+    server.site = lambda request: Response(REAL.read_bytes())
+    corpus = load(server.url)
+    train, val = corpus.documents(Counter())
+    assert (len(train.text), len(val.text)) == (1_003_854, 111_540)  # as nanoGPT counts them
+    assert train.text.startswith("First Citizen:\nBefore we proceed any further, hear me speak.\n")
+    assert (train.text + val.text).encode() == REAL.read_bytes()
+    assert corpus.revision == f"sha256:{hashlib.sha256(REAL.read_bytes()).hexdigest()}"
+
+
+@pytest.mark.parametrize("documents", [None, 2, 1000])
+def test_two_documents_whatever_is_asked_for(small, server, documents):
+    corpus = load(server.url, documents)
+    train, val = corpus.documents(Counter())
+    assert (train.split, val.split) == ("train", "val")
+    assert len(train.text) == int(0.9 * len(TEXT))
+    assert train.text + val.text == TEXT
+    assert list(corpus.documents(Counter())) == [train, val]
+
+
+def test_a_corpus_says_where_it_comes_from(small, server):
+    corpus = load(server.url)
+    assert (corpus.name, corpus.licence, corpus.tokenizer) == ("Tiny Shakespeare", "public domain", "char")
+    assert corpus.revision == f"sha256:{hashlib.sha256(TEXT.encode()).hexdigest()}"
+    assert not corpus.exact
+
+
+def test_characters_there_and_back(small, server, tmp_path):
+    manifest = prepare_corpus(tmp_path / "out", load(server.url), 0.1, TokenizerSettings("auto", 300, "error"))
+    tok = load_tokenizer(tmp_path / "out" / "tokenizer")
+    assert manifest["tokenizer"] == "char"
+    decoded = [
+        tok.decode(ids) for split in ("train", "val") for ids in Bin.open(tmp_path / "out", split, tok).documents()
+    ]
+    assert decoded == [document.text for document in load(server.url).documents(Counter())]
+
+
+def test_fetched_once(small, server):
+    load(server.url)
+    assert whole(load(server.url)) == TEXT
+    assert len(server.requests) == 1
+
+
+def test_put_there_by_hand(small, server):
+    server.fail("/", "503", times=1000)
+    with pytest.raises(UserError) as failed:
+        load(server.url)
+    path = Path(re.search(r" at (\S+)$", str(failed.value))[1])
+    path.write_bytes(TEXT.encode())
+    server.requests.clear()
+    assert whole(load(server.url)) == TEXT
+    assert not server.requests
+
+
+@pytest.mark.parametrize("damage", [b"", TEXT.encode()[:-1], TEXT.encode() + b"\n", TEXT.replace("me", "ME").encode()])
+def test_a_damaged_file_is_fetched_again(small, server, tmp_path, damage):
+    load(server.url)
+    path = folder(tmp_path) / "input.txt"
+    path.write_bytes(damage)
+    server.fail("/", "503", times=1000)
+    with pytest.raises(UserError, match="where another or a damaged one lies now") as failed:
+        load(server.url)
+    assert_is_for_people(server.url, path, failed.value)
+    server.heal()
+    assert whole(load(server.url)) == TEXT
+    assert path.read_bytes() == TEXT.encode()
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_hiccup_is_ridden_out(small, server, monkeypatch, fault):
+    monkeypatch.setattr(shakespeare, "TIMEOUT_S", 0.2 if fault == "stalled" else 5)
+    server.fail("/", fault, times=2 if fault != "slow" else 1)
+    assert whole(load(server.url)) == TEXT
+
+
+@pytest.mark.parametrize(
+    ("fault", "what"),
+    {
+        "429": "HTTP status 429",
+        "503": "HTTP status 503",
+        "stalled": "no answer within 0.2 s|Read timed out",
+        "cut": "IncompleteRead",
+        "short": r"another file, or a part: \d+ bytes instead of \d+",
+        "long": r"another file: more than the \d+ bytes expected",
+        "wrong": "SHA256 hash of downloaded file .* does not match",
+        "empty": "another file, or a part: 0 bytes",
+        "redirect": "Exceeded 30 redirects",
+        "garbage": "another file, or a part: 23 bytes",
+    }.items(),
+)
+def test_a_lasting_fault_is_one_message_and_leaves_nothing(small, server, tmp_path, monkeypatch, fault, what):
+    monkeypatch.setattr(shakespeare, "TIMEOUT_S", 0.2)
+    server.fail("/", fault, times=1000)
+    begin = time.monotonic()
+    with pytest.raises(UserError, match=what) as failed:
+        load(server.url)
+    assert time.monotonic() - begin < 4
+    assert_is_for_people(server.url, folder(tmp_path) / "input.txt", failed.value)
+    assert list(folder(tmp_path).iterdir()) == []
+    server.heal()
+    assert whole(load(server.url)) == TEXT
+
+
+def test_an_answer_that_does_not_end_is_cut_off(small, server, tmp_path):
+    server.site = lambda request: Response(TEXT.encode() * 200, length=10**12)
+    with pytest.raises(UserError, match="more than the"):  # read on, it would be a connection that breaks off
+        load(server.url)
+    assert list(folder(tmp_path).iterdir()) == []
+
+
+def test_another_file_at_the_address(small, server):
+    server.site = lambda request: Response(TEXT.swapcase().encode())
+    with pytest.raises(UserError, match="does not match"):
+        load(server.url)
+
+
+def test_no_network(small, tmp_path):
+    with Server(lambda request: Response()) as server:
+        pass
+    with pytest.raises(UserError, match="Connection refused") as failed:
+        load(server.url)
+    assert_is_for_people(server.url, folder(tmp_path) / "input.txt", failed.value)
+
+
+def test_a_folder_in_the_place_of_the_file(small, server, tmp_path):
+    load(server.url)
+    path = folder(tmp_path) / "input.txt"
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(UserError, match="Is a directory"):
+        load(server.url)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_run_cut_short_leaves_no_half_file(small, server, tmp_path, how):
+    program = f"""
+from nanogpt import process
+from nanogpt.data.sources import DataSettings, shakespeare
+shakespeare.SIZE, shakespeare.SHA256 = {shakespeare.SIZE}, {shakespeare.SHA256!r}
+settings = DataSettings("shakespeare", None, 0.1, "", "*", "text")
+process.run(lambda: shakespeare.load(settings, shakespeare.ShakespeareSettings({server.url!r})))
+"""
+    server.fail("/", "stalled")
+    with subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True) as run:
+        wait_until(lambda: server.requests)
+        os.kill(run.pid, how)
+        _, shown = run.communicate(timeout=10)
+    assert run.returncode == {signal.SIGKILL: -9, signal.SIGINT: 130}[how]
+    assert "Traceback" not in shown and "pooch" not in shown and "input.txt" not in shown
+    assert not (folder(tmp_path) / "input.txt").exists()
+    assert whole(load(server.url)) == TEXT
+
+
+@pytest.mark.parametrize("url", ["", "raw.githubusercontent.com/input.txt", "file:///tmp/input.txt", "http://a b"])
+def test_an_address_that_is_none(url):
+    with pytest.raises(BadSetting, match=r"url = .* not a web address"):
+        ShakespeareSettings(url)

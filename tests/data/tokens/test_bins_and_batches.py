@@ -1,0 +1,138 @@
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nanogpt.data.prepare.train_tokenizer import train_tokenizer
+from nanogpt.data.prepare.write_bins import write_corpus
+from nanogpt.data.sources.document import Corpus, Document
+from nanogpt.data.tokens.batches import Windows
+from nanogpt.data.tokens.bins import Bin, Counts
+from nanogpt.data.tokens.settings import TokenizerSettings
+from nanogpt.runtime.errors import UserError
+
+BYTE = train_tokenizer(TokenizerSettings("byte", 0, "error"), [])
+
+
+def corpus(documents: list[Document], **about) -> Corpus:
+    return Corpus("test", "CC0", lambda skipped: iter(documents), **about)
+
+
+def texts(n: int) -> list[Document]:
+    return [Document(f"text {i} é") for i in range(n)]
+
+
+def test_missing_and_damaged_bins(tmp_path):
+    with pytest.raises(UserError, match=r"manifest\.json does not exist; .*dvc repro"):
+        Bin.open(tmp_path, "train", BYTE)
+    write_corpus(tmp_path, corpus(texts(10)), BYTE, 0.1)
+    data = (tmp_path / "train.bin").read_bytes()
+    (tmp_path / "train.bin").write_bytes(data[:-2])
+    with pytest.raises(UserError, match=rf"train\.bin: damaged, it has {len(data) - 2} bytes where .* {len(data)}"):
+        Bin.open(tmp_path, "train", BYTE)
+    (tmp_path / "train.bin").unlink()
+    with pytest.raises(UserError, match=r"train\.bin does not exist"):
+        Bin.open(tmp_path, "train", BYTE)
+    for content in ("{", "{}", "[]", '{"dtype": "uint16", "splits": {"train": {"pages": 1}}}'):
+        (tmp_path / "manifest.json").write_text(content)
+        with pytest.raises(UserError, match=r"manifest\.json: damaged"):
+            Bin.open(tmp_path, "train", BYTE)
+
+
+def test_bins_of_another_tokenizer(tmp_path):
+    write_corpus(tmp_path, corpus(texts(10)), BYTE, 0.1)
+    char = train_tokenizer(TokenizerSettings("char", 0, "error"), ["abc"])
+    with pytest.raises(UserError, match=r"another tokenizer \(byte\) than the model's \(char\); prepare"):
+        Bin.open(tmp_path, "train", char)
+
+
+def test_bins_are_read_only(tmp_path):
+    write_corpus(tmp_path, corpus(texts(10)), BYTE, 0.1)
+    with pytest.raises(ValueError, match="read-only"):
+        Bin.open(tmp_path, "train", BYTE).tokens[0] = 1
+
+
+def counting(length: int) -> Bin:
+    """A bin in which each token is its own position."""
+    return Bin("counting", "train", np.arange(length, dtype=np.uint16), 0, Counts())
+
+
+@settings(deadline=None)
+@given(length=st.integers(2, 500), T=st.integers(1, 50), epoch=st.integers(0, 3), seed=st.integers(0, 2**32))
+def test_an_epoch_takes_each_window_once_within_the_stream(length, T, epoch, seed):
+    if length <= T:
+        return
+    windows = Windows(counting(length), T, seed)
+    n = windows.per_epoch
+    starts = np.sort(windows.starts(np.arange(epoch * n, (epoch + 1) * n)))
+    assert len(starts) == max(1, length // T - 1)
+    assert (np.diff(starts) == T).all()
+    assert starts[0] >= 0
+    assert starts[-1] + T < length
+
+
+@settings(deadline=None, max_examples=30)
+@given(step=st.integers(0, 50), split=st.sampled_from([(8, 1), (4, 2), (2, 4), (1, 8)]))
+def test_a_batch_is_a_function_of_seed_and_sample(step, split):
+    rows, parts = split
+    x, y = Windows(counting(333), 7, 1).batch(step, 8)
+    other = Windows(counting(333), 7, 1)
+    pieces = [other.batch(step * parts + part, rows) for part in reversed(range(parts))][::-1]
+    assert x.tolist() == [row for piece, _ in pieces for row in piece.tolist()]
+    assert y.tolist() == [row for _, piece in pieces for row in piece.tolist()]
+
+
+def test_targets_are_the_next_tokens():
+    import torch
+
+    x, y = Windows(counting(1000), 16, 3).batch(5, 4)
+    assert (x.shape, y.shape, x.dtype, y.dtype) == ((4, 16), (4, 16), torch.int64, torch.int64)
+    assert x.is_contiguous() and y.is_contiguous()
+    assert torch.equal(y, x + 1)
+    assert torch.equal(x[:, 1:], x[:, :-1] + 1)
+
+
+def test_seeds_and_epochs_differ_and_every_token_is_seen_in_time():
+    windows = Windows(counting(100), 8, 0)
+    n = windows.per_epoch
+    first, second = windows.starts(np.arange(n)), windows.starts(np.arange(n, 2 * n))
+    assert first.tolist() != second.tolist()
+    assert first.tolist() != Windows(counting(100), 8, 1).starts(np.arange(n)).tolist()
+    starts = windows.starts(np.arange(100 * n))
+    assert {*range(100)} == {int(position) for start in starts for position in range(start, start + 9)}
+
+
+def test_a_bin_shorter_than_a_window():
+    assert Windows(counting(9), 8, 0).batch(0, 2)[1].tolist() == [[*range(1, 9)]] * 2
+    with pytest.raises(
+        UserError, match=r"train\.bin of counting has 8 tokens, .*model\.block_size = 8 needs 9; choose a smaller"
+    ):
+        Windows(counting(8), 8, 0)
+
+
+@settings(deadline=None, max_examples=30)
+@given(lengths=st.lists(st.integers(1, 40), min_size=6, max_size=40), T=st.integers(1, 12), seed=st.integers(0, 99))
+def test_batches_of_training_text_hold_none_of_the_validation_text(lengths, T, seed):
+    places = ["val" if i % 3 == 0 else "train" for i in range(len(lengths))]
+    letters = {"train": "a", "val": "b"}
+    documents = [Document(letters[place] * n, split=place) for n, place in zip(lengths, places, strict=True)]
+    with tempfile.TemporaryDirectory() as folder:
+        write_corpus(Path(folder), corpus(documents, exact=True), BYTE, 0.5)
+        for split, letter in letters.items():
+            data = Bin.open(folder, split, BYTE)
+            if len(data) > T:
+                windows = Windows(data, T, seed)
+                seen = {
+                    int(token) for step in range(2 * windows.per_epoch) for token in windows.batch(step, 1)[1].flatten()
+                }
+                assert seen <= {ord(letter), BYTE.eot}
+
+
+def test_writing_does_not_import_torch():
+    code = "import sys, nanogpt.data.prepare.write_bins; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
