@@ -10,8 +10,8 @@ from ruamel.yaml import YAML
 from ruamel.yaml.compat import StringIO
 
 from nanogpt.data.tokens.bins import Bin
-from nanogpt.evaluate import Score, bits_per_byte
-from nanogpt.model import count_parameters
+from nanogpt.model.build import count_parameters
+from nanogpt.model.score import Score, bits_per_byte
 
 FRONT = """---
 library_name: {library}

@@ -11,9 +11,9 @@ from torch import nn
 from nanogpt import checkpoint, lora
 from nanogpt.data.tokens.bins import Bin
 from nanogpt.data.tokens.tokenizer import Tokenizer
-from nanogpt.evaluate import Score, score_bin
 from nanogpt.generate import generate
 from nanogpt.hardware.device import Dtype
+from nanogpt.model.score import Score, score_bin
 from nanogpt.runtime.errors import BadSetting, UserError
 
 PRETRAINED = "pretrained"  # the column that the others are measured against

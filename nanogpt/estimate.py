@@ -9,11 +9,13 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from nanogpt.evaluate import BATCH_TOKENS
 from nanogpt.hardware import memory
 from nanogpt.hardware.device import autocast
-from nanogpt.model import ModelConfig, build, count_parameters
+from nanogpt.model import build
+from nanogpt.model.build import count_parameters
+from nanogpt.model.config import ModelConfig
 from nanogpt.model.loss import IDS_AT_ONCE, KEPT_BYTES
+from nanogpt.model.score import BATCH_TOKENS
 from nanogpt.runtime.errors import BadSetting, UserError
 
 MIB = 1 << 20

@@ -7,7 +7,7 @@ from itertools import takewhile
 import torch
 from torch import Tensor, nn
 
-from nanogpt.model import Cache
+from nanogpt.model.kv_cache import KVCache
 from nanogpt.runtime.errors import UserError
 
 
@@ -66,7 +66,7 @@ def decode(
     weight = next(model.parameters())
     autocast = torch.is_autocast_enabled(weight.device.type)
     dtype = torch.get_autocast_dtype(weight.device.type) if autocast else weight.dtype
-    cache = Cache(config, num_samples, dtype, weight.device)
+    cache = KVCache(config, num_samples, dtype, weight.device)
     generators = [torch.Generator().manual_seed(_row_seed(seed, row)) for row in range(num_samples)]
     context = torch.tensor([[eot, *prompt_ids]] * num_samples, device=weight.device)  # (B, T)
     unread = context

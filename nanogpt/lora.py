@@ -18,7 +18,7 @@ from torch import nn
 from nanogpt import adapter, checkpoint
 from nanogpt.data.tokens.tokenizer import Tokenizer
 from nanogpt.identity import identity
-from nanogpt.model import linear_names
+from nanogpt.model.build import linear_names
 from nanogpt.runtime import atomic
 from nanogpt.runtime.errors import BadSetting, UserError
 from nanogpt.train import TrainSettings, check_schedule

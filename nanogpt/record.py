@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nanogpt.data.tokens.bins import Bin
-from nanogpt.evaluate import Score, bits_per_byte
 from nanogpt.hardware import memory
+from nanogpt.model.score import Score, bits_per_byte
 from nanogpt.runtime import atomic
 
 if TYPE_CHECKING:

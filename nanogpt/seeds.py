@@ -19,7 +19,8 @@ from nanogpt import intervals, start
 from nanogpt.data.tokens.bins import SPLITS, Bin
 from nanogpt.data.tokens.tokenizer import load_tokenizer
 from nanogpt.hardware.cores import describe_processor
-from nanogpt.model import ARCHITECTURES, ModelSettings
+from nanogpt.model.build import ARCHITECTURES
+from nanogpt.model.config import ModelSettings
 from nanogpt.resume import fingerprint
 from nanogpt.runtime import params
 from nanogpt.runtime.checksums import sha256

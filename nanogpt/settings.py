@@ -6,7 +6,7 @@ from nanogpt.compare import SampleSettings
 from nanogpt.data.sources import Data
 from nanogpt.data.tokens.settings import TokenizerSettings
 from nanogpt.lora import LoraSettings
-from nanogpt.model import ModelSettings
+from nanogpt.model.config import ModelSettings
 from nanogpt.train import TrainSettings
 
 SECTIONS = {

@@ -7,11 +7,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from nanogpt import checkpoint, estimate, model
+from nanogpt import checkpoint, estimate
 from nanogpt.data.tokens.settings import TokenizerSettings
 from nanogpt.data.tokens.tokenizer import Tokenizer, load_from_checkpoint
 from nanogpt.identity import holds_checkpoint, identity
-from nanogpt.model import ModelSettings
+from nanogpt.model.build import build_model, model_config, new_model
+from nanogpt.model.config import ModelSettings
 from nanogpt.runtime.errors import UserError
 
 
@@ -25,8 +26,8 @@ def start(settings: ModelSettings, init_from: Path | str, tok: Tokenizer, seed: 
     """
     path = Path(init_from)
     if not holds_checkpoint(path):
-        estimate.check_shape(model.shape(settings, tok.vocab_size))
-        return model.new(settings, tok.vocab_size, seed)
+        estimate.check_shape(model_config(settings, tok.vocab_size))
+        return new_model(settings, tok.vocab_size, seed)
     found, own = _read(settings, path)
     if own and own.sha256 != tok.sha256:
         raise UserError(
@@ -37,7 +38,7 @@ def start(settings: ModelSettings, init_from: Path | str, tok: Tokenizer, seed: 
         _check_kind(path, tok.kind)
     rows = max(found.config.vocab_size, tok.n_tokens)
     torch.manual_seed(seed)
-    net = model.build(dataclasses.replace(found.config, dropout=settings.dropout, vocab_size=rows))
+    net = build_model(dataclasses.replace(found.config, dropout=settings.dropout, vocab_size=rows))
     state = net.state_dict()
     for name, tensor in found.state_dict().items():
         state[name][: len(tensor)] = tensor

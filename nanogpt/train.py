@@ -14,12 +14,13 @@ from torch import nn
 
 from nanogpt import estimate, optim
 from nanogpt.data.tokens.batches import Windows
-from nanogpt.evaluate import window_loss
 from nanogpt.hardware import memory
 from nanogpt.hardware.auto import Choices, describe_machine, resolve_auto
 from nanogpt.hardware.compilation import Compile
 from nanogpt.hardware.device import Dtype, autocast
-from nanogpt.model import ModelConfig, model_flops
+from nanogpt.model.build import model_flops
+from nanogpt.model.config import ModelConfig
+from nanogpt.model.score import validate
 from nanogpt.record import Record
 from nanogpt.resume import every
 from nanogpt.resume.states import size
@@ -175,7 +176,7 @@ def train(
             trained = time.perf_counter()
             if done % settings.eval_every == 0 or last:
                 with autocast(device, dtype):
-                    val_loss = window_loss(model, val_data, settings.eval_batches, settings.batch_size)
+                    val_loss = validate(model, val_data, settings.eval_batches, settings.batch_size)
                 if not math.isfinite(val_loss):
                     raise _diverged(f"the validation loss is not finite after step {record.step}", lr, work)
                 record.val_rows.append((done, val_loss))

@@ -21,16 +21,18 @@ def main() -> None:
     )
     flags.add_argument("--out", help="model folder to write, metrics inside it (default: models/pretrain and metrics/)")
     args = flags.parse_args()
-    from nanogpt import card, checkpoint, evaluate, model, start, train
+    from nanogpt import card, checkpoint, start, train
     from nanogpt.data.tokens.batches import Windows
     from nanogpt.data.tokens.bins import Bin
     from nanogpt.data.tokens.tokenizer import load_tokenizer
+    from nanogpt.model.config import ModelSettings
+    from nanogpt.model.score import score_bin
     from nanogpt.runtime import atomic, params
     from nanogpt.runtime.metrics_file import write_metrics
     from nanogpt.training import resume
 
     given = params.load(
-        seed=int, model=model.ModelSettings, train=train.TrainSettings, checkpoint=checkpoint.CheckpointSettings
+        seed=int, model=ModelSettings, train=train.TrainSettings, checkpoint=checkpoint.CheckpointSettings
     )
     settings = override(given.train, args)
     tok = load_tokenizer(f"{args.data}/tokenizer")
@@ -50,7 +52,7 @@ def main() -> None:
     )
     with kept as work:
         run = train.train(net, *windows, settings, seed, work)
-        score = evaluate.score_bin(net, val_data, tok.byte_lengths(), run.dtype)
+        score = score_bin(net, val_data, tok.byte_lengths(), run.dtype)
         made_with = {"seed": seed, "model": net.config, "train": settings}
         about = card.pretrained(net, tok, begun, train_data, val_data, score, made_with, given.checkpoint.format)
         checkpoint.save(out, net, tok, **asdict(given.checkpoint), card=about)

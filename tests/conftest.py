@@ -105,7 +105,8 @@ def tiny() -> Callable:
     """A tiny model: `tiny("base", n_layer=2)`. Its weights are large, so that logits differ visibly."""
     import torch
 
-    from nanogpt.model import ModelConfig, build
+    from nanogpt.model import build
+    from nanogpt.model.config import ModelConfig
 
     def make(arch: str = "base", seed: int = 0, **changed):
         shape = {"n_layer": 1, "n_head": 2, "n_kv_head": 1, "n_embd": 16, "block_size": 16, "dropout": 0.0}

@@ -15,7 +15,8 @@ from nanogpt.data.prepare.prepare import prepare_corpus
 from nanogpt.data.sources import DataSettings, files
 from nanogpt.data.tokens.settings import TokenizerSettings
 from nanogpt.data.tokens.tokenizer import load_tokenizer
-from nanogpt.model import ModelConfig, build
+from nanogpt.model import build
+from nanogpt.model.config import ModelConfig
 
 STRICT = files.FilesSettings(strict=True)
 TINY = ModelConfig("base", 1, 2, 2, 16, 32, 0.0, False, 128)

@@ -6,7 +6,7 @@ from test_bench_settings import SETTINGS
 
 from nanogpt.bench import growth
 from nanogpt.hardware.cores import usable_cores
-from nanogpt.model import model_flops
+from nanogpt.model.build import model_flops
 
 REFERENCE = replace(SETTINGS, n_head=5, n_embd=320, block_size=256, batch_size=8, vocab_size=50304)
 

@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from nanogpt.bench import parts
-from nanogpt.model import model_flops
+from nanogpt.model.build import model_flops
 from nanogpt.model.loss import IDS_AT_ONCE
 
 C, TOKENS = 32, 48

@@ -23,7 +23,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from nanogpt.bench import training, variants
 from nanogpt.bench.race import Times
 from nanogpt.bench.variants import Variant
-from nanogpt.model import build, model_flops
+from nanogpt.model import build
+from nanogpt.model.build import model_flops
 from stages import benchmark
 
 TOKENS = 3 * 16

@@ -4,7 +4,7 @@ from ruamel.yaml import YAML
 
 from nanogpt import card
 from nanogpt.data.tokens.bins import Bin, Counts
-from nanogpt.model import count_parameters
+from nanogpt.model.build import count_parameters
 
 
 @pytest.fixture

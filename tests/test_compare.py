@@ -15,9 +15,9 @@ from nanogpt import checkpoint, compare, lora
 from nanogpt.compare import SampleSettings
 from nanogpt.data.tokens.batches import Windows
 from nanogpt.data.tokens.bins import Bin
-from nanogpt.evaluate import Score, score
 from nanogpt.generate import generate
 from nanogpt.merge import merge
+from nanogpt.model.score import Score, score_documents
 from nanogpt.runtime.errors import BadSetting, UserError
 from nanogpt.runtime.metrics_file import write_metrics
 from nanogpt.train import train
@@ -159,7 +159,8 @@ def document_bits(path: str, role: str, tok, adapter: str | None = None) -> tupl
     if adapter:
         model = lora.load(adapter, model).get_base_model()
     found = [
-        score(model, [document], tok.byte_lengths()) for document in Bin.open(f"data/{role}", "val", tok).documents()
+        score_documents(model, [document], tok.byte_lengths())
+        for document in Bin.open(f"data/{role}", "val", tok).documents()
     ]
     return np.array([s.nats / math.log(2) for s in found]), np.array([s.n_bytes for s in found])
 

@@ -10,7 +10,7 @@ from nanogpt import estimate, lora
 from nanogpt.estimate import check, check_shape, training_mib
 from nanogpt.hardware.device import autocast
 from nanogpt.hardware.memory import peak_mib
-from nanogpt.model import ModelConfig
+from nanogpt.model.config import ModelConfig
 from nanogpt.model.loss import head_loss
 from nanogpt.runtime.errors import UserError
 
@@ -209,18 +209,19 @@ import json, sys
 import numpy as np, psutil, torch
 from nanogpt import lora
 from nanogpt import estimate
-from nanogpt import evaluate
+from nanogpt.model.score import score_documents
 from nanogpt.hardware import memory
 from nanogpt.hardware.device import autocast_to
-from nanogpt import model
+from nanogpt.model.build import build_model
+from nanogpt.model.config import ModelConfig
 from nanogpt import train
 from nanogpt.data.tokens.bins import Bin
 from nanogpt.data.tokens.bins import Counts
 from nanogpt.data.tokens.batches import Windows
 
 config, settings, targets = json.loads(sys.argv[1])
-config, settings = model.ModelConfig(**config), train.TrainSettings(**settings)
-net = model.build(config)
+config, settings = ModelConfig(**config), train.TrainSettings(**settings)
+net = build_model(config)
 if targets:
     net = lora.attach(net, lora.LoraSettings(32, 32.0, 0.0, targets, "lora", 10, 4, 1e-3, 1e-4, 0), 1)
 tokens = np.random.default_rng(0).integers(config.vocab_size, size=40_000).astype(np.uint16)
@@ -230,7 +231,7 @@ expected = held + estimate.training_mib(net, settings.batch_size, getattr(torch,
 train.train(net, windows, windows, settings, 1)
 documents = [tokens[i * 500 :][: 20 + 9 * i] for i in range(60)]
 with autocast_to(settings.dtype, torch.device("cpu")):
-    evaluate.score(net, documents, np.ones(config.vocab_size, np.int64))
+    score_documents(net, documents, np.ones(config.vocab_size, np.int64))
 import pandas  # as a stage does then
 print(expected, memory.peak_mib())
 """

@@ -40,7 +40,7 @@ def test_code_and_libraries_are_part_of_a_fingerprint(tmp_path):
         return json.loads(done.stdout)
 
     before = found()
-    assert {"__main__", "nanogpt.train", "nanogpt.model.base", "nanogpt.optim"} <= before["code"].keys()
+    assert {"__main__", "nanogpt.train", "nanogpt.model.gpt2", "nanogpt.optim"} <= before["code"].keys()
     assert "nanogpt.lora" not in before["code"]
     assert before["libraries"]["torch"] == torch.__version__
     with (tmp_path / "nanogpt" / "optim.py").open("a") as file:

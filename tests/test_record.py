@@ -7,7 +7,7 @@ import pytest
 
 from nanogpt.data.tokens.batches import Windows
 from nanogpt.data.tokens.bins import Bin, Counts
-from nanogpt.evaluate import Score
+from nanogpt.model.score import Score
 from nanogpt.record import Record
 from nanogpt.train import train
 

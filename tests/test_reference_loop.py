@@ -9,7 +9,8 @@ from reference_loop import reference_losses
 
 from nanogpt.data.tokens.batches import Windows
 from nanogpt.data.tokens.bins import Bin, Counts
-from nanogpt.model import ModelConfig, build
+from nanogpt.model import build
+from nanogpt.model.config import ModelConfig
 from nanogpt.train import train
 
 

@@ -5,12 +5,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from nanogpt import checkpoint, model
+from nanogpt import checkpoint
 from nanogpt.data.prepare.train_tokenizer import train_tokenizer
 from nanogpt.data.tokens.settings import TokenizerSettings
 from nanogpt.data.tokens.tokenizer import load_from_checkpoint
 from nanogpt.identity import holds_checkpoint
-from nanogpt.model import ModelSettings
+from nanogpt.model.build import new_model
+from nanogpt.model.config import ModelSettings
 from nanogpt.runtime.errors import UserError
 from nanogpt.start import check, start
 
@@ -28,7 +29,7 @@ def saved(tiny, byte, tmp_path):
 
 def test_an_empty_folder_means_fresh_weights(byte, tmp_path):
     (tmp_path / "README.md").write_text("Put a model here.")
-    fresh, wanted = start(SHAPE, tmp_path, byte, seed=3), model.new(SHAPE, byte.vocab_size, 3)
+    fresh, wanted = start(SHAPE, tmp_path, byte, seed=3), new_model(SHAPE, byte.vocab_size, 3)
     assert all(torch.equal(a, b) for a, b in zip(fresh.parameters(), wanted.parameters(), strict=True))
     (tmp_path / ".DS_Store").touch()
     assert not holds_checkpoint(tmp_path)

@@ -9,7 +9,7 @@ from nanogpt.bench.race import race
 from nanogpt.bench.settings import BenchmarkSettings
 from nanogpt.bench.variants import Variant, training
 from nanogpt.hardware.cores import usable_cores
-from nanogpt.model import model_flops
+from nanogpt.model.build import model_flops
 
 HEAD_DIM = 64
 VALUES = {

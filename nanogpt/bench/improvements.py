@@ -11,7 +11,7 @@ from nanogpt.bench.race import Steps, race
 from nanogpt.bench.settings import BenchmarkSettings
 from nanogpt.bench.variants import CPU, DTYPES
 from nanogpt.hardware.device import Dtype, configure_torch
-from nanogpt.model import base, optimized
+from nanogpt.model import gpt2, llama
 
 PAIRS = {"rmsnorm": "layernorm", "gqa": "mha", "swiglu": "gelu", "rope": "learned"}
 
@@ -34,11 +34,11 @@ def layers(prefix: str, dtype: Dtype, settings: BenchmarkSettings) -> Steps:
     configure_torch(settings.threads)
     torch.manual_seed(0)
     config, plain = settings.config("optimized"), settings.config("base")
-    many = optimized.Attention(replace(config, n_kv_head=settings.n_head), 0)
-    few, swiglu, gelu = optimized.Attention(config, 0), optimized.MLP(config), base.MLP(plain)
+    many = llama.Attention(replace(config, n_kv_head=settings.n_head), 0)
+    few, swiglu, gelu = llama.Attention(config, 0), llama.MLP(config), gpt2.MLP(plain)
     x, grad = torch.randn(2, settings.batch_size, settings.block_size, settings.n_embd)
     x.requires_grad_()
-    turn = optimized.rotation(0, settings.block_size, config.head_dim, CPU)
+    cos_sin = llama.rope_cos_sin(0, settings.block_size, config.head_dim, CPU)
     heads = torch.randn(settings.batch_size, settings.n_head, settings.block_size, config.head_dim, requires_grad=True)
     keys = torch.randn(settings.batch_size, settings.n_kv_head, settings.block_size, config.head_dim)
     keys.requires_grad_()
@@ -48,9 +48,9 @@ def layers(prefix: str, dtype: Dtype, settings: BenchmarkSettings) -> Steps:
         "gelu": gelu,
     }  # fmt: skip
     forwards = {name: lambda module=module: module(x) for name, module in modules.items()}
-    forwards |= {"gqa": lambda: few(x, turn, None), "mha": lambda: many(x, turn, None)}
+    forwards |= {"gqa": lambda: few(x, cos_sin, None), "mha": lambda: many(x, cos_sin, None)}
     forwards |= {
-        "rope": lambda: optimized.rotate(heads, *turn).sum() + optimized.rotate(keys, *turn).sum(),
+        "rope": lambda: llama.apply_rope(heads, *cos_sin).sum() + llama.apply_rope(keys, *cos_sin).sum(),
         "learned": lambda: x + table(positions),
     }
     leaves = [p for m in (*modules.values(), few, many, table) for p in m.parameters()] + [x, heads, keys]

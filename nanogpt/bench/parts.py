@@ -12,7 +12,7 @@ from nanogpt.bench.race import Steps, race
 from nanogpt.bench.settings import BenchmarkSettings
 from nanogpt.bench.variants import CPU, DTYPES
 from nanogpt.hardware.device import Dtype, autocast, choose_dtype, configure_torch
-from nanogpt.model import build, optimized
+from nanogpt.model import build, llama
 from nanogpt.model.loss import IDS_AT_ONCE, head_loss
 
 
@@ -59,10 +59,10 @@ def parts(prefix: str, arch: str, dtype: Dtype, settings: BenchmarkSettings) -> 
         }
     else:
         body, embedding = model.model, model.model.embed_tokens
-        turn = optimized.rotation(0, settings.block_size, model.config.head_dim, CPU)
+        cos_sin = llama.rope_cos_sin(0, settings.block_size, model.config.head_dim, CPU)
         forwards = {
             "embedding": lambda: embedding(ids),
-            "attention": lambda: sum(layer.self_attn(layer.input_layernorm(x), turn, None) for layer in body.layers),
+            "attention": lambda: sum(layer.self_attn(layer.input_layernorm(x), cos_sin, None) for layer in body.layers),
             "mlp": lambda: sum(layer.mlp(layer.post_attention_layernorm(x)) for layer in body.layers),
         }
     steps = {

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from nanogpt.hardware.device import Dtype
-from nanogpt.model import ModelConfig
+from nanogpt.model.config import ModelConfig
 from nanogpt.runtime.errors import BadSetting
 
 

@@ -16,7 +16,7 @@ from torch import nn
 from nanogpt.checkpoint import weights
 from nanogpt.checkpoint.config import from_hf, from_nanogpt, hf_config
 from nanogpt.data.tokens.tokenizer import Tokenizer, load_tokenizer
-from nanogpt.model import ModelConfig
+from nanogpt.model.config import ModelConfig
 from nanogpt.runtime import atomic
 from nanogpt.runtime.checksums import verify_checksums
 from nanogpt.runtime.errors import UserError

@@ -7,7 +7,8 @@ before a model of that shape takes memory, and what our models cannot compute is
 from dataclasses import replace
 from pathlib import Path
 
-from nanogpt.model import ModelConfig, mlp_width
+from nanogpt.model.config import ModelConfig
+from nanogpt.model.llama import mlp_width
 from nanogpt.runtime.errors import BadSetting, UserError
 
 # Far above any model that a CPU can run, and low enough that arithmetic with them stays cheap.

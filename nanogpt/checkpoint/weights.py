@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from nanogpt.model import ModelConfig, build
+from nanogpt.model import build
+from nanogpt.model.config import ModelConfig
 from nanogpt.runtime.errors import UserError
 
 SAFETENSORS, INDEX, PT = "model.safetensors", "model.safetensors.index.json", "model.pt"

@@ -30,38 +30,42 @@ def head_loss(head: nn.Module, hidden: Tensor, targets: Tensor, reduction: Reduc
     is called, and so are heads whose single losses need gradients.
     """
     rows, ids = hidden.flatten(0, 1), targets.flatten()  # (B*T, D), (B*T,)
-    if _is_plain(head) and hidden.device.type == "cpu" and (reduction == "mean" or not torch.is_grad_enabled()):
-        losses = _fused(rows, head.weight, ids, reduction)
+    if (
+        _is_unwrapped_linear(head)
+        and hidden.device.type == "cpu"
+        and (reduction == "mean" or not torch.is_grad_enabled())
+    ):
+        losses = _fused_loss(rows, head.weight, ids, reduction)
     else:
-        losses = _called(head, rows, ids, reduction)
+        losses = _loss_by_calling(head, rows, ids, reduction)
     return losses.view_as(targets) if reduction == "none" else losses
 
 
-def _is_plain(head: nn.Module) -> bool:
+def _is_unwrapped_linear(head: nn.Module) -> bool:
     """Whether calling the head is a product with its weight and nothing else."""
     hooked = head._forward_hooks or head._forward_pre_hooks or "forward" in vars(head)
     return type(head) is nn.Linear and head.bias is None and not hooked
 
 
-def _called(head: nn.Module, rows: Tensor, ids: Tensor, reduction: Reduction) -> Tensor:
+def _loss_by_calling(head: nn.Module, rows: Tensor, ids: Tensor, reduction: Reduction) -> Tensor:
     # Gradients keep every block's logits anyway, so blocks would only add their overhead.
     size = len(ids) if torch.is_grad_enabled() else TOKENS_AT_ONCE
     losses = torch.cat(
         [
-            F.cross_entropy(head(row).to(_wide(row.dtype)), target, ignore_index=IGNORED, reduction="none")
+            F.cross_entropy(head(row).to(_at_least_fp32(row.dtype)), target, ignore_index=IGNORED, reduction="none")
             for row, target in zip(rows.split(size), ids.split(size), strict=True)
         ]
     )
-    return losses if reduction == "none" else losses.sum() / _count(ids)
+    return losses if reduction == "none" else losses.sum() / _count_targets(ids)
 
 
-def _fused(rows: Tensor, weight: Tensor, ids: Tensor, reduction: Reduction) -> Tensor:
+def _fused_loss(rows: Tensor, weight: Tensor, ids: Tensor, reduction: Reduction) -> Tensor:
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else rows.dtype
     with torch.autocast("cpu", enabled=False):
         if torch.is_grad_enabled():
             return Fused.apply(rows, weight, ids, dtype)
         losses = Softmax(rows.to(dtype), weight.to(dtype), ids).losses
-        return losses if reduction == "none" else losses.sum() / _count(ids)
+        return losses if reduction == "none" else losses.sum() / _count_targets(ids)
 
 
 class Fused(torch.autograd.Function):
@@ -77,7 +81,7 @@ class Fused(torch.autograd.Function):
     def forward(ctx, hidden: Tensor, weight: Tensor, targets: Tensor, dtype: torch.dtype) -> Tensor:  # noqa: D102
         ctx.dtypes = hidden.dtype, weight.dtype
         for_hidden, for_weight = ctx.needs_input_grad[:2]
-        h, w, n = hidden.to(dtype), weight.to(dtype), _count(targets)  # cast once, not once a product
+        h, w, n = hidden.to(dtype), weight.to(dtype), _count_targets(targets)  # cast once, not once a product
         size = max(1, KEPT_BYTES // (len(w) * w.itemsize))
         losses, slopes, grad_hidden, grad_weight = [], [], [], None
         for rows, ids in zip(h.split(size), targets.split(size), strict=True):
@@ -119,7 +123,7 @@ class Softmax:
 
     def __init__(self, h: Tensor, w: Tensor, targets: Tensor, keep: bool = False):
         self.h, self.w, self.ids = h, w, targets.clamp(min=0)
-        self.wide, self.keep = _wide(h.dtype), keep
+        self.wide, self.keep = _at_least_fp32(h.dtype), keep
         counted = targets != IGNORED
         own = (h.to(self.wide) * w[self.ids].to(self.wide)).sum(1)  # (N,) the targets' logits
         others = self._others(shift=False)  # (N,) log-sum of the other logits' exponentials
@@ -136,7 +140,7 @@ class Softmax:
         buffer = self.h.new_empty(size)  # the one large buffer; where freed memory is kept, it is there again each step
         self.blocks: list[tuple[slice, Tensor]] = []  # which ids, exponentials (N, ids)
         shifts, logs = [], []
-        for ids in _slices(len(self.w)):
+        for ids in _vocabulary_slices(len(self.w)):
             width = ids.stop - ids.start
             start = N * ids.start if self.keep else 0
             e = buffer[start : start + N * width].view(N, width)
@@ -171,14 +175,14 @@ class Softmax:
         return grad
 
 
-def _slices(n: int) -> list[slice]:
+def _vocabulary_slices(n: int) -> list[slice]:
     return [slice(start, min(start + IDS_AT_ONCE, n)) for start in range(0, n, IDS_AT_ONCE)]
 
 
-def _wide(dtype: torch.dtype) -> torch.dtype:
+def _at_least_fp32(dtype: torch.dtype) -> torch.dtype:
     """fp32 for half precision; fp32 and fp64 as they are."""
     return torch.promote_types(dtype, torch.float32)
 
 
-def _count(targets: Tensor) -> Tensor:
+def _count_targets(targets: Tensor) -> Tensor:
     return (targets != IGNORED).sum().clamp(min=1)

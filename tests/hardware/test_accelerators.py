@@ -9,7 +9,8 @@ import torch
 from nanogpt.data.tokens.batches import Windows
 from nanogpt.data.tokens.bins import Bin, Counts
 from nanogpt.hardware.device import autocast, choose_dtype
-from nanogpt.model import ModelConfig, build
+from nanogpt.model import build
+from nanogpt.model.config import ModelConfig
 from nanogpt.train import train
 
 CONFIG = {"n_layer": 2, "n_head": 4, "n_kv_head": 2, "n_embd": 256, "block_size": 64, "dropout": 0.0}

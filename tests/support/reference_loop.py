@@ -47,12 +47,13 @@ def main() -> None:
 
     import pandas as pd
 
-    from nanogpt import model, train
+    from nanogpt import train
     from nanogpt.bench.settings import BenchmarkSettings
     from nanogpt.data.tokens.bins import Bin
     from nanogpt.data.tokens.tokenizer import load_tokenizer
     from nanogpt.hardware.cores import describe_processor
     from nanogpt.hardware.device import choose_dtype
+    from nanogpt.model.build import build_model
     from nanogpt.runtime import params
 
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -70,7 +71,7 @@ def main() -> None:
     )  # fmt: skip
     windows = [Windows(Bin.open(args.bins, split, tok), given.benchmark.block_size, 1) for split in ("train", "val")]
     torch.manual_seed(1)
-    plain = model.build(given.benchmark.config(args.arch))
+    plain = build_model(given.benchmark.config(args.arch))
     fast = copy.deepcopy(plain)
     ours = train.train(fast, *windows, settings, 1).train_curve.train_loss
     torch.backends.mkldnn.matmul.fp32_precision = "ieee"  # the reference has torch's own products

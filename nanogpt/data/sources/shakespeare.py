@@ -60,8 +60,8 @@ def _fetch(url: str) -> Path:
         path = folder / FILE
         there = ", where another or a damaged one lies now" if path.exists() else ""
         raise UserError(
-            f"{url}: {describe_failure(error, TIMEOUT_S)}; check the network and run again, or set data.shakespeare.url "
-            f"to another copy, or put the file ({SIZE} bytes, SHA-256 {SHA256}) at {path}{there}"
+            f"{url}: {describe_failure(error, TIMEOUT_S)}; check the network and run again, or set data.shakespeare.url"
+            f" to another copy, or put the file ({SIZE} bytes, SHA-256 {SHA256}) at {path}{there}"
         ) from None
 
 

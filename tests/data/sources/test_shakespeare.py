@@ -215,11 +215,11 @@ def test_a_folder_in_the_place_of_the_file(small, server, tmp_path):
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_a_run_cut_short_leaves_no_half_file(small, server, tmp_path, how):
     program = f"""
-from nanogpt import process
+from nanogpt.runtime import process
 from nanogpt.data.sources import DataSettings, shakespeare
 shakespeare.SIZE, shakespeare.SHA256 = {shakespeare.SIZE}, {shakespeare.SHA256!r}
 settings = DataSettings("shakespeare", None, 0.1, "", "*", "text")
-process.run(lambda: shakespeare.load(settings, shakespeare.ShakespeareSettings({server.url!r})))
+process.run_stage(lambda: shakespeare.load(settings, shakespeare.ShakespeareSettings({server.url!r})))
 """
     server.fail("/", "stalled")
     with subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True) as run:

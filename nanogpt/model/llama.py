@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nanogpt.model.cache import Cache, attend
+from nanogpt.model.attention import causal_attention
 from nanogpt.model.config import ModelConfig
+from nanogpt.model.kv_cache import KVCache
 from nanogpt.model.loss import Reduction, head_loss
 
 
@@ -25,7 +26,9 @@ def mlp_width(config: ModelConfig) -> int:
     return config.mlp_hidden or max(64, 8 * config.n_embd // 3 // 64 * 64)
 
 
-def rotation(start: int, T: int, head_dim: int, device: torch.device, theta: float = 10_000.0) -> tuple[Tensor, Tensor]:
+def rope_cos_sin(
+    start: int, T: int, head_dim: int, device: torch.device, theta: float = 10_000.0
+) -> tuple[Tensor, Tensor]:
     """Cosine and sine (T, head_dim / 2) in fp32 of the angles that turn positions start .. start + T - 1.
 
     Computed anew in each pass: a stored table would lose its precision when the model is cast to half.
@@ -36,7 +39,7 @@ def rotation(start: int, T: int, head_dim: int, device: torch.device, theta: flo
     return angles.cos(), angles.sin()
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn the pairs (i, i + head_dim / 2) of x (B, H, T, head_dim) by their positions' angles."""
     a, b = x.chunk(2, dim=-1)  # (B, H, T, head_dim / 2)
     return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1).type_as(x)
@@ -53,17 +56,17 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(config.n_embd, config.n_kv_head * config.head_dim, bias=False)
         self.o_proj = nn.Linear(config.n_head * config.head_dim, config.n_embd, bias=False)
 
-    def forward(self, x: Tensor, turn: tuple[Tensor, Tensor], cache: Cache | None) -> Tensor:
-        """(B, T, C) to (B, T, C); `turn` is the positions' `rotation`."""
+    def forward(self, x: Tensor, cos_sin: tuple[Tensor, Tensor], cache: KVCache | None) -> Tensor:
+        """(B, T, C) to (B, T, C); `cos_sin` is the positions' `rotation`."""
         # q: (B, H, T, D); k and v: (B, H_kv, T, D)
         q, k, v = (
             project(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
             for project in (self.q_proj, self.k_proj, self.v_proj)
         )
-        q, k = rotate(q, *turn), rotate(k, *turn)
+        q, k = apply_rope(q, *cos_sin), apply_rope(k, *cos_sin)
         if cache is not None:
             k, v = cache.update(self.layer, k, v)  # (B, H_kv, S, D)
-        y = attend(q, k, v, self.dropout if self.training else 0.0)  # (B, H, T, D)
+        y = causal_attention(q, k, v, self.dropout if self.training else 0.0)  # (B, H, T, D)
         return self.o_proj(y.transpose(1, 2).flatten(2))
 
 
@@ -93,13 +96,13 @@ class Block(nn.Module):
         self.mlp = MLP(config)
         self.drop = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, turn: tuple[Tensor, Tensor], cache: Cache | None) -> Tensor:
+    def forward(self, x: Tensor, cos_sin: tuple[Tensor, Tensor], cache: KVCache | None) -> Tensor:
         """(B, T, C) to (B, T, C)."""
-        x = x + self.drop(self.self_attn(self.input_layernorm(x), turn, cache))
+        x = x + self.drop(self.self_attn(self.input_layernorm(x), cos_sin, cache))
         return x + self.drop(self.mlp(self.post_attention_layernorm(x)))
 
 
-class Optimized(nn.Module):
+class Llama(nn.Module):
     """Llama with `n_kv_head` key/value heads: n_head of them is multi-head, 1 is multi-query attention."""
 
     def __init__(self, config: ModelConfig):
@@ -131,7 +134,7 @@ class Optimized(nn.Module):
         self,
         ids: Tensor,
         targets: Tensor | None = None,
-        cache: Cache | None = None,
+        cache: KVCache | None = None,
         reduction: Reduction = "mean",
         last: bool = False,
     ) -> Tensor:
@@ -144,13 +147,13 @@ class Optimized(nn.Module):
         x = self.hidden(ids, cache, last)
         return self.lm_head(x) if targets is None else head_loss(self.lm_head, x, targets, reduction)
 
-    def hidden(self, ids: Tensor, cache: Cache | None = None, last: bool = False) -> Tensor:
+    def hidden(self, ids: Tensor, cache: KVCache | None = None, last: bool = False) -> Tensor:
         """What the head reads, (B, T or 1, C): everything before it, for ids as `forward` takes them."""
         start, T = 0 if cache is None else cache.length, ids.size(1)
-        turn = rotation(start, T, self.config.head_dim, ids.device, self.config.rope_theta)
+        cos_sin = rope_cos_sin(start, T, self.config.head_dim, ids.device, self.config.rope_theta)
         x = self.model.drop(self.model.embed_tokens(ids))  # (B, T, C)
         for block in self.model.layers:
-            x = block(x, turn, cache)
+            x = block(x, cos_sin, cache)
         if cache is not None:
             cache.length += T
         return self.model.norm(x[:, -1:] if last else x)

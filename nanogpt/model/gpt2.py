@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nanogpt.model.cache import Cache, attend
+from nanogpt.model.attention import causal_attention
 from nanogpt.model.config import ModelConfig
+from nanogpt.model.kv_cache import KVCache
 from nanogpt.model.loss import Reduction, head_loss
 
 
@@ -24,12 +25,12 @@ class Attention(nn.Module):
         self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd)
         self.c_proj = nn.Linear(config.n_embd, config.n_embd)
 
-    def forward(self, x: Tensor, cache: Cache | None) -> Tensor:
+    def forward(self, x: Tensor, cache: KVCache | None) -> Tensor:
         """(B, T, C) to (B, T, C)."""
         q, k, v = self.c_attn(x).unflatten(-1, (3, -1, self.head_dim)).permute(2, 0, 3, 1, 4)  # each (B, H, T, D)
         if cache is not None:
             k, v = cache.update(self.layer, k, v)  # (B, H, S, D)
-        y = attend(q, k, v, self.dropout if self.training else 0.0)  # (B, H, T, D)
+        y = causal_attention(q, k, v, self.dropout if self.training else 0.0)  # (B, H, T, D)
         return self.c_proj(y.transpose(1, 2).flatten(2))
 
 
@@ -59,13 +60,13 @@ class Block(nn.Module):
         self.mlp = MLP(config)
         self.drop = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, cache: Cache | None) -> Tensor:
+    def forward(self, x: Tensor, cache: KVCache | None) -> Tensor:
         """(B, T, C) to (B, T, C)."""
         x = x + self.drop(self.attn(self.ln_1(x), cache))
         return x + self.drop(self.mlp(self.ln_2(x)))
 
 
-class Base(nn.Module):
+class GPT2(nn.Module):
     """GPT-2 with learned positions. `n_kv_head` does not apply: every head has its own keys and values."""
 
     def __init__(self, config: ModelConfig):
@@ -101,13 +102,15 @@ class Base(nn.Module):
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)
         with torch.no_grad():
-            self.transformer.wpe.weight.copy_(waves(self.config.block_size, self.config.n_embd) * std * math.sqrt(2))
+            self.transformer.wpe.weight.copy_(
+                sinusoidal_positions(self.config.block_size, self.config.n_embd) * std * math.sqrt(2)
+            )
 
     def forward(
         self,
         ids: Tensor,
         targets: Tensor | None = None,
-        cache: Cache | None = None,
+        cache: KVCache | None = None,
         reduction: Reduction = "mean",
         last: bool = False,
     ) -> Tensor:
@@ -120,7 +123,7 @@ class Base(nn.Module):
         x = self.hidden(ids, cache, last)
         return self.lm_head(x) if targets is None else head_loss(self.lm_head, x, targets, reduction)
 
-    def hidden(self, ids: Tensor, cache: Cache | None = None, last: bool = False) -> Tensor:
+    def hidden(self, ids: Tensor, cache: KVCache | None = None, last: bool = False) -> Tensor:
         """What the head reads, (B, T or 1, C): everything before it, for ids as `forward` takes them."""
         start, T = 0 if cache is None else cache.length, ids.size(1)
         positions = torch.arange(start, start + T, device=ids.device)
@@ -133,7 +136,7 @@ class Base(nn.Module):
         return self.transformer.ln_f(x[:, -1:] if last else x)
 
 
-def waves(T: int, width: int) -> Tensor:
+def sinusoidal_positions(T: int, width: int) -> Tensor:
     """(T, width) fp32: sines and cosines of the position, at wavelengths from 2 pi to 10,000 times that."""
     frequencies = 10_000.0 ** (-torch.arange(0, width, 2) / width)  # (width / 2, rounded up)
     angles = torch.arange(T)[:, None] * frequencies

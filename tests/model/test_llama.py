@@ -6,8 +6,9 @@ from transformers import AutoModelForCausalLM, LlamaForCausalLM
 from nanogpt import checkpoint
 from nanogpt.data.prepare.train_tokenizer import train_tokenizer
 from nanogpt.data.tokens.settings import TokenizerSettings
-from nanogpt.model import build, count_parameters, mlp_width
-from nanogpt.model.optimized import rotate, rotation
+from nanogpt.model import build
+from nanogpt.model.build import count_parameters
+from nanogpt.model.llama import apply_rope, mlp_width, rope_cos_sin
 
 CHAR = train_tokenizer(TokenizerSettings("char", 0, "error"), ["abc"])
 
@@ -48,19 +49,19 @@ def test_logits_are_those_of_llama_in_transformers(n_kv_head, tied, tmp_path):
 def test_rotation_makes_products_depend_on_distance_alone():
     torch.manual_seed(0)
     q, k = torch.randn(2, 1, 1, 1, 8).double().expand(2, 1, 1, 40, 8)
-    turn = rotation(0, 40, 8, q.device)
-    products = (rotate(q, *turn) @ rotate(k, *turn).transpose(-1, -2))[0, 0]  # (T, T)
+    turn = rope_cos_sin(0, 40, 8, q.device)
+    products = (apply_rope(q, *turn) @ apply_rope(k, *turn).transpose(-1, -2))[0, 0]  # (T, T)
     for distance in range(-39, 40):
         along = products.diagonal(distance)
         torch.testing.assert_close(along, along[:1].expand_as(along), atol=1e-4, rtol=0)
     assert products[0].std() > 0.1
-    torch.testing.assert_close(rotate(q, *turn).norm(dim=-1), q.norm(dim=-1), atol=1e-5, rtol=0)
+    torch.testing.assert_close(apply_rope(q, *turn).norm(dim=-1), q.norm(dim=-1), atol=1e-5, rtol=0)
 
 
 def test_rotation_turns_pairs_as_complex_numbers():
     torch.manual_seed(0)
     x = torch.randn(1, 1, 5, 8)
-    turned = rotate(x, *rotation(3, 5, 8, x.device))
+    turned = apply_rope(x, *rope_cos_sin(3, 5, 8, x.device))
     pairs = torch.complex(x[..., :4].double(), x[..., 4:].double())
     angles = torch.arange(3, 8).double()[:, None] * 10_000.0 ** (-torch.arange(4).double() / 4)
     expected = pairs * torch.polar(torch.ones_like(angles), angles)
@@ -71,7 +72,7 @@ def test_rotation_stays_exact_in_half_precision():
     """Far positions have angles that bfloat16 cannot tell apart, so they are never stored in it."""
     model = build(tiny("optimized")).to(torch.bfloat16)
     assert all(not name.endswith(("cos", "sin")) for name, _ in model.named_buffers())
-    cos, sin = rotation(1000, 2, 8, torch.device("cpu"))
+    cos, sin = rope_cos_sin(1000, 2, 8, torch.device("cpu"))
     assert cos.dtype == sin.dtype == torch.float32
     angle = torch.tensor(1001.0, dtype=torch.float64)
     assert cos[1, 0].item() == pytest.approx(angle.cos().item(), abs=1e-4)

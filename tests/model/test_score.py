@@ -7,7 +7,7 @@ import torch
 
 from nanogpt.data.tokens.batches import Windows
 from nanogpt.data.tokens.bins import Bin
-from nanogpt.evaluate import Score, bits_per_byte, score, score_bin, window_loss
+from nanogpt.model.score import Score, bits_per_byte, score_bin, score_documents, validate
 
 EOT = 256
 
@@ -41,7 +41,7 @@ def naive_nats(model, document: np.ndarray, block: int) -> float:
 def test_the_score_is_a_naive_one(tiny, arch, block):
     model = tiny(arch, block_size=block).double().eval()
     docs = documents(0, 1, block - 1, block, block + 1, 2 * block - 1, 3 * block, 5 * block + 3)
-    found = score(model, docs, np.ones(320, np.int64))
+    found = score_documents(model, docs, np.ones(320, np.int64))
     assert found.document_nats == pytest.approx([naive_nats(model, document, block) for document in docs], rel=1e-12)
     assert found.document_tokens.tolist() == [len(document) - 1 for document in docs]
     assert found.nats == pytest.approx(sum(found.document_nats), rel=1e-15)
@@ -52,20 +52,22 @@ def test_the_score_is_a_naive_one(tiny, arch, block):
 def test_company_and_padding_do_not_matter(tiny, arch):
     model = tiny(arch).double()
     docs, lengths = documents(0, 3, 9, 16, 17, 40), np.ones(320, np.int64)
-    alone = [score(model, [document], lengths).nats for document in docs]
+    alone = [score_documents(model, [document], lengths).nats for document in docs]
     for batch_tokens in (1, 40, 8192):
-        assert score(model, iter(docs), lengths, batch_tokens).document_nats == pytest.approx(alone, rel=1e-12)
-    before = score(model, docs, lengths).nats
+        assert score_documents(model, iter(docs), lengths, batch_tokens).document_nats == pytest.approx(
+            alone, rel=1e-12
+        )
+    before = score_documents(model, docs, lengths).nats
     with torch.no_grad():  # padding reads token 0, which no document has
         model.get_submodule("transformer.wte" if arch == "base" else "model.embed_tokens").weight[0] = 1e6
-    assert score(model, docs, lengths).nats == before
+    assert score_documents(model, docs, lengths).nats == before
 
 
 def test_bytes_are_those_of_the_texts(tiny, byte, char, texts):
     for tok in (byte, char):
         model = tiny(vocab_size=tok.vocab_size)
         docs = [np.array([tok.eot, *tok.encode(text), tok.eot]) for text in texts]
-        found = score(model, docs, tok.byte_lengths())
+        found = score_documents(model, docs, tok.byte_lengths())
         assert found.document_bytes.tolist() == [len(text.encode()) for text in texts]
         assert found.n_bytes == sum(len(text.encode()) for text in texts)
 
@@ -74,11 +76,11 @@ def test_bytes_are_those_of_the_texts(tiny, byte, char, texts):
 def test_a_model_that_knows_nothing(tiny, arch):
     model = tiny(arch)
     torch.nn.init.zeros_(model.lm_head.weight)
-    found = score(model, documents(5, 50), np.ones(320, np.int64))
+    found = score_documents(model, documents(5, 50), np.ones(320, np.int64))
     assert found.tokens == 6 + 51
     assert found.loss_nats == pytest.approx(math.log(320), rel=1e-6)
     assert found.perplexity == pytest.approx(320, rel=1e-5)
-    assert score(model.double(), documents(5, 50), np.ones(320, np.int64)).loss_nats == pytest.approx(
+    assert score_documents(model.double(), documents(5, 50), np.ones(320, np.int64)).loss_nats == pytest.approx(
         math.log(320), rel=1e-15
     )
 
@@ -149,18 +151,18 @@ def test_the_interval_holds_the_truth_95_times_in_100():
 
 def test_a_change_is_between_scores_of_the_same_documents(tiny):
     docs, lengths = documents(9, 30, 40), np.ones(320, np.int64)
-    first, second = (score(tiny(seed=seed), docs, lengths) for seed in (0, 1))
+    first, second = (score_documents(tiny(seed=seed), docs, lengths) for seed in (0, 1))
     assert first.change(first).bpb == first.change(first).bpb_ci95 == 0
     assert second.change(first).bpb == pytest.approx(second.bpb - first.bpb)
     for others in (docs[:2], docs[::-1]):
         with pytest.raises(ValueError, match="same documents"):
-            score(tiny(), others, lengths).change(first)
+            score_documents(tiny(), others, lengths).change(first)
 
 
 def test_scoring_neither_trains_nor_drops(tiny):
     model = tiny(dropout=0.5).train()
     docs, lengths = documents(30, 20), np.ones(320, np.int64)
-    first, again = score(model, docs, lengths), score(model.train(), docs, lengths)
+    first, again = score_documents(model, docs, lengths), score_documents(model.train(), docs, lengths)
     assert np.array_equal(first.document_nats, again.document_nats)
     assert all(parameter.grad is None for parameter in model.parameters())
 
@@ -171,7 +173,7 @@ def test_a_bin_is_scored_document_by_document(tiny, byte, texts, write_bins, tmp
     docs = [np.array([byte.eot, *byte.encode(text), byte.eot]) for text in texts[::2]]
     found = score_bin(model, data, byte.byte_lengths(), "float32")
     assert (found.tokens, found.n_bytes) == (len(data) - 1, data.counts.bytes)
-    assert found.nats == pytest.approx(score(model, docs, byte.byte_lengths()).nats, rel=1e-6)
+    assert found.nats == pytest.approx(score_documents(model, docs, byte.byte_lengths()).nats, rel=1e-6)
     rounded = score_bin(model, data, byte.byte_lengths(), "bfloat16")
     assert rounded.nats != found.nats
     assert rounded.nats == pytest.approx(found.nats, rel=1e-2)
@@ -180,8 +182,8 @@ def test_a_bin_is_scored_document_by_document(tiny, byte, texts, write_bins, tmp
 def test_the_loss_of_windows(tiny, byte, write_bins, tmp_path):
     data = Bin.open(write_bins(tmp_path / "data", byte), "val", byte)
     model = tiny(dropout=0.3).double().train()
-    found = window_loss(model, Windows(data, 16, 1), 3, 4)
-    assert found == window_loss(model.train(), Windows(data, 16, 1), 3, 4)
+    found = validate(model, Windows(data, 16, 1), 3, 4)
+    assert found == validate(model.train(), Windows(data, 16, 1), 3, 4)
     batches = [Windows(data, 16, 1).batch(i, 4) for i in range(3)]
     x, y = (torch.cat(parts) for parts in zip(*batches, strict=True))
     with torch.no_grad():
@@ -194,5 +196,5 @@ def test_the_loss_of_windows_reads_no_window_twice(tiny, byte, write_bins, tmp_p
     whole = windows.per_epoch // 4
     assert whole > 1
     model = tiny()
-    assert window_loss(model, windows, 10_000, 4) == window_loss(model, windows, whole, 4)
-    assert math.isfinite(window_loss(model, windows, 1, 10_000))  # fewer windows than a batch
+    assert validate(model, windows, 10_000, 4) == validate(model, windows, whole, 4)
+    assert math.isfinite(validate(model, windows, 1, 10_000))  # fewer windows than a batch

@@ -7,7 +7,10 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from nanogpt.model import Cache, ModelConfig, ModelSettings, build, count_parameters, linear_names, new
+from nanogpt.model import build
+from nanogpt.model.build import count_parameters, linear_names, new_model
+from nanogpt.model.config import ModelConfig, ModelSettings
+from nanogpt.model.kv_cache import KVCache
 from nanogpt.runtime.errors import BadSetting
 
 
@@ -55,7 +58,7 @@ def tokens(config: ModelConfig, rows: int = 2, length: int | None = None, seed: 
 
 def decoded(model: nn.Module, ids: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     """Logits (B, T, V) of feeding one token at a time through a cache."""
-    cache = Cache(model.config, len(ids), dtype)
+    cache = KVCache(model.config, len(ids), dtype)
     with torch.no_grad():
         return torch.cat([model(ids[:, [t]], cache=cache) for t in range(ids.size(1))], dim=1)
 
@@ -63,9 +66,9 @@ def decoded(model: nn.Module, ids: torch.Tensor, dtype: torch.dtype = torch.floa
 @each_arch
 def test_weights_depend_on_the_seed_alone(arch):
     settings = ModelSettings(arch, 2, 4, 2, 32, 16, 0.0, False)
-    one = new(settings, 64, seed=3).state_dict()
+    one = new_model(settings, 64, seed=3).state_dict()
     torch.rand(5)
-    same, other = new(settings, 64, seed=3).state_dict(), new(settings, 64, seed=4).state_dict()
+    same, other = new_model(settings, 64, seed=3).state_dict(), new_model(settings, 64, seed=4).state_dict()
     assert all(torch.equal(one[name], same[name]) for name in one)
     drawn = {name for name in one if one[name].dim() == 2 and "wpe" not in name}
     assert drawn == {name for name in one if not torch.equal(one[name], other[name])}

@@ -94,7 +94,7 @@ def bits_per_byte(bits: float, n_bytes: int) -> float:
 
 
 @torch.no_grad()
-def score(
+def score_documents(
     model: nn.Module, documents: Iterable[np.ndarray], byte_lengths: np.ndarray, batch_tokens: int = BATCH_TOKENS
 ) -> Score:
     """Score every document whole, from its start to its end token.
@@ -108,7 +108,7 @@ def score(
     device = next(model.parameters()).device
     documents = list(documents)
     nats = np.zeros(len(documents))
-    for owners, ids, targets in _batches(documents, model.config.block_size, batch_tokens):
+    for owners, ids, targets in _batches_of_similar_length(documents, model.config.block_size, batch_tokens):
         losses = model(ids.to(device), targets.to(device), reduction="none")  # (B, T)
         # one at a time: a batch may hold several windows of one document. MPS has no float64
         np.add.at(nats, owners, losses.cpu().double().sum(1).numpy())
@@ -119,7 +119,7 @@ def score(
     return Score(nats, tokens, n_bytes)
 
 
-def _windows(document: np.ndarray, block_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _overlapping_windows(document: np.ndarray, block_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     ids, targets = document[:-1], document[1:].astype(np.int64)
     start = scored = 0
     while scored < len(ids):
@@ -130,14 +130,16 @@ def _windows(document: np.ndarray, block_size: int) -> Iterator[tuple[np.ndarray
         scored, start = end, max(start + 1, end - block_size // 2)
 
 
-def _batches(
+def _batches_of_similar_length(
     documents: list[np.ndarray], block_size: int, batch_tokens: int
 ) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:
     """Windows of similar length together, padded on the right.
 
     Yields the number of each row's document, (B,), its ids and its targets, each (B, T) int64.
     """
-    windows = [(i, *window) for i, document in enumerate(documents) for window in _windows(document, block_size)]
+    windows = [
+        (i, *window) for i, document in enumerate(documents) for window in _overlapping_windows(document, block_size)
+    ]
     windows.sort(key=lambda window: len(window[1]))
     while windows:
         rows = max(1, batch_tokens // len(windows[-1][1]))
@@ -150,7 +152,7 @@ def _batches(
 
 
 @torch.no_grad()
-def window_loss(model: nn.Module, windows: Windows, batches: int, batch_size: int) -> float:
+def validate(model: nn.Module, windows: Windows, batches: int, batch_size: int) -> float:
     """Mean loss in nats per token over the first `batches` batches of `windows`: cheap, for curves."""
     model.eval()
     device = next(model.parameters()).device
@@ -165,4 +167,4 @@ def window_loss(model: nn.Module, windows: Windows, batches: int, batch_size: in
 def score_bin(model: nn.Module, data: Bin, byte_lengths: np.ndarray, dtype: Dtype) -> Score:
     """Score every document of a bin, matrix products in `dtype`."""
     with autocast_to(dtype, next(model.parameters()).device):
-        return score(model, data.documents(), byte_lengths)
+        return score_documents(model, data.documents(), byte_lengths)

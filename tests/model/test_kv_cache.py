@@ -4,8 +4,8 @@ import pytest
 import torch
 from test_model import decoded, every_shape, lively, tiny, tokens
 
-from nanogpt.model import Cache
-from nanogpt.model.cache import attend
+from nanogpt.model.attention import causal_attention
+from nanogpt.model.kv_cache import KVCache
 
 
 @every_shape
@@ -20,7 +20,7 @@ def test_decoding_equals_a_full_pass_at_each_position(config):
 @torch.no_grad()
 def test_a_prompt_in_chunks_equals_one(config, sizes):
     model, ids = lively(config), tokens(config, length=11)
-    whole, parts = Cache(config, 2), Cache(config, 2)
+    whole, parts = KVCache(config, 2), KVCache(config, 2)
     logits = model(ids, cache=whole)
     pieces = [model(chunk, cache=parts) for chunk in ids.split(sizes, dim=1)]
     torch.testing.assert_close(torch.cat(pieces, dim=1), logits, atol=1e-4, rtol=0)
@@ -35,7 +35,7 @@ def test_a_prompt_in_chunks_equals_one(config, sizes):
 @every_shape
 @torch.no_grad()
 def test_an_emptied_cache_remembers_nothing(config):
-    model, cache = lively(config), Cache(config, 2)
+    model, cache = lively(config), KVCache(config, 2)
     model(tokens(config), cache=cache)
     cache.length = 0
     ids = tokens(config, length=9, seed=5)
@@ -46,7 +46,7 @@ def test_an_emptied_cache_remembers_nothing(config):
 @torch.no_grad()
 def test_a_loss_goes_on_from_a_cache(config):
     model, ids, targets = lively(config), tokens(config), tokens(config, seed=2)
-    cache = Cache(config, 2)
+    cache = KVCache(config, 2)
     model(ids[:, :6], cache=cache)
     losses = model(ids[:, 6:], targets[:, 6:], cache=cache, reduction="none")
     torch.testing.assert_close(losses, model(ids, targets, reduction="none")[:, 6:], atol=1e-4, rtol=0)
@@ -67,7 +67,7 @@ def test_decoding_under_autocast(config, dtype):
 @every_shape
 @torch.no_grad()
 def test_more_tokens_than_fit_are_an_error(config):
-    model, cache = lively(config), Cache(config, 2)
+    model, cache = lively(config), KVCache(config, 2)
     model(tokens(config), cache=cache)
     with pytest.raises((ValueError, IndexError)):
         model(tokens(config, length=1), cache=cache)
@@ -78,12 +78,12 @@ def test_more_tokens_than_fit_are_an_error(config):
 
 def test_size_at_the_reference_shape():
     shape = {"n_layer": 5, "n_head": 5, "n_embd": 320, "block_size": 256, "vocab_size": 50304}
-    base = Cache(tiny("base", n_kv_head=1, **shape), batch_size=1)
-    grouped = Cache(tiny("optimized", n_kv_head=1, **shape), batch_size=1)
+    base = KVCache(tiny("base", n_kv_head=1, **shape), batch_size=1)
+    grouped = KVCache(tiny("optimized", n_kv_head=1, **shape), batch_size=1)
     assert base.nbytes == 2 * 5 * 256 * 320 * 4  # keys and values, layers, tokens, width, bytes of fp32
     assert grouped.nbytes == 2 * 5 * 256 * 64 * 4
     assert grouped.nbytes <= 0.4 * base.nbytes
-    half = Cache(tiny("optimized", n_kv_head=1, **shape), 3, torch.bfloat16)
+    half = KVCache(tiny("optimized", n_kv_head=1, **shape), 3, torch.bfloat16)
     assert half.nbytes == 3 * grouped.nbytes // 2
 
 
@@ -93,7 +93,7 @@ def test_size_at_the_reference_shape():
 def test_attention_is_a_weighted_mean_of_what_came_before(heads, T, S, dtype, error):
     torch.manual_seed(0)
     q, k, v = (torch.randn(2, n, length, 8).to(dtype) for n, length in ((4, T), (heads, S), (heads, S)))
-    y = attend(q, k, v)
+    y = causal_attention(q, k, v)
     for b in range(2):
         for h in range(4):
             keys, values = (x[b, h * heads // 4].double() for x in (k, v))

@@ -6,7 +6,8 @@ from transformers import AutoModelForCausalLM, GPT2LMHeadModel
 from nanogpt import checkpoint
 from nanogpt.data.prepare.train_tokenizer import train_tokenizer
 from nanogpt.data.tokens.settings import TokenizerSettings
-from nanogpt.model import build, count_parameters
+from nanogpt.model import build
+from nanogpt.model.build import count_parameters
 
 CHAR = train_tokenizer(TokenizerSettings("char", 0, "error"), ["abc"])
 

@@ -1,57 +1,15 @@
-"""Attention over what came before, and the memory of it that spares decoding the same work again."""
+"""Causal attention: torch's kernels, and plain matrix products where those are faster."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nanogpt.model.config import ModelConfig
-
 # Up to this many positions plain products are faster on a CPU than torch's flash kernel, forwards and backwards: in
 # bf16 about 3 times at 256 positions, in fp32 twice with oneDNN's products and as fast with MKL's (`measured_rates`).
-PLAIN_UP_TO = 512
+MATMUL_UP_TO = 512
 
 
-class Cache:
-    """Keys and values of every layer for up to `block_size` tokens, allocated once.
-
-    The model writes each layer's with `update` and moves `length` on at the end of its forward pass; setting
-    `length = 0` empties it for reuse. With fewer key/value heads than query heads it is smaller in proportion
-    (Shazeer 2019, https://arxiv.org/abs/1911.02150).
-    """
-
-    def __init__(
-        self,
-        config: ModelConfig,
-        batch_size: int,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str = "cpu",
-    ):
-        heads = config.n_kv_head if config.arch == "optimized" else config.n_head
-        # Zeros and not empty: a row left unread by mistake should not be a NaN that comes and goes.
-        self.keys, self.values = torch.zeros(
-            2, config.n_layer, batch_size, heads, config.block_size, config.head_dim, dtype=dtype, device=device
-        )
-        self.length = 0
-
-    def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Append k and v (B, heads, T, head_dim) of `layer`; return all it holds, (B, heads, length + T, head_dim).
-
-        Raises ValueError where they do not fit: the caller decides what to forget.
-        """
-        end = self.length + k.size(2)
-        if end > self.keys.size(3):
-            raise ValueError(f"{end} tokens do not fit a cache of {self.keys.size(3)}")
-        self.keys[layer, :, :, self.length : end] = k
-        self.values[layer, :, :, self.length : end] = v
-        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
-
-    @property
-    def nbytes(self) -> int:
-        """Memory held, in bytes."""
-        return self.keys.nbytes + self.values.nbytes
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Tensor:
+def causal_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Tensor:
     """Causal attention of the newest T of S positions over all S; groups of query heads share a key/value head.
 
     q: (B, H, T, D); k, v: (B, H_kv, S, D) with H a multiple of H_kv and S >= T; returns (B, H, T, D).
@@ -66,15 +24,15 @@ def attend(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Tensor:
         return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout).reshape(B, H, 1, D)
     # torch aligns its own causal mask with the oldest key; newer positions on a filled cache need one of theirs.
     mask = None if T == S else torch.ones(T, S, dtype=torch.bool, device=q.device).tril(S - T)
-    if T == S <= PLAIN_UP_TO and q.device.type == "cpu":
-        return _plain(q, k, v, dropout)
+    if T == S <= MATMUL_UP_TO and q.device.type == "cpu":
+        return _attention_by_matmul(q, k, v, dropout)
     # enable_gqa keeps to the flash kernel on a CPU and was faster, forwards and backwards, than repeating k and v.
     return F.scaled_dot_product_attention(
         q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=T == S, enable_gqa=H_kv != H
     )
 
 
-def _plain(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
+def _attention_by_matmul(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
     """Causal attention spelled out: two products and a softmax, the scores held in memory.
 
     The queries of a group are laid behind each other, so a key/value head is multiplied once.

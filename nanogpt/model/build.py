@@ -1,0 +1,51 @@
+"""Builds either architecture from a config, and counts what it costs."""
+
+import dataclasses
+
+import torch
+from torch import nn
+
+from nanogpt.model.config import ModelConfig, ModelSettings
+from nanogpt.model.gpt2 import GPT2
+from nanogpt.model.llama import Llama
+
+ARCHITECTURES = {"base": GPT2, "optimized": Llama}
+
+
+def build_model(config: ModelConfig) -> nn.Module:
+    """A freshly initialised model of that shape, in fp32 on the default device; its randomness is torch's own."""
+    return ARCHITECTURES[config.arch](config)
+
+
+def new_model(settings: ModelSettings, vocab_size: int, seed: int) -> nn.Module:
+    """A model as params.yaml says, for a tokenizer's vocabulary, with weights that depend on the seed alone."""
+    torch.manual_seed(seed)
+    return build_model(model_config(settings, vocab_size))
+
+
+def model_config(settings: ModelSettings, vocab_size: int) -> ModelConfig:
+    """The shape that params.yaml says, for a tokenizer's vocabulary."""
+    return ModelConfig(**dataclasses.asdict(settings), vocab_size=vocab_size)
+
+
+def count_parameters(model: nn.Module) -> int:
+    """How many numbers the model learns; a tied embedding counts once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def model_flops(config: ModelConfig, tokens: int) -> float:
+    """Floating point operations of a training step on `tokens` tokens, forward and backward.
+
+    6 for each weight of a matrix product and token, and 12 * layers * block * width a token for attention
+    (Chowdhery et al. 2022, https://arxiv.org/abs/2204.02311, appendix B).
+    """
+    with torch.device("meta"):
+        model = build_model(config)
+    weights = sum(module.weight.numel() for module in model.modules() if isinstance(module, nn.Linear))
+    return tokens * (6.0 * weights + 12.0 * config.n_layer * config.block_size * config.n_embd)
+
+
+def linear_names(model: nn.Module) -> list[str]:
+    """Leaf names of the linear modules inside the blocks, which an adapter may target; the head is not among them."""
+    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and name != "lm_head"]
+    return list(dict.fromkeys(name.rpartition(".")[2] for name in linear))
