@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
-from nanogpt.checkpoint import STORES
+from nanogpt.checkpoint.safe_links import STORES
 from nanogpt.runtime.checksums import verify_checksums
 from nanogpt.runtime.errors import UserError
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
-from nanogpt import checkpoint, lora
+from nanogpt import lora
+from nanogpt.checkpoint.folder import load_checkpoint
 from nanogpt.data.tokens.bins import Bin
 from nanogpt.data.tokens.tokenizer import Tokenizer
 from nanogpt.generate import generate
@@ -103,18 +104,18 @@ def _open(
     base: Path | str, adapter: Path | str | None, merged: Path | str | None, also: Sequence[str]
 ) -> dict[str, tuple[nn.Module, Tokenizer]]:
     """All models at once, so that a wrong path is known before minutes of scoring."""
-    models = {PRETRAINED: checkpoint.load(base)}
+    models = {PRETRAINED: load_checkpoint(base)}
     if adapter is not None:
         models["adapted"] = _adapted(adapter, base)
     if merged is not None:
-        models["merged"] = checkpoint.load(merged)
+        models["merged"] = load_checkpoint(merged)
     for path in also:
         if path in models:
             raise UserError(f"--also {path}: a model of this name is compared already; leave it out, or write ./{path}")
         if (Path(path) / "adapter_config.json").is_file():
             models[path] = _adapted_somewhere(path, base)
         else:
-            models[path] = checkpoint.load(path)
+            models[path] = load_checkpoint(path)
     return models
 
 

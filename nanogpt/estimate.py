@@ -11,8 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 from nanogpt.hardware import memory
 from nanogpt.hardware.device import autocast
-from nanogpt.model import build
-from nanogpt.model.build import count_parameters
+from nanogpt.model.build import build_model, count_parameters
 from nanogpt.model.config import ModelConfig
 from nanogpt.model.loss import IDS_AT_ONCE, KEPT_BYTES
 from nanogpt.model.score import BATCH_TOKENS
@@ -44,7 +43,7 @@ def check_shape(config: ModelConfig, free_mib: float | None = None) -> None:
     """Raise UserError where not even the weights of a model of that shape fit, in fp32; before it is made."""
     free_mib = memory.available_mib() if free_mib is None else free_mib
     with torch.device("meta"):
-        wanted = 4 * count_parameters(build(config)) / MIB
+        wanted = 4 * count_parameters(build_model(config)) / MIB
     if wanted > free_mib:
         raise _too_large("its weights alone take", wanted, free_mib)
 

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import nn
 
-from nanogpt import adapter, checkpoint
+from nanogpt import adapter
+from nanogpt.checkpoint.folder import load_checkpoint
+from nanogpt.checkpoint.identity import model_identity
 from nanogpt.data.tokens.tokenizer import Tokenizer
-from nanogpt.identity import identity
 from nanogpt.model.build import linear_names
 from nanogpt.runtime import atomic
 from nanogpt.runtime.errors import BadSetting, UserError
@@ -127,7 +128,7 @@ def save(
             "target_modules": sorted(config["target_modules"]),  # a set in PEFT: its order changes from run to run
         }
         _write(target / adapter.CONFIG, config)
-        _write(target / adapter.BASE, {"model_type": model_type, "sha256": sha256 or identity(base)})
+        _write(target / adapter.BASE, {"model_type": model_type, "sha256": sha256 or model_identity(base)})
 
 
 def check_out(folder: Path | str) -> None:
@@ -143,7 +144,7 @@ def open(folder: Path | str, base: Path | str | None = None) -> tuple["PeftModel
     """
     adapter.read(folder)
     base = base_of(folder) if base is None else base
-    model, tok = checkpoint.load(base)
+    model, tok = load_checkpoint(base)
     check_base(folder, base)
     return load(folder, model), tok
 
@@ -182,7 +183,7 @@ def check_base(folder: Path | str, base: Path | str) -> None:
     An adapter without a base.json, trained elsewhere, does not say; then its shapes decide in `load`.
     """
     found = adapter.read(folder)
-    if found.sha256 not in (None, (here := identity(base))):
+    if found.sha256 not in (None, (here := model_identity(base))):
         raise UserError(
             f"{folder} was trained on {found.origin}, and {base} is another model ({here[:12]}): merged already, or "
             "trained anew; name the adapter's own with --base-checkpoint, or train the adapter again"
@@ -200,7 +201,7 @@ def base_of(folder: Path | str) -> Path:
     named = (Path(found.base), Path(folder).resolve().parent / Path(found.base).name)
     there = [base for base in named if base.exists()]
     if there:
-        return next((base for base in there if identity(base) == found.sha256), there[0])
+        return next((base for base in there if model_identity(base) == found.sha256), there[0])
     raise UserError(f"{folder} was trained on {found.origin}, which is not here; name it with --base-checkpoint")
 
 

@@ -1,7 +1,7 @@
 """All sections of params.yaml in one table, for whoever must know them all."""
 
 from nanogpt.bench.settings import BenchmarkSettings
-from nanogpt.checkpoint import CheckpointSettings
+from nanogpt.checkpoint.settings import CheckpointSettings
 from nanogpt.compare import SampleSettings
 from nanogpt.data.sources import Data
 from nanogpt.data.tokens.settings import TokenizerSettings

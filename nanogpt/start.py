@@ -7,10 +7,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from nanogpt import checkpoint, estimate
+from nanogpt import estimate
+from nanogpt.checkpoint.folder import has_tokenizer, load_checkpoint, load_model
+from nanogpt.checkpoint.identity import holds_checkpoint, model_identity
 from nanogpt.data.tokens.settings import TokenizerSettings
 from nanogpt.data.tokens.tokenizer import Tokenizer, load_from_checkpoint
-from nanogpt.identity import holds_checkpoint, identity
 from nanogpt.model.build import build_model, model_config, new_model
 from nanogpt.model.config import ModelSettings
 from nanogpt.runtime.errors import UserError
@@ -47,7 +48,7 @@ def start(settings: ModelSettings, init_from: Path | str, tok: Tokenizer, seed: 
 
 def origin(init_from: Path | str) -> str:
     """What is started from, told by content and not by place."""
-    return f"the checkpoint {identity(init_from)[:12]}" if holds_checkpoint(init_from) else "fresh weights"
+    return f"the checkpoint {model_identity(init_from)[:12]}" if holds_checkpoint(init_from) else "fresh weights"
 
 
 def check(settings: ModelSettings, tokens: TokenizerSettings, init_from: Path | str) -> None:
@@ -70,10 +71,10 @@ def _read(settings: ModelSettings, path: Path) -> tuple[nn.Module, Tokenizer | N
         raise UserError(
             f"train.init_from = {path} does not exist; name a model folder or a .pt file, or an empty folder"
         )
-    if path.suffix == ".pt" and checkpoint.has_tokenizer(path):
-        found, own = checkpoint.load(path)
+    if path.suffix == ".pt" and has_tokenizer(path):
+        found, own = load_checkpoint(path)
     else:
-        found, own = checkpoint.load_model(path), load_from_checkpoint(path)
+        found, own = load_model(path), load_from_checkpoint(path)
     _check_shape(settings, found.config, path)
     return found, own
 

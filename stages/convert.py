@@ -15,15 +15,15 @@ def main() -> None:
     flags.add_argument("--dtype", choices=["float32", "bfloat16"], help="of the weights on disk (default: float32)")
     flags.add_argument("--tokenizer", metavar="FOLDER", help="tokenizer to take in place of the checkpoint's own")
     args = flags.parse_args()
-    from nanogpt import checkpoint
+    from nanogpt.checkpoint.folder import load_checkpoint, read_card, save_checkpoint
 
     source, out = Path(args.checkpoint), Path(args.out)
-    checkpoint.save(
+    save_checkpoint(
         out,
-        *checkpoint.load(source, args.tokenizer),
+        *load_checkpoint(source, args.tokenizer),
         format=args.format or "safetensors",
         dtype=args.dtype or "float32",
-        card=checkpoint.read_card(source),
+        card=read_card(source),
     )
 
 

@@ -19,10 +19,12 @@ def main() -> None:
     flags.add_argument("--max-steps", type=int, metavar="N", help="in place of lora.max_steps")
     flags.add_argument("--out", help="adapter folder to write, metrics inside it (default: models/lora and metrics/)")
     args = flags.parse_args()
-    from nanogpt import card, checkpoint, compare, lora, train
+    from nanogpt import compare, lora, train
+    from nanogpt.checkpoint.folder import load_checkpoint
+    from nanogpt.checkpoint.identity import model_identity
+    from nanogpt.checkpoint.model_card import adapter_card
     from nanogpt.data.tokens.batches import Windows
     from nanogpt.data.tokens.bins import Bin
-    from nanogpt.identity import identity
     from nanogpt.runtime import params
     from nanogpt.runtime.metrics_file import write_metrics
     from nanogpt.training import resume
@@ -33,8 +35,8 @@ def main() -> None:
     base = args.base_checkpoint or "models/pretrain"
     out = args.out or "models/lora"
     lora.check_out(out)
-    net, tok = checkpoint.load(base)
-    sha256 = identity(base)  # of what was loaded, not of what may lie there after training
+    net, tok = load_checkpoint(base)
+    sha256 = model_identity(base)  # of what was loaded, not of what may lie there after training
     domains = {"finetune": Bin.open(args.data, "val", tok)}
     if not args.base_checkpoint:
         domains["pretrain"] = Bin.open("data/pretrain", "val", tok)
@@ -50,7 +52,7 @@ def main() -> None:
         after = compare.scores(net, domains, tok.byte_lengths(), dtype)
         made_with = {"seed": given.seed, "lora": settings, "train": training}
         scores = before["finetune"], after["finetune"]
-        about = card.adapter(net, lora.name(base), train_data, domains["finetune"], *scores, made_with)
+        about = adapter_card(net, lora.name(base), train_data, domains["finetune"], *scores, made_with)
         lora.save(adapted, out, base, sha256, about)
         folder = Path(args.out or "metrics")
         run.save(folder, "lora-finetune")

@@ -21,7 +21,10 @@ def main() -> None:
     )
     flags.add_argument("--out", help="model folder to write, metrics inside it (default: models/pretrain and metrics/)")
     args = flags.parse_args()
-    from nanogpt import card, checkpoint, start, train
+    from nanogpt import start, train
+    from nanogpt.checkpoint.folder import check_output, config_and_tokenizer, save_checkpoint
+    from nanogpt.checkpoint.model_card import pretrained_card
+    from nanogpt.checkpoint.settings import CheckpointSettings
     from nanogpt.data.tokens.batches import Windows
     from nanogpt.data.tokens.bins import Bin
     from nanogpt.data.tokens.tokenizer import load_tokenizer
@@ -31,13 +34,11 @@ def main() -> None:
     from nanogpt.runtime.metrics_file import write_metrics
     from nanogpt.training import resume
 
-    given = params.load(
-        seed=int, model=ModelSettings, train=train.TrainSettings, checkpoint=checkpoint.CheckpointSettings
-    )
+    given = params.load(seed=int, model=ModelSettings, train=train.TrainSettings, checkpoint=CheckpointSettings)
     settings = override(given.train, args)
     tok = load_tokenizer(f"{args.data}/tokenizer")
     out = args.out or "models/pretrain"
-    checkpoint.check_out(out)
+    check_output(out)
     folder = Path(args.out.removesuffix(".pt") if args.out else "metrics")
     atomic.check_writable(folder / "pretrain.json")
     seed = given.seed if args.seed is None else args.seed
@@ -48,14 +49,14 @@ def main() -> None:
     made_of = {"seed": seed, "begun": begun, "model": asdict(net.config), "train": settings.made_of()}
     made_of["data"] = [tok.sha256, train_data.counts.sha256, val_data.counts.sha256]
     kept = resume.work(
-        "pretrain", net.config.arch, made_of, settings.checkpoint_every, checkpoint.about(net, tok), started
+        "pretrain", net.config.arch, made_of, settings.checkpoint_every, config_and_tokenizer(net, tok), started
     )
     with kept as work:
         run = train.train(net, *windows, settings, seed, work)
         score = score_bin(net, val_data, tok.byte_lengths(), run.dtype)
         made_with = {"seed": seed, "model": net.config, "train": settings}
-        about = card.pretrained(net, tok, begun, train_data, val_data, score, made_with, given.checkpoint.format)
-        checkpoint.save(out, net, tok, **asdict(given.checkpoint), card=about)
+        about = pretrained_card(net, tok, begun, train_data, val_data, score, made_with, given.checkpoint.format)
+        save_checkpoint(out, net, tok, **asdict(given.checkpoint), card=about)
         run.save(folder, "pretrain")
         write_metrics(folder / "pretrain.json", run.figures(score, val_data, started))
 

@@ -33,7 +33,8 @@ def main() -> None:
         flags.error("--also and --out are for a comparison, --checkpoint and --interactive for one model alone")
     if args.out and Path(args.out).suffix != ".md":
         flags.error(f"--out {args.out}: the page is Markdown; choose a name that ends in .md")
-    from nanogpt import checkpoint, compare, train
+    from nanogpt import compare, train
+    from nanogpt.checkpoint.folder import load_checkpoint
     from nanogpt.runtime import atomic, params
     from nanogpt.runtime.metrics_file import write_metrics
 
@@ -41,7 +42,7 @@ def main() -> None:
     settings = override(given.sample, args)
     seed = given.seed if args.seed is None else args.seed
     if talks:
-        compare.talk(*checkpoint.load(args.checkpoint or "models/merged"), settings, seed, args.interactive)
+        compare.talk(*load_checkpoint(args.checkpoint or "models/merged"), settings, seed, args.interactive)
         return
     others = args.base_checkpoint or args.lora_checkpoint
     custom = others or args.also or args.out

@@ -105,14 +105,14 @@ def tiny() -> Callable:
     """A tiny model: `tiny("base", n_layer=2)`. Its weights are large, so that logits differ visibly."""
     import torch
 
-    from nanogpt.model import build
+    from nanogpt.model.build import build_model
     from nanogpt.model.config import ModelConfig
 
     def make(arch: str = "base", seed: int = 0, **changed):
         shape = {"n_layer": 1, "n_head": 2, "n_kv_head": 1, "n_embd": 16, "block_size": 16, "dropout": 0.0}
         config = ModelConfig(arch=arch, **shape | {"tie_embeddings": False, "vocab_size": 320} | changed)
         torch.manual_seed(seed)
-        model = build(config)
+        model = build_model(config)
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.normal_(std=0.2) if parameter.dim() > 1 else parameter.add_(

@@ -10,12 +10,12 @@ import pytest
 import torch
 from imports import ROOT
 
-from nanogpt import checkpoint
+from nanogpt.checkpoint.folder import save_checkpoint
 from nanogpt.data.prepare.prepare import prepare_corpus
 from nanogpt.data.sources import DataSettings, files
 from nanogpt.data.tokens.settings import TokenizerSettings
 from nanogpt.data.tokens.tokenizer import load_tokenizer
-from nanogpt.model import build
+from nanogpt.model.build import build_model
 from nanogpt.model.config import ModelConfig
 
 STRICT = files.FilesSettings(strict=True)
@@ -32,7 +32,7 @@ def project(tmp_path):
     prepare_corpus(tmp_path / "data" / "pretrain", files.load(data, STRICT), 0.1, TokenizerSettings("char", 0, "error"))
     tok = load_tokenizer(tmp_path / "data" / "pretrain" / "tokenizer")
     torch.manual_seed(0)
-    checkpoint.save(tmp_path / "models" / "pretrain", build(TINY), tok)
+    save_checkpoint(tmp_path / "models" / "pretrain", build_model(TINY), tok)
     return tmp_path
 
 

@@ -39,8 +39,8 @@ def built(monkeypatch) -> list[nn.Module]:
         models.append(original(config))
         return models[-1]
 
-    original = parts.build
-    monkeypatch.setattr(parts, "build", build)
+    original = parts.build_model
+    monkeypatch.setattr(parts, "build_model", build)
     return models
 
 

@@ -23,8 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from nanogpt.bench import training, variants
 from nanogpt.bench.race import Times
 from nanogpt.bench.variants import Variant
-from nanogpt.model import build
-from nanogpt.model.build import model_flops
+from nanogpt.model.build import build_model, model_flops
 from stages import benchmark
 
 TOKENS = 3 * 16
@@ -218,7 +217,7 @@ def test_which_races_are_run(dtype, compile, names, speedups, monkeypatch):
 @pytest.mark.parametrize("arch", ["base", "optimized"])
 def test_model_flops_are_those_that_torch_counts(arch, n_kv_head):
     config = replace(SETTINGS, n_kv_head=n_kv_head).config(arch)
-    model, ids = build(config), torch.randint(64, (3, 16))
+    model, ids = build_model(config), torch.randint(64, (3, 16))
     with FlopCounterMode(display=False) as counter:
         F.cross_entropy(model(ids).flatten(0, 1), ids.flatten()).backward()
     assert model_flops(config, TOKENS) == pytest.approx(counter.get_total_flops(), rel=1e-3)
@@ -227,7 +226,7 @@ def test_model_flops_are_those_that_torch_counts(arch, n_kv_head):
 def both(arch: str) -> tuple[list[nn.Module], tuple[torch.Tensor, torch.Tensor]]:
     """Two models alike, and a batch."""
     torch.manual_seed(0)
-    model, twin = (build(SETTINGS.config(arch)) for _ in range(2))
+    model, twin = (build_model(SETTINGS.config(arch)) for _ in range(2))
     twin.load_state_dict(model.state_dict())
     return [model, twin], tuple(torch.randint(64, (2, 3, 16)))
 

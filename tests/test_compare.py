@@ -11,7 +11,8 @@ import pytest
 import torch
 from imports import ROOT
 
-from nanogpt import checkpoint, compare, lora
+from nanogpt import compare, lora
+from nanogpt.checkpoint.folder import load_checkpoint, save_checkpoint
 from nanogpt.compare import SampleSettings
 from nanogpt.data.tokens.batches import Windows
 from nanogpt.data.tokens.bins import Bin
@@ -144,18 +145,18 @@ def project(request, tmp_path_factory, tiny, byte, training, write_bins) -> Path
         Windows(Bin.open(root / "data" / role, "train", byte), 16, 1) for role in ("pretrain", "finetune")
     )
     train(model, pretrain, pretrain, training(max_steps=30), 1)
-    checkpoint.save(root / "models" / "pretrain", model, byte)
+    save_checkpoint(root / "models" / "pretrain", model, byte)
     adapted = lora.attach(model, own, 1)
     train(model, finetune, finetune, own.training(training()), 1)
     lora.save(adapted, root / "models" / "lora", root / "models" / "pretrain")
     merged, _ = merge(adapted, Bin.open(root / "data" / "finetune", "val", byte), "float32")
-    checkpoint.save(root / "models" / "merged", merged, byte)
+    save_checkpoint(root / "models" / "merged", merged, byte)
     return root
 
 
 def document_bits(path: str, role: str, tok, adapter: str | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Bits and bytes of each validation document, read one after the other."""
-    model, _ = checkpoint.load(path)
+    model, _ = load_checkpoint(path)
     if adapter:
         model = lora.load(adapter, model).get_base_model()
     found = [
@@ -197,7 +198,7 @@ def test_the_comparison(project, byte, monkeypatch):
     for prompt in settings().prompts:
         for path, model in (("models/pretrain", "pretrained"), ("models/merged", "merged")):
             assert f"\n### {model}\n" in page
-            for text in compare.texts(checkpoint.load(path)[0], byte, prompt, settings(), 1):
+            for text in compare.texts(load_checkpoint(path)[0], byte, prompt, settings(), 1):
                 assert f"\n{quoted(text)}\n" in page
     assert compare.compare(*arguments) == (page, figures)
     assert compare.compare(*arguments[:4], 2, "float32")[0] != page
@@ -224,7 +225,7 @@ def test_a_comparison_of_one(project, monkeypatch):
 def test_further_checkpoints(project, byte, monkeypatch):
     """A model folder, the same in one file, and an adapter: columns named by their paths."""
     monkeypatch.chdir(project)
-    checkpoint.save("models/merged.pt", *checkpoint.load("models/merged"))
+    save_checkpoint("models/merged.pt", *load_checkpoint("models/merged"))
     also = ["models/pretrain", "models/merged.pt", "models/lora"]
     page, figures = compare.compare(
         "models/pretrain", "models/lora", "models/merged", settings(), 1, "float32", also=also
@@ -257,7 +258,7 @@ def test_a_further_adapter_is_put_on_the_model_it_names(project, monkeypatch, tm
 def test_a_model_with_another_tokenizer(project, tiny, char, monkeypatch):
     """The bins are not in its tokens, so that only its texts appear, and none for characters that it lacks."""
     monkeypatch.chdir(project)
-    checkpoint.save("models/char", tiny(vocab_size=char.vocab_size), char)
+    save_checkpoint("models/char", tiny(vocab_size=char.vocab_size), char)
     prompts = ["The cat", "THE Ω"]
     _, alone = compare.compare("models/pretrain", "models/lora", None, settings(prompts=prompts), 1, "float32")
     page, figures = compare.compare(
@@ -267,7 +268,7 @@ def test_a_model_with_another_tokenizer(project, tiny, char, monkeypatch):
     assert "| models/char | – | – |" in page
     assert "\nLeft out for models/char: data/finetune: its tokens are of another tokenizer (byte)" in page
     assert re.search(r"\nLeft out for models/char: .*does not know: .*'Ω'", page)
-    for text in compare.texts(checkpoint.load("models/char")[0], char, "The cat", settings(), 1):
+    for text in compare.texts(load_checkpoint("models/char")[0], char, "The cat", settings(), 1):
         assert f"\n\n{quoted(text)}\n" in page
     assert page.count("### models/char") == 1  # below the prompt that it can read
     # beside a base that cannot read the bins, a model that can is scored, and there is no change to tell

@@ -6,10 +6,10 @@ import sys
 import pytest
 import torch
 from imports import ROOT
-from test_checkpoint import content, equal
-from test_checkpoint_foreign import gpt2, nanogpt_checkpoint, same_logits
+from test_folder import content, equal
+from test_foreign_checkpoints import gpt2, nanogpt_checkpoint, same_logits
 
-from nanogpt import checkpoint
+from nanogpt.checkpoint.folder import load_checkpoint, save_checkpoint
 from nanogpt.runtime import process
 from stages import convert as stage
 
@@ -31,9 +31,9 @@ def convert(monkeypatch):
 
 def test_folder_to_file_and_back(convert, tiny, byte, tmp_path):
     model = tiny("optimized", n_head=4, n_kv_head=2)
-    checkpoint.save(tmp_path / "a", model, byte, card="# A model\n")
+    save_checkpoint(tmp_path / "a", model, byte, card="# A model\n")
     assert not convert("--checkpoint", tmp_path / "a", "--out", tmp_path / "b.pt")
-    assert equal(checkpoint.load(tmp_path / "b.pt")[0], model)
+    assert equal(load_checkpoint(tmp_path / "b.pt")[0], model)
     assert not convert("--checkpoint", tmp_path / "b.pt", "--out", tmp_path / "c")
     before = content(tmp_path / "a")
     assert content(tmp_path / "c") == before
@@ -41,7 +41,7 @@ def test_folder_to_file_and_back(convert, tiny, byte, tmp_path):
     after = content(tmp_path / "a")  # in its own place, with its card
     assert after["README.md"] == before["README.md"] and "model.pt" in after and "model.safetensors" not in after
     rounded = model.bfloat16().float()
-    assert equal(checkpoint.load(tmp_path / "a")[0], rounded)
+    assert equal(load_checkpoint(tmp_path / "a")[0], rounded)
 
 
 def test_from_nanogpt(convert, byte, tmp_path):
@@ -51,7 +51,7 @@ def test_from_nanogpt(convert, byte, tmp_path):
     byte.save(tmp_path / "tokens")
     flags = ("--checkpoint", tmp_path / "ckpt.pt", "--out", tmp_path / "m", "--tokenizer", tmp_path / "tokens")
     assert not convert(*flags)
-    ours, tok = checkpoint.load(tmp_path / "m")
+    ours, tok = load_checkpoint(tmp_path / "m")
     same_logits(ours, theirs)
     assert tok.sha256 == byte.sha256
 
@@ -62,14 +62,14 @@ def test_from_hugging_face(convert, byte, tmp_path):
     assert not convert(
         "--checkpoint", tmp_path / "theirs", "--out", tmp_path / "m.pt", "--tokenizer", tmp_path / "tokens"
     )
-    same_logits(checkpoint.load(tmp_path / "m.pt")[0], gpt2(vocab_size=320))
+    same_logits(load_checkpoint(tmp_path / "m.pt")[0], gpt2(vocab_size=320))
     gpt2(vocab_size=100).save_pretrained(tmp_path / "small")
     said = convert("--checkpoint", tmp_path / "small", "--out", tmp_path / "n", "--tokenizer", tmp_path / "tokens")
     assert "the tokenizer has 257 tokens and the model 100" in said
 
 
 def test_nothing_of_another_kind_is_replaced(convert, tiny, byte, tmp_path):
-    checkpoint.save(tmp_path / "models" / "a", tiny(), byte)
+    save_checkpoint(tmp_path / "models" / "a", tiny(), byte)
     before = content(tmp_path)
     (tmp_path / "folder.pt").mkdir()
     for out in ("models", "models/a/config.json", "folder.pt"):
@@ -93,7 +93,7 @@ def test_help_waits_for_no_torch():
 
 
 def test_as_it_is_called(tiny, byte, tmp_path):
-    checkpoint.save(tmp_path / "a", tiny(), byte)
+    save_checkpoint(tmp_path / "a", tiny(), byte)
     command = [sys.executable, "-m", "stages.convert", "--checkpoint", tmp_path / "a", "--out", tmp_path / "b.pt"]
     subprocess.run(command, cwd=ROOT, check=True)
-    assert equal(checkpoint.load(tmp_path / "b.pt")[0], tiny())
+    assert equal(load_checkpoint(tmp_path / "b.pt")[0], tiny())

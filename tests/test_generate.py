@@ -8,7 +8,7 @@ from test_model import each_arch, lively, tiny
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from nanogpt import checkpoint
+from nanogpt.checkpoint.folder import save_checkpoint
 from nanogpt.data.prepare.train_tokenizer import train_tokenizer
 from nanogpt.data.tokens.settings import TokenizerSettings
 from nanogpt.generate import choose, filter_logits, generate
@@ -65,7 +65,7 @@ def test_greedy_text_is_that_of_transformers(arch, tmp_path):
     lengths = []
     for seed in range(5):
         model = lively(tiny(arch, block_size=32), seed)
-        checkpoint.save(tmp_path / str(seed), model, tok)
+        save_checkpoint(tmp_path / str(seed), model, tok)
         theirs = AutoModelForCausalLM.from_pretrained(tmp_path / str(seed))
         ids = torch.tensor([[tok.eot, *PROMPT]])
         text = theirs.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=20)[0, 6:]

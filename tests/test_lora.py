@@ -6,10 +6,11 @@ import pytest
 import torch
 from adapters import SHAPE, Saved, copy, fill, ids_of, saved, settings, theirs, weights
 
-from nanogpt import checkpoint, lora
+from nanogpt import lora
+from nanogpt.checkpoint.folder import load_checkpoint, save_checkpoint
+from nanogpt.checkpoint.identity import model_identity
 from nanogpt.data.tokens.batches import Windows
 from nanogpt.data.tokens.bins import Bin
-from nanogpt.identity import identity
 from nanogpt.lora import targets_of
 from nanogpt.runtime.errors import BadSetting, UserError
 from nanogpt.train import train
@@ -26,9 +27,9 @@ class Trained(Saved):
 
     def __init__(self, folder: Path, model, byte, bins: Path, training, wanted):
         self.base, self.adapter = folder / "base", folder / "adapter"
-        checkpoint.save(self.base, model, byte)
+        save_checkpoint(self.base, model, byte)
         self.before = weights(model)
-        self.model, tok = checkpoint.load(self.base)
+        self.model, tok = load_checkpoint(self.base)
         own = settings(target_modules=wanted)
         self.adapted = lora.attach(self.model, own, 1)
         self.trainable = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
@@ -137,7 +138,10 @@ def test_the_folder_is_peft_and_the_base(plain):
     assert (config["r"], config["lora_alpha"], config["task_type"]) == (3, 6.0, "CAUSAL_LM")
     assert config["base_model_name_or_path"] == "base"
     kind = "gpt2" if plain.model.config.arch == "base" else "llama"
-    assert json.loads((plain.adapter / "base.json").read_text()) == {"model_type": kind, "sha256": identity(plain.base)}
+    assert json.loads((plain.adapter / "base.json").read_text()) == {
+        "model_type": kind,
+        "sha256": model_identity(plain.base),
+    }
     assert config["fan_in_fan_out"] == (plain.model.config.arch == "base")
     assert config["target_modules"] == sorted(LINEAR[plain.model.config.arch])
 
@@ -254,14 +258,14 @@ def test_two_adapters_side_by_side_on_one_base(two):
         torch.testing.assert_close(lora.open(done.adapter)[0](done.ids), done.logits, rtol=0, atol=5e-6)
         torch.testing.assert_close(lora.open(done.adapter, done.base)[0](done.ids), done.logits, rtol=0, atol=5e-6)
     assert (two[0].logits - two[1].logits).abs().max() > 0.1
-    assert identity(two[0].base) == json.loads((two[1].adapter / "base.json").read_text())["sha256"]
+    assert model_identity(two[0].base) == json.loads((two[1].adapter / "base.json").read_text())["sha256"]
 
 
 def test_another_base_is_refused_by_both_names(two, tiny, byte, tmp_path):
     """Of the same shape, so that nothing but its identity tells."""
     done, other = two[0], tmp_path / "other"
-    checkpoint.save(other, tiny("base", seed=1), byte)
-    mine, wrong = identity(done.base)[:12], identity(other)[:12]
+    save_checkpoint(other, tiny("base", seed=1), byte)
+    mine, wrong = model_identity(done.base)[:12], model_identity(other)[:12]
     message = rf"{done.adapter} was trained on base \({mine}\), and {other} is another model \({wrong}\)"
     for use in (lora.open, lora.check_base):
         with pytest.raises(UserError, match=message):
@@ -271,8 +275,8 @@ def test_another_base_is_refused_by_both_names(two, tiny, byte, tmp_path):
 @torch.no_grad()
 def test_a_base_in_one_file(two, tmp_path):
     base = tmp_path / "base.pt"
-    checkpoint.save(base, *checkpoint.load(two[0].base))
-    model, _ = checkpoint.load(base)
+    save_checkpoint(base, *load_checkpoint(two[0].base))
+    model, _ = load_checkpoint(base)
     lora.save(lora.load(two[0].adapter, model), tmp_path / "adapter", base)
     torch.testing.assert_close(lora.open(tmp_path / "adapter")[0](two[0].ids), two[0].logits, rtol=0, atol=5e-6)
     with pytest.raises(UserError, match="is another model"):  # the same weights in other bytes
@@ -281,7 +285,7 @@ def test_a_base_in_one_file(two, tmp_path):
 
 def test_a_base_that_was_trained_anew_in_its_place(tiny, byte, tmp_path):
     done = saved(tmp_path, tiny("base"), byte)
-    checkpoint.save(done.base, tiny("base", seed=1), byte)
+    save_checkpoint(done.base, tiny("base", seed=1), byte)
     with pytest.raises(UserError, match=r"adapter was trained on base \(.*base is another model"):
         lora.open(done.adapter)
 
@@ -290,7 +294,7 @@ def test_how_an_adapter_calls_its_base(two, tmp_path, monkeypatch):
     """By its path in the project: the same on every machine."""
     adapted, tok = lora.open(two[0].adapter)
     (tmp_path / "models").mkdir()
-    checkpoint.save(tmp_path / "models" / "pretrain", two[0].fresh(), tok)
+    save_checkpoint(tmp_path / "models" / "pretrain", two[0].fresh(), tok)
     monkeypatch.chdir(tmp_path)
     for base in ("models/pretrain", "./models/../models/pretrain", tmp_path / "models" / "pretrain"):
         lora.save(adapted, tmp_path / "runs" / "lora", base)
@@ -321,7 +325,7 @@ def test_an_adapter_that_peft_trained_elsewhere(tiny, byte, tmp_path):
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-4)
     with pytest.raises(UserError, match=r"foreign does not say which model it belongs to; name it with"):
         lora.open(tmp_path / "foreign")
-    checkpoint.save(tmp_path / "wide", tiny("base", n_embd=32), byte)
+    save_checkpoint(tmp_path / "wide", tiny("base", n_embd=32), byte)
     with pytest.raises(UserError, match=r"this model needs"):
         lora.open(tmp_path / "foreign", tmp_path / "wide")
 

@@ -10,7 +10,8 @@ from adapters import fill, ids_of, saved, settings
 from imports import ROOT
 
 import stages.merge
-from nanogpt import checkpoint, lora
+from nanogpt import lora
+from nanogpt.checkpoint.folder import load_checkpoint, save_checkpoint
 from nanogpt.data.tokens.batches import Windows
 from nanogpt.data.tokens.bins import Bin
 from nanogpt.merge import BOUNDS, WINDOWS, merge
@@ -65,12 +66,12 @@ def test_merged_is_what_the_papers_say(tiny, byte, val, tmp_path, kind, arch, ti
     assert 0 <= figures["mean_abs_logit_difference"] <= figures["max_abs_logit_difference"] < 1e-4
     assert figures["loss_change_nats"] < 1e-5
     # a plain model: it saves, loads and is a Hugging Face model like any other
-    checkpoint.save(tmp_path / "merged", merged, byte)
+    save_checkpoint(tmp_path / "merged", merged, byte)
     from transformers import AutoModelForCausalLM
 
     with torch.no_grad():
         for logits in (
-            checkpoint.load(tmp_path / "merged")[0](done.ids),
+            load_checkpoint(tmp_path / "merged")[0](done.ids),
             AutoModelForCausalLM.from_pretrained(tmp_path / "merged")(done.ids).logits,
         ):
             torch.testing.assert_close(logits, done.logits, rtol=0, atol=1e-4)
@@ -87,7 +88,7 @@ def test_the_figures_are_those_of_real_validation_text(done, val):
     merged, figures = merge(adapted, val, "bfloat16")
     assert figures.keys() == FIGURES | {f"saved_{name}" for name in FIGURES}
     torch.testing.assert_close(adapted(done.ids), done.logits)  # left as it was
-    rounded = checkpoint.load(done.base)[0]
+    rounded = load_checkpoint(done.base)[0]
     rounded.load_state_dict({name: tensor.bfloat16().float() for name, tensor in merged.state_dict().items()})
     ids, targets = Windows(val, merged.config.block_size, 0).batch(0, WINDOWS)
     for prefix, model in (("", merged), ("saved_", rounded)):
@@ -142,7 +143,7 @@ def test_merging_is_done_without_dropout(tiny, val):
 
 
 def test_merging_twice_is_refused(done, byte, val, tmp_path):
-    checkpoint.save(tmp_path / "merged", merge(lora.open(done.adapter)[0], val)[0], byte)
+    save_checkpoint(tmp_path / "merged", merge(lora.open(done.adapter)[0], val)[0], byte)
     with pytest.raises(UserError, match=rf"{done.adapter} was trained on base .* {tmp_path}/merged is another model"):
         lora.open(done.adapter, tmp_path / "merged")
 
@@ -164,8 +165,8 @@ def project(tmp_path, tiny, byte, write_bins, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
     shutil.copy(ROOT / "params.yaml", tmp_path)
     write_bins(tmp_path / "data" / "finetune", byte)
-    checkpoint.save("models/pretrain", tiny("optimized"), byte)
-    adapted = fill(lora.attach(checkpoint.load("models/pretrain")[0], settings(), 1))
+    save_checkpoint("models/pretrain", tiny("optimized"), byte)
+    adapted = fill(lora.attach(load_checkpoint("models/pretrain")[0], settings(), 1))
     lora.save(adapted, "models/lora", "models/pretrain")
     return tmp_path
 
@@ -173,7 +174,7 @@ def project(tmp_path, tiny, byte, write_bins, monkeypatch) -> Path:
 def test_the_stage(project, stage):
     stage()
     adapted, _ = lora.open("models/lora")
-    model, _ = checkpoint.load("models/merged")
+    model, _ = load_checkpoint("models/merged")
     with torch.no_grad():
         torch.testing.assert_close(model(ids_of(model)), adapted(ids_of(model)), rtol=0, atol=1e-4)
     figures = json.loads(Path("metrics/merge.json").read_text())
@@ -190,7 +191,7 @@ def test_the_stage_in_bfloat16(project, stage):
     stage("--dtype", "bfloat16", "--output-dir", "half")
     figures = json.loads(Path("half.merge.json").read_text())
     assert figures["loss_change_nats"] < 1e-5 < figures["saved_max_abs_logit_difference"]
-    (adapted, _), (model, _) = lora.open("models/lora"), checkpoint.load("half")
+    (adapted, _), (model, _) = lora.open("models/lora"), load_checkpoint("half")
     assert all(torch.equal(tensor, tensor.bfloat16().float()) for tensor in model.state_dict().values())
     with torch.no_grad():
         far = (model(ids_of(model)) - adapted(ids_of(model))).abs().max()
@@ -210,9 +211,9 @@ def test_the_stage_without_data_and_with_other_tokens(project, stage, char, writ
 
 def test_a_merge_that_changes_the_model_writes_nothing(project, stage):
     """A model that bfloat16 ruins, at the stage's own door."""
-    model, tok = checkpoint.load("models/pretrain")
+    model, tok = load_checkpoint("models/pretrain")
     ruin(model)
-    checkpoint.save("models/pretrain", model, tok)
+    save_checkpoint("models/pretrain", model, tok)
     lora.save(fill(lora.attach(model, settings(), 1)), "models/lora", "models/pretrain")
     with pytest.raises(UserError, match=r"in bfloat16 moved the loss by .* nothing was written: save it in float32"):
         stage("--dtype", "bfloat16")

@@ -7,7 +7,8 @@ import pytest
 import torch
 from killed import DATA, Killed, stop
 
-from nanogpt import checkpoint, optim, train
+from nanogpt import optim, train
+from nanogpt.checkpoint.folder import config_and_tokenizer, load_checkpoint
 from nanogpt.data.tokens.batches import Windows
 from nanogpt.runtime.errors import UserError
 from nanogpt.training import resume
@@ -62,11 +63,11 @@ def test_too_many_of_them_end_the_run_with_the_last_good_state(tiny, training, b
     )
     with (
         pytest.raises(UserError, match=message + r"after 15 steps is kept in .*\.pt"),
-        resume.work("pretrain", "test", {}, 100, checkpoint.about(model, byte), time.monotonic()) as work,
+        resume.work("pretrain", "test", {}, 100, config_and_tokenizer(model, byte), time.monotonic()) as work,
     ):
         train.train(model, windows, windows, training(max_steps=30), 1, work)
     (kept,) = inside.glob(".work/pretrain/*/step-*")
-    loaded, _ = checkpoint.load(kept)
+    loaded, _ = load_checkpoint(kept)
     good = tiny(vocab_size=320)
     with pytest.raises(Killed), pytest.MonkeyPatch.context() as patch:
         rate = optim.learning_rate

@@ -9,7 +9,7 @@ from reference_loop import reference_losses
 
 from nanogpt.data.tokens.batches import Windows
 from nanogpt.data.tokens.bins import Bin, Counts
-from nanogpt.model import build
+from nanogpt.model.build import build_model
 from nanogpt.model.config import ModelConfig
 from nanogpt.train import train
 
@@ -33,7 +33,7 @@ def test_500_steps_go_the_same_way(arch, dtype, training):
         vocab_size=256,
     )  # fmt: skip
     torch.manual_seed(0)
-    plain = build(config)
+    plain = build_model(config)
     fast = copy.deepcopy(plain)
     windows = Windows(text(), 32, 1)
     settings = training(max_steps=500, batch_size=8, warmup_steps=25, log_every=10, eval_every=500, dtype=dtype)

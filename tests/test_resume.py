@@ -6,7 +6,8 @@ import pytest
 import torch
 from killed import DATA, assert_same, killed_at, run
 
-from nanogpt import checkpoint, lora, train
+from nanogpt import lora, train
+from nanogpt.checkpoint.folder import config_and_tokenizer, load_checkpoint
 from nanogpt.data.tokens.batches import Windows
 from nanogpt.lora import LoraSettings
 from nanogpt.training import resume
@@ -119,14 +120,14 @@ def test_a_state_is_a_checkpoint(tiny, training, byte, monkeypatch, inside):
     """A model can be looked at while it trains, and a run that went wrong gone on with from its last good state."""
     for arch in ("base", "optimized"):
         model = tiny(arch, vocab_size=320)
-        windows, facts = Windows(DATA, 16, 1), checkpoint.about(model, byte)
+        windows, facts = Windows(DATA, 16, 1), config_and_tokenizer(model, byte)
         with (
             killed_at(4, monkeypatch),
             resume.work("pretrain", arch, {}, 2, facts, time.monotonic()) as work,
         ):
             train.train(model, windows, windows, training(max_steps=8), 1, work)
         (newest,) = (path for path in inside.glob(f".work/pretrain/{arch}-*/step-000000004-*"))
-        loaded, tok = checkpoint.load(newest)
+        loaded, tok = load_checkpoint(newest)
         assert tok.sha256 == byte.sha256
         ids = torch.arange(10)[None]
         assert torch.equal(loaded(ids), model.eval()(ids))

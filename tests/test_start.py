@@ -5,11 +5,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from nanogpt import checkpoint
+from nanogpt.checkpoint.folder import save_checkpoint
+from nanogpt.checkpoint.identity import holds_checkpoint
 from nanogpt.data.prepare.train_tokenizer import train_tokenizer
 from nanogpt.data.tokens.settings import TokenizerSettings
 from nanogpt.data.tokens.tokenizer import load_from_checkpoint
-from nanogpt.identity import holds_checkpoint
 from nanogpt.model.build import new_model
 from nanogpt.model.config import ModelSettings
 from nanogpt.runtime.errors import UserError
@@ -23,7 +23,7 @@ SHAPE = ModelSettings("optimized", 1, 2, 1, 16, 16, 0.0, False)
 def saved(tiny, byte, tmp_path):
     """A folder with a small model that knows bytes, and the model."""
     net = tiny("optimized")
-    checkpoint.save(tmp_path / "m", net, byte)
+    save_checkpoint(tmp_path / "m", net, byte)
     return tmp_path / "m", net
 
 
@@ -41,7 +41,7 @@ def test_an_empty_folder_means_fresh_weights(byte, tmp_path):
 def test_a_checkpoint_s_weights_with_the_dropout_of_params(saved, byte, tmp_path, name):
     _, net = saved
     if name.endswith(".pt"):
-        checkpoint.save(tmp_path / name, net, byte)
+        save_checkpoint(tmp_path / name, net, byte)
     begun = start(dataclasses.replace(SHAPE, dropout=0.5), tmp_path / name, byte, seed=3)
     assert begun.config.dropout == 0.5
     assert begun.state_dict().keys() == net.state_dict().keys()
@@ -57,7 +57,7 @@ def test_its_tokenizer_goes_with_it(saved, byte, char, tiny, tmp_path):
     with pytest.raises(UserError, match=r"it knows the 257 tokens of a byte tokenizer, .* others \(char\)"):
         start(SHAPE, folder, char, seed=1)
     check(SHAPE, AUTO, folder)
-    checkpoint.save(tmp_path / "c.pt", tiny("optimized"), char)
+    save_checkpoint(tmp_path / "c.pt", tiny("optimized"), char)
     with pytest.raises(UserError, match=r"stages\.convert --checkpoint .*c\.pt --out NEW"):
         check(SHAPE, AUTO, tmp_path / "c.pt")
 
@@ -72,7 +72,7 @@ def test_a_tokenizer_that_we_cannot_read(saved):
 
 def test_weights_without_a_tokenizer(tiny, byte, tmp_path):
     net = tiny("optimized", vocab_size=256)  # bytes alone, without an end token
-    checkpoint.save(tmp_path / "m", tiny("optimized"), byte)
+    save_checkpoint(tmp_path / "m", tiny("optimized"), byte)
     save_file({name: t.contiguous() for name, t in net.state_dict().items()}, tmp_path / "m" / "model.safetensors")
     config = json.loads((tmp_path / "m" / "config.json").read_text()) | {"vocab_size": 256}
     (tmp_path / "m" / "config.json").write_text(json.dumps(config))

@@ -13,7 +13,8 @@ from nanogpt.bench.variants import CPU, DTYPES, random_batch
 from nanogpt.hardware import memory
 from nanogpt.hardware.device import Dtype, choose_dtype, set_threads
 from nanogpt.hardware.matmul_rates import use_fast_float32
-from nanogpt.model import attention, build
+from nanogpt.model import attention
+from nanogpt.model.build import build_model
 from nanogpt.train import update
 
 PIECES = ("head and loss in one", "plain attention", "fused AdamW", "kept memory", "oneDNN in fp32")
@@ -40,7 +41,7 @@ def step_without(piece: str, dtype: Dtype, settings: BenchmarkSettings) -> Steps
         memory.keep_freed_memory()
     if piece == "plain attention":
         attention.MATMUL_UP_TO = 0
-    batch, model = random_batch(settings), build(settings.config("optimized"))
+    batch, model = random_batch(settings), build_model(settings.config("optimized"))
     optimizer = optim.adamw(model, lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1)
     if piece == "fused AdamW":
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, foreach=True)

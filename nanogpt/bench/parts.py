@@ -12,7 +12,8 @@ from nanogpt.bench.race import Steps, race
 from nanogpt.bench.settings import BenchmarkSettings
 from nanogpt.bench.variants import CPU, DTYPES
 from nanogpt.hardware.device import Dtype, autocast, choose_dtype, configure_torch
-from nanogpt.model import build, llama
+from nanogpt.model import llama
+from nanogpt.model.build import build_model
 from nanogpt.model.loss import IDS_AT_ONCE, head_loss
 
 
@@ -44,7 +45,7 @@ def parts(prefix: str, arch: str, dtype: Dtype, settings: BenchmarkSettings) -> 
     """The parts of a step: embedding, all attention and all MLPs with their norms, head with loss, optimizer."""
     configure_torch(settings.threads)
     torch.manual_seed(0)
-    model = build(settings.config(arch))
+    model = build_model(settings.config(arch))
     shape = settings.batch_size, settings.block_size
     ids, targets = torch.randint(settings.vocab_size, (2, *shape))
     x, grad = torch.randn(2, *shape, settings.n_embd)
@@ -123,7 +124,7 @@ def both_ways(
 
 def _optimizer(settings: BenchmarkSettings, arch: str) -> Callable[[], None]:
     """Clipping and AdamW on a whole model of its own."""
-    model = build(settings.config(arch))
+    model = build_model(settings.config(arch))
     optimizer = optim.adamw(model, lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1)
     for parameter in model.parameters():
         parameter.grad = torch.randn_like(parameter)

@@ -11,8 +11,7 @@ from nanogpt.bench.settings import BenchmarkSettings
 from nanogpt.bench.variants import CPU, DTYPES, Variant, training
 from nanogpt.hardware.compilation import can_compile
 from nanogpt.hardware.device import choose_dtype
-from nanogpt.model import build
-from nanogpt.model.build import count_parameters, model_flops
+from nanogpt.model.build import build_model, count_parameters, model_flops
 from nanogpt.model.kv_cache import KVCache
 from nanogpt.runtime import atomic
 
@@ -120,7 +119,7 @@ def _steps(times: list[Times], settings: BenchmarkSettings) -> dict[str, dict[st
         "tokens_per_s": {name: settings.tokens / seconds for name, seconds in step_s.items()},
         "peak_mib": {name: max(peak) for name, peak in peaks.items()},
         "step_gflop": {arch: model_flops(config, settings.tokens) / 1e9 for arch, config in configs.items()},
-        "parameters": {arch: count_parameters(build(config)) for arch, config in configs.items()},
+        "parameters": {arch: count_parameters(build_model(config)) for arch, config in configs.items()},
         "cache_mib": {arch: KVCache(config, batch_size=1).nbytes / 2**20 for arch, config in configs.items()},
     }
 

@@ -14,7 +14,7 @@ from nanogpt.bench.race import Steps
 from nanogpt.bench.settings import BenchmarkSettings
 from nanogpt.hardware.compilation import compile_cached
 from nanogpt.hardware.device import Dtype, autocast, choose_dtype, configure_torch, set_threads
-from nanogpt.model import build
+from nanogpt.model.build import build_model
 from nanogpt.train import update
 from nanogpt.training.compiled import compile_loss
 
@@ -47,7 +47,7 @@ def training(name: str, variant: Variant, settings: BenchmarkSettings) -> Steps:
     if variant.isa:
         os.environ["ONEDNN_MAX_CPU_ISA"] = variant.isa  # oneDNN reads it before its first product
     batch = random_batch(settings)
-    model = build(settings.config(variant.arch))
+    model = build_model(settings.config(variant.arch))
     return {name: _plain(model, variant, settings, *batch) if variant.plain else _ours(model, variant, settings, batch)}
 
 

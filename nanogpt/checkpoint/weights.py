@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from nanogpt.model import build
+from nanogpt.model.build import build_model
 from nanogpt.model.config import ModelConfig
 from nanogpt.runtime.errors import UserError
 
@@ -31,7 +31,7 @@ LONGEST_HEADER = 2**22  # bytes: names and shapes of some 40,000 tensors
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
 
-def to_file(model: nn.Module, dtype: str) -> dict[str, Tensor]:
+def stored_tensors(model: nn.Module, dtype: str) -> dict[str, Tensor]:
     """State as Hugging Face stores it, in that dtype: GPT-2's projections transposed, a tied head once."""
     state = {name: t.detach().to("cpu", getattr(torch, dtype)) for name, t in model.state_dict().items()}
     if model.config.tie_embeddings:
@@ -39,24 +39,24 @@ def to_file(model: nn.Module, dtype: str) -> dict[str, Tensor]:
     return {n: (t.T if _is_transposed(model.config, n) else t).contiguous() for n, t in state.items()}
 
 
-def to_pt(content: dict) -> bytes:
+def pt_bytes(content: dict) -> bytes:
     """The bytes of a `.pt` file."""
     buffer = io.BytesIO()
     torch.save(content, buffer)
     return buffer.getvalue()
 
 
-def of_folder(folder: Path) -> dict[str, Tensor]:
+def read_folder(folder: Path) -> dict[str, Tensor]:
     """The tensors of a model folder, mapped: of one safetensors file, of several with an index, or of a model.pt.
 
     Raises UserError where they are missing or damaged.
     """
     if (folder / SAFETENSORS).is_file():
-        return _safetensors(folder / SAFETENSORS)
+        return _map_safetensors(folder / SAFETENSORS)
     if (folder / INDEX).is_file():
-        return _shards(folder)
+        return _map_shards(folder)
     if (folder / PT).is_file():
-        return of_pt(read_pt(folder / PT), folder / PT)
+        return pt_tensors(read_pt(folder / PT), folder / PT)
     raise UserError(f"{folder} has no {SAFETENSORS} and no {PT}; write the folder again")
 
 
@@ -80,7 +80,7 @@ def read_pt(path: Path) -> dict:
     return content
 
 
-def of_pt(content: dict, path: Path) -> dict[str, Tensor]:
+def pt_tensors(content: dict, path: Path) -> dict[str, Tensor]:
     """The tensors of a `.pt` file's content. Raises UserError for what only looks like a tensor."""
     for name, tensor in content["model"].items():
         # Strides can make a large tensor of a few bytes, which copying it would turn into memory.
@@ -97,12 +97,12 @@ def of_pt(content: dict, path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def without_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def strip_compile_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The same under the names they had before torch.compile."""
     return {name.removeprefix("_orig_mod."): tensor for name, tensor in tensors.items()}
 
 
-def with_biases(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def add_zero_biases(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """nanoGPT's tensors with zeros for the biases that `bias: False` leaves out: the same sums."""
     zeros = {
         name.removesuffix("weight") + "bias": torch.zeros(()).expand(tensor.shape[:1])  # no memory before _compare
@@ -112,26 +112,30 @@ def with_biases(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return zeros | tensors
 
 
-def model_of(config: ModelConfig, tensors: dict[str, Tensor], path: Path, linear: bool = False) -> nn.Module:
+def build_with_weights(config: ModelConfig, tensors: dict[str, Tensor], path: Path, linear: bool = False) -> nn.Module:
     """A model (fp32, on the CPU) with exactly these weights, in memory of its own.
 
     linear: GPT-2's projections are stored as nn.Linear has them. Raises UserError, naming the tensor, where names,
     shapes or dtypes are not what the config asks for or a value is not finite; before that nothing large is read.
     """
-    state = _named(config, tensors)
+    state = _full_names(config, tensors)
     if config.arch == "base" and not linear:
         state = {n: t.T if _is_transposed(config, n) and t.dim() == 2 else t for n, t in state.items()}
     _count_layers(config, state, path)
-    with torch.device("meta"), _Undrawn():
-        model = build(config)
+    with torch.device("meta"), SkipInit():
+        model = build_model(config)
     head, embedding = state.get(HEAD), EMBEDDING[config.arch]
     if config.tie_embeddings:
         state[HEAD] = state.get(HEAD, state.get(embedding))
-    _compare(state, model.state_dict(), path)
+    _check_shapes(state, model.state_dict(), path)
     if config.tie_embeddings:
         del state[HEAD]
-    state = {name: _read(name, tensor, path) for name, tensor in state.items()}
-    if config.tie_embeddings and head is not None and not torch.equal(_read(HEAD, head, path), state[embedding]):
+    state = {name: _copy_as_fp32(name, tensor, path) for name, tensor in state.items()}
+    if (
+        config.tie_embeddings
+        and head is not None
+        and not torch.equal(_copy_as_fp32(HEAD, head, path), state[embedding])
+    ):
         raise UserError(f"{path}: {HEAD} and {embedding} differ, but the config says that they are tied")
     model.load_state_dict(state, strict=False, assign=True)  # not strict: a tied head has no tensor of its own
     if config.tie_embeddings:
@@ -139,14 +143,14 @@ def model_of(config: ModelConfig, tensors: dict[str, Tensor], path: Path, linear
     return model
 
 
-class _Undrawn(TorchFunctionMode):
+class SkipInit(TorchFunctionMode):
     """Leaves out what nn.Embedding draws, for which torch would import its compiler: a second for nothing."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         return None if getattr(func, "__name__", "") == "normal_" else func(*args, **(kwargs or {}))
 
 
-def _named(config: ModelConfig, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _full_names(config: ModelConfig, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Tensors under our names: files of the bare model, as GPT-2's own, leave out the first part."""
     root = EMBEDDING[config.arch].split(".")[0] + "."
     bare = not any(name.startswith(root) for name in tensors)
@@ -167,7 +171,7 @@ def _count_layers(config: ModelConfig, state: dict[str, Tensor], path: Path) -> 
         )
 
 
-def _compare(state: dict[str, Tensor], wanted: dict[str, Tensor], path: Path) -> None:
+def _check_shapes(state: dict[str, Tensor], wanted: dict[str, Tensor], path: Path) -> None:
     for name, tensor in wanted.items():
         if state.get(name) is None:
             raise UserError(f"{path}: the weight {name} is missing; the folder is damaged, write it again")
@@ -182,7 +186,7 @@ def _compare(state: dict[str, Tensor], wanted: dict[str, Tensor], path: Path) ->
         raise UserError(f"{path}: unknown weight {extra[0]}; config and weights do not belong together")
 
 
-def _read(name: str, tensor: Tensor, path: Path) -> Tensor:
+def _copy_as_fp32(name: str, tensor: Tensor, path: Path) -> Tensor:
     """A copy in fp32, so that the model does not change or vanish with its file."""
     tensor = tensor.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
     if not torch.stack(tensor.aminmax()).isfinite().all():
@@ -194,7 +198,7 @@ def _is_transposed(config: ModelConfig, name: str) -> bool:
     return config.arch == "base" and name.endswith(TRANSPOSED)
 
 
-def _safetensors(file: Path) -> dict[str, Tensor]:
+def _map_safetensors(file: Path) -> dict[str, Tensor]:
     try:
         with file.open("rb") as head:
             length = int.from_bytes(head.read(8), "little")
@@ -206,7 +210,7 @@ def _safetensors(file: Path) -> dict[str, Tensor]:
         raise UserError(f"{file} is damaged ({kind.splitlines()[0][:200]}); write the folder again") from None
 
 
-def _shards(folder: Path) -> dict[str, Tensor]:
+def _map_shards(folder: Path) -> dict[str, Tensor]:
     index = folder / INDEX
     try:
         places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
@@ -219,7 +223,7 @@ def _shards(folder: Path) -> dict[str, Tensor]:
             raise UserError(f"{index}: {name!r} is not the name of a safetensors file beside it")
         if not (folder / name).is_file():
             raise UserError(f"{folder} lacks {name}, which {INDEX} names; fetch the folder again")
-        part = _safetensors(folder / name)
+        part = _map_safetensors(folder / name)
         if tensors.keys() & part.keys():
             raise UserError(f"{index}: {min(tensors.keys() & part.keys())} is in two files; fetch the folder again")
         tensors |= part

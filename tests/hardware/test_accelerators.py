@@ -9,7 +9,7 @@ import torch
 from nanogpt.data.tokens.batches import Windows
 from nanogpt.data.tokens.bins import Bin, Counts
 from nanogpt.hardware.device import autocast, choose_dtype
-from nanogpt.model import build
+from nanogpt.model.build import build_model
 from nanogpt.model.config import ModelConfig
 from nanogpt.train import train
 
@@ -25,7 +25,7 @@ def needs(device: str):
 @pytest.mark.parametrize("arch", ["base", "optimized"])
 def test_a_gpu_learns_what_the_cpu_learns(arch, device, training):
     torch.manual_seed(0)
-    here = build(ModelConfig(arch=arch, **CONFIG, tie_embeddings=False, vocab_size=512))
+    here = build_model(ModelConfig(arch=arch, **CONFIG, tie_embeddings=False, vocab_size=512))
     there = copy.deepcopy(here)
     tokens = np.random.default_rng(0).zipf(1.5, 20_000).clip(max=511).astype(np.uint16)
     windows = Windows(Bin("test", "train", tokens, 511, Counts(1, len(tokens), len(tokens), None)), 64, 1)
@@ -43,7 +43,7 @@ def test_a_gpu_learns_what_the_cpu_learns(arch, device, training):
 def test_cuda_takes_its_fast_paths(arch, device):
     """bf16 and flash attention: with every other kernel forbidden, the model still runs both ways."""
     assert choose_dtype("auto", torch.device(device)) == torch.bfloat16
-    model = build(ModelConfig(arch=arch, **CONFIG, tie_embeddings=False, vocab_size=512)).to(device)
+    model = build_model(ModelConfig(arch=arch, **CONFIG, tie_embeddings=False, vocab_size=512)).to(device)
     ids = torch.randint(512, (2, 64), device=device)
     with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.FLASH_ATTENTION):
         with autocast(torch.device(device), torch.bfloat16):

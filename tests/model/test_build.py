@@ -7,8 +7,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from nanogpt.model import build
-from nanogpt.model.build import count_parameters, linear_names, new_model
+from nanogpt.model.build import build_model, count_parameters, linear_names, new_model
 from nanogpt.model.config import ModelConfig, ModelSettings
 from nanogpt.model.kv_cache import KVCache
 from nanogpt.runtime.errors import BadSetting
@@ -41,7 +40,7 @@ def lively(config: ModelConfig, seed: int = 0) -> nn.Module:
     Embeddings are small enough for the norms' epsilon to show.
     """
     torch.manual_seed(seed)
-    model = build(config).eval()
+    model = build_model(config).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.dim() == 1:
@@ -79,7 +78,7 @@ def test_weights_depend_on_the_seed_alone(arch):
 def test_initial_weights(arch, tied):
     torch.manual_seed(0)
     config = tiny(arch, n_embd=64, vocab_size=128, n_layer=8, block_size=64, tie_embeddings=tied)
-    model = build(config)
+    model = build_model(config)
     for name, parameter in model.named_parameters():
         if parameter.dim() == 2:
             adds = name.endswith(("c_proj.weight", "o_proj.weight", "down_proj.weight"))
@@ -98,16 +97,16 @@ def test_initial_weights(arch, tied):
 
 @pytest.mark.parametrize(("arch", "embedding"), [("base", "transformer.wte"), ("optimized", "model.embed_tokens")])
 def test_tied_head_is_the_embedding(arch, embedding):
-    tied, untied = (build(tiny(arch, tie_embeddings=tie)) for tie in (True, False))
+    tied, untied = (build_model(tiny(arch, tie_embeddings=tie)) for tie in (True, False))
     assert tied.lm_head.weight is tied.get_submodule(embedding).weight
     assert untied.lm_head.weight is not untied.get_submodule(embedding).weight
     assert count_parameters(untied) - count_parameters(tied) == 64 * 32
 
 
 def test_linear_names():
-    assert linear_names(build(tiny("base"))) == ["c_attn", "c_proj", "c_fc"]
+    assert linear_names(build_model(tiny("base"))) == ["c_attn", "c_proj", "c_fc"]
     attention, mlp = ["q_proj", "k_proj", "v_proj", "o_proj"], ["gate_proj", "up_proj", "down_proj"]
-    assert linear_names(build(tiny("optimized"))) == attention + mlp
+    assert linear_names(build_model(tiny("optimized"))) == attention + mlp
 
 
 @every_shape
@@ -175,7 +174,7 @@ def test_loss_is_cross_entropy_of_the_logits(config):
 @torch.no_grad()
 def test_dropout_acts_in_training_alone(arch):
     plain = lively(tiny(arch))
-    model = build(tiny(arch, dropout=0.3))
+    model = build_model(tiny(arch, dropout=0.3))
     model.load_state_dict(plain.state_dict())
     ids = tokens(model.config)
     assert torch.equal(model.eval()(ids), plain(ids))
@@ -203,7 +202,7 @@ def test_each_dropout_acts_alone(arch):
 
 @every_shape
 def test_bfloat16_is_near_float32(config):
-    model, ids, targets = build(config), tokens(config), tokens(config, seed=2)
+    model, ids, targets = build_model(config), tokens(config), tokens(config, seed=2)
     torch.manual_seed(0)
     logits, loss = model(ids), model(ids, targets)
     loss.backward()

@@ -3,11 +3,10 @@ import torch
 from test_model import lively, tiny, tokens
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
-from nanogpt import checkpoint
+from nanogpt.checkpoint.folder import save_checkpoint
 from nanogpt.data.prepare.train_tokenizer import train_tokenizer
 from nanogpt.data.tokens.settings import TokenizerSettings
-from nanogpt.model import build
-from nanogpt.model.build import count_parameters
+from nanogpt.model.build import build_model, count_parameters
 from nanogpt.model.llama import apply_rope, mlp_width, rope_cos_sin
 
 CHAR = train_tokenizer(TokenizerSettings("char", 0, "error"), ["abc"])
@@ -17,8 +16,8 @@ def test_parameters_at_the_reference_shape():
     V, C, L, D, W = 50304, 320, 5, 64, 832
     shape = {"n_layer": L, "n_head": 5, "n_kv_head": 1, "n_embd": C, "block_size": 256, "vocab_size": V}
     with torch.device("meta"):
-        count = count_parameters(build(tiny("optimized", **shape)))
-        base = count_parameters(build(tiny("base", **shape)))
+        count = count_parameters(build_model(tiny("optimized", **shape)))
+        base = count_parameters(build_model(tiny("base", **shape)))
     attention, mlp = 2 * C * C + 2 * C * D, 3 * C * W
     assert count == 2 * V * C + L * (attention + mlp + 2 * C) + C
     assert 0.95 * base < count < base
@@ -37,7 +36,7 @@ def test_mlp_weighs_what_gpt2s_does_at_most(n_embd):
 @torch.no_grad()
 def test_logits_are_those_of_llama_in_transformers(n_kv_head, tied, tmp_path):
     model = lively(tiny("optimized", n_kv_head=n_kv_head, tie_embeddings=tied))
-    checkpoint.save(tmp_path / "model", model, CHAR)
+    save_checkpoint(tmp_path / "model", model, CHAR)
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "model").eval()
     assert type(theirs) is LlamaForCausalLM
     ids = tokens(model.config, rows=3)
@@ -70,7 +69,7 @@ def test_rotation_turns_pairs_as_complex_numbers():
 
 def test_rotation_stays_exact_in_half_precision():
     """Far positions have angles that bfloat16 cannot tell apart, so they are never stored in it."""
-    model = build(tiny("optimized")).to(torch.bfloat16)
+    model = build_model(tiny("optimized")).to(torch.bfloat16)
     assert all(not name.endswith(("cos", "sin")) for name, _ in model.named_buffers())
     cos, sin = rope_cos_sin(1000, 2, 8, torch.device("cpu"))
     assert cos.dtype == sin.dtype == torch.float32

@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from nanogpt import checkpoint, lora
+from nanogpt import lora
+from nanogpt.checkpoint.folder import load_checkpoint, save_checkpoint
 from nanogpt.lora import LoraSettings
 
 SHAPE = {"n_layer": 2, "n_head": 2, "n_kv_head": 1, "n_embd": 16}
@@ -53,7 +54,7 @@ class Saved:
         return load_file(self.adapter / "adapter_model.safetensors")
 
     def fresh(self):
-        return checkpoint.load(self.base)[0]
+        return load_checkpoint(self.base)[0]
 
 
 @torch.no_grad()
@@ -61,8 +62,8 @@ def saved(folder: Path, model, tok, seed: int = 0, name: str = "adapter", **chan
     """Save `model`, and on it an adapter with weights drawn at random."""
     base, before = folder / "base", weights(model)
     if not base.exists():
-        checkpoint.save(base, model, tok)
-    own = checkpoint.load(base)[0]
+        save_checkpoint(base, model, tok)
+    own = load_checkpoint(base)[0]
     adapted = fill(lora.attach(own, settings(**changed), 1), seed)
     lora.save(adapted, folder / name, base)
     return Saved(base, folder / name, before, ids_of(own), adapted(ids_of(own)))

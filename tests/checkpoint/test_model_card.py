@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from ruamel.yaml import YAML
 
-from nanogpt import card
+from nanogpt.checkpoint.model_card import adapter_card, merged_card, pretrained_card
 from nanogpt.data.tokens.bins import Bin, Counts
 from nanogpt.model.build import count_parameters
 
@@ -23,7 +23,7 @@ class Score:
 @pytest.mark.parametrize("arch", ["base", "optimized"])
 def test_a_card_says_what_the_model_is(tiny, byte, data, training, arch):
     net = tiny(arch)
-    text = card.pretrained(net, byte, "fresh weights", *data, Score(), {"seed": 1, "train": training()}, "safetensors")
+    text = pretrained_card(net, byte, "fresh weights", *data, Score(), {"seed": 1, "train": training()}, "safetensors")
     head = YAML(typ="safe").load(text.split("---\n")[1])
     assert head["library_name"] == "transformers"
     assert {"base": "gpt2", "optimized": "llama"}[arch] in head["tags"]
@@ -43,13 +43,13 @@ def test_a_card_says_what_the_model_is(tiny, byte, data, training, arch):
     assert settings["train"]["max_steps"] == training().max_steps
     assert "init_from" not in settings["train"]
     assert "AutoModelForCausalLM" in text
-    other = card.pretrained(net, byte, "fresh weights", *data, Score(), {}, "pt")
+    other = pretrained_card(net, byte, "fresh weights", *data, Score(), {}, "pt")
     assert "AutoModelForCausalLM" not in other and "stages.convert" in other
 
 
 def test_the_card_of_a_merged_model_holds_those_of_its_parts(tiny, byte, data):
-    base = card.pretrained(tiny("base"), byte, "fresh weights", *data, Score(), {}, "safetensors") + "\n---\nfooter"
-    text = card.merged("base", {"models/pretrain": base, "models/lora": None}, "safetensors")
+    base = pretrained_card(tiny("base"), byte, "fresh weights", *data, Score(), {}, "safetensors") + "\n---\nfooter"
+    text = merged_card("base", {"models/pretrain": base, "models/lora": None}, "safetensors")
     assert "| made of | models/pretrain and models/lora |" in text
     assert "## nanogpt base" in text
     assert "footer" in text
@@ -57,6 +57,6 @@ def test_the_card_of_a_merged_model_holds_those_of_its_parts(tiny, byte, data):
 
 
 def test_the_card_of_an_adapter_names_its_base(tiny, data):
-    text = card.adapter(tiny("base"), "models/pretrain", *data, Score(), Score(), {})
+    text = adapter_card(tiny("base"), "models/pretrain", *data, Score(), Score(), {})
     assert "| adapter for | models/pretrain |" in text
     assert "PeftModel.from_pretrained" in text

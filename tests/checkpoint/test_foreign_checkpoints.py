@@ -7,10 +7,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
-from test_checkpoint import content
+from test_folder import content
 from torch import nn
 
-from nanogpt import checkpoint
+from nanogpt.checkpoint.folder import load_checkpoint, load_model, save_checkpoint
 from nanogpt.runtime.errors import UserError
 
 
@@ -102,7 +102,7 @@ def nanogpt_checkpoint(path: Path, bias: bool, prefix: str = "", masks: bool = F
 @pytest.mark.parametrize(("prefix", "masks"), [("", True), ("_orig_mod.", False)])
 def test_nanogpt(tmp_path, bias, prefix, masks):
     theirs = nanogpt_checkpoint(tmp_path / "ckpt.pt", bias, prefix, masks)
-    ours = checkpoint.load_model(tmp_path / "ckpt.pt")
+    ours = load_model(tmp_path / "ckpt.pt")
     same_logits(ours, theirs)
     assert ours.config.activation == "gelu" and ours.config.dropout == 0.1 and not ours.training
     assert ours.lm_head.weight is ours.transformer.wte.weight
@@ -112,10 +112,10 @@ def test_nanogpt_saved_as_ours_is_a_gpt2_of_transformers(byte, tmp_path):
     from transformers import AutoModelForCausalLM
 
     theirs = nanogpt_checkpoint(tmp_path / "ckpt.pt", bias=False)
-    ours = checkpoint.load_model(tmp_path / "ckpt.pt")
+    ours = load_model(tmp_path / "ckpt.pt")
     for name in ("folder", "file.pt"):
-        checkpoint.save(tmp_path / name, ours, byte)
-        again, _ = checkpoint.load(tmp_path / name)
+        save_checkpoint(tmp_path / name, ours, byte)
+        again, _ = load_checkpoint(tmp_path / name)
         assert again.config == ours.config
         same_logits(again, theirs)
     same_logits(ours, AutoModelForCausalLM.from_pretrained(tmp_path / "folder"))
@@ -124,7 +124,7 @@ def test_nanogpt_saved_as_ours_is_a_gpt2_of_transformers(byte, tmp_path):
 def test_nanogpt_has_no_tokenizer(tmp_path):
     nanogpt_checkpoint(tmp_path / "ckpt.pt", bias=True)
     with pytest.raises(UserError, match=r"ckpt\.pt holds no tokenizer; .* stages\.convert .* --tokenizer FOLDER"):
-        checkpoint.load(tmp_path / "ckpt.pt")
+        load_checkpoint(tmp_path / "ckpt.pt")
 
 
 def test_damaged_checkpoints_of_nanogpt(tmp_path):
@@ -145,7 +145,7 @@ def test_damaged_checkpoints_of_nanogpt(tmp_path):
     ):
         torch.save(good | bad, path)
         with pytest.raises(UserError, match=match) as caught:
-            checkpoint.load_model(path)
+            load_model(path)
         assert str(path) in str(caught.value)
 
 
@@ -190,10 +190,10 @@ def foreign(request, tmp_path):
 
 def test_folders_of_transformers(foreign, byte, tmp_path):
     theirs, folder = foreign
-    ours = checkpoint.load_model(folder)
+    ours = load_model(folder)
     same_logits(ours, theirs)
-    checkpoint.save(tmp_path / "ours", ours, byte)
-    again, _ = checkpoint.load(tmp_path / "ours")
+    save_checkpoint(tmp_path / "ours", ours, byte)
+    again, _ = load_checkpoint(tmp_path / "ours")
     assert again.config == ours.config
     same_logits(ours, type(theirs).from_pretrained(tmp_path / "ours"))
 
@@ -204,7 +204,7 @@ def test_folders_in_several_files(foreign, tmp_path):
     index = tmp_path / "parts" / "model.safetensors.index.json"
     parts = sorted((tmp_path / "parts").glob("model-*.safetensors"))
     assert index.is_file() and len(parts) > 2
-    same_logits(checkpoint.load_model(tmp_path / "parts"), theirs)
+    same_logits(load_model(tmp_path / "parts"), theirs)
     places = json.loads(index.read_text())
     for bad, match in (
         ("../theirs/model.safetensors", "is not the name of a safetensors file beside it"),
@@ -214,14 +214,14 @@ def test_folders_in_several_files(foreign, tmp_path):
     ):
         index.write_text(json.dumps(places | {"weight_map": places["weight_map"] | {"x": bad}}))
         with pytest.raises(UserError, match=match):
-            checkpoint.load_model(tmp_path / "parts")
+            load_model(tmp_path / "parts")
     index.write_text("{")
     with pytest.raises(UserError, match=r"index\.json is damaged"):
-        checkpoint.load_model(tmp_path / "parts")
+        load_model(tmp_path / "parts")
     index.write_text(json.dumps(places))
     parts[1].write_bytes(parts[0].read_bytes())
     with pytest.raises(UserError, match="is in two files"):
-        checkpoint.load_model(tmp_path / "parts")
+        load_model(tmp_path / "parts")
 
 
 def test_half_precision(tmp_path):
@@ -229,7 +229,7 @@ def test_half_precision(tmp_path):
         folder = tmp_path / make.__name__
         theirs = make()
         theirs.bfloat16().save_pretrained(folder)
-        same_logits(checkpoint.load_model(folder), type(theirs).from_pretrained(folder, dtype=torch.float32))
+        same_logits(load_model(folder), type(theirs).from_pretrained(folder, dtype=torch.float32))
 
 
 def test_gpt2_as_openai_published_it(tmp_path):
@@ -249,7 +249,7 @@ def test_gpt2_as_openai_published_it(tmp_path):
     )  # fmt: skip
     config = json.loads((tmp_path / "m" / "config.json").read_text())
     (tmp_path / "m" / "config.json").write_text(json.dumps({key: config[key] for key in published} | {"n_ctx": 24}))
-    same_logits(checkpoint.load_model(tmp_path / "m"), theirs)
+    same_logits(load_model(tmp_path / "m"), theirs)
 
 
 def test_llama_as_transformers_4_wrote_it(tmp_path):
@@ -258,11 +258,11 @@ def test_llama_as_transformers_4_wrote_it(tmp_path):
     config = json.loads((tmp_path / "m" / "config.json").read_text())
     del config["rope_parameters"]
     (tmp_path / "m" / "config.json").write_text(json.dumps(config | {"rope_theta": 500.0, "rope_scaling": None}))
-    same_logits(checkpoint.load_model(tmp_path / "m"), theirs)
+    same_logits(load_model(tmp_path / "m"), theirs)
     file = tmp_path / "m" / "model.safetensors"
     table = {f"model.layers.{layer}.self_attn.rotary_emb.inv_freq": torch.ones(4) for layer in range(2)}
     save_file(load_file(file) | table, file)
-    same_logits(checkpoint.load_model(tmp_path / "m"), theirs)
+    same_logits(load_model(tmp_path / "m"), theirs)
 
 
 YARN = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 10000.0}
@@ -292,7 +292,7 @@ def test_models_that_compute_something_else(tmp_path, make, changed):
     (tmp_path / "m" / "config.json").write_text(json.dumps(config | changed))
     name = "rope_theta" if "large" in str(changed) else next(iter(changed))
     with pytest.raises(UserError, match=rf"config\.json: {name} is .*(in our models it is|must be) ") as caught:
-        checkpoint.load_model(tmp_path / "m")
+        load_model(tmp_path / "m")
     assert "\n" not in str(caught.value)
 
 
@@ -300,10 +300,10 @@ def test_a_folder_whose_tokenizer_is_missing_or_another_kind(tmp_path):
     folder = tmp_path / "m"
     gpt2().save_pretrained(folder)
     with pytest.raises(UserError, match=r"tokenizer\.json.*--tokenizer FOLDER"):
-        checkpoint.load(folder)
+        load_checkpoint(folder)
     (folder / "tokenizer.json").write_text('{"model": {"type": "Unigram"}}')
     before = content(folder)
     with pytest.raises(UserError, match=r"tokenizer\.json.*--tokenizer FOLDER"):
-        checkpoint.load(folder)
-    checkpoint.load_model(folder)
+        load_checkpoint(folder)
+    load_model(folder)
     assert content(folder) == before

@@ -13,7 +13,7 @@ def holds_checkpoint(path: Path | str) -> bool:
     return not os.path.isdir(path) or any(file.name != "README.md" and file.name[0] != "." for file in path.iterdir())
 
 
-def identity(path: Path | str) -> str:
+def model_identity(path: Path | str) -> str:
     """SHA-256 of shape, weights and tokens: of the files of a folder that PARTS match, or of one file."""
     path = Path(path)
     files = sorted({file for part in PARTS for file in path.glob(part)}) if path.is_dir() else [path]

@@ -1,7 +1,7 @@
 import hashlib
 import shutil
 
-from nanogpt.identity import identity
+from nanogpt.checkpoint.identity import model_identity
 
 
 def test_a_folder_is_its_shape_weights_and_tokens_wherever_it_lies(tmp_path):
@@ -10,15 +10,15 @@ def test_a_folder_is_its_shape_weights_and_tokens_wherever_it_lies(tmp_path):
     for name in ("config.json", "model.safetensors", "tokenizer.json", "README.md"):
         (folder / name).write_bytes(name.encode())
     parts = [hashlib.sha256(name.encode()).digest() for name in ("config.json", "model.safetensors", "tokenizer.json")]
-    assert identity(folder) == hashlib.sha256(b"".join(parts)).hexdigest()
+    assert model_identity(folder) == hashlib.sha256(b"".join(parts)).hexdigest()
     shutil.copytree(folder, tmp_path / "moved")
     (tmp_path / "moved" / "README.md").write_text("another card")
-    assert identity(tmp_path / "moved") == identity(folder)
+    assert model_identity(tmp_path / "moved") == model_identity(folder)
     (tmp_path / "moved" / "model.safetensors").write_bytes(b"other weights")
-    assert identity(tmp_path / "moved") != identity(folder)
+    assert model_identity(tmp_path / "moved") != model_identity(folder)
 
 
 def test_a_single_file(tmp_path):
     for name in ("a.pt", "b.pt"):
         (tmp_path / name).write_bytes(b"weights")
-    assert identity(tmp_path / "a.pt") == identity(tmp_path / "b.pt")
+    assert model_identity(tmp_path / "a.pt") == model_identity(tmp_path / "b.pt")

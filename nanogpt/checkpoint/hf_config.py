@@ -45,7 +45,7 @@ def hf_config(config: ModelConfig, eot: int, dtype: str = "float32") -> dict:
     }  # fmt: skip
 
 
-def from_hf(hf: object, file: Path) -> ModelConfig:
+def config_from_hf(hf: object, file: Path) -> ModelConfig:
     """The shape that a parsed config.json describes; what it leaves out has Hugging Face's default.
 
     Raises UserError, naming `file`, where it is damaged, absurd or of a model that ours cannot be.
@@ -58,37 +58,42 @@ def from_hf(hf: object, file: Path) -> ModelConfig:
     for key, ours in FIXED[kind].items():
         if hf.get(key, ours) != ours:
             raise UserError(f"{file}: {key} is {_shown(hf[key])}; in our models it is {ours!r}")
-    return _checked(_Reader(hf, file), _gpt2 if kind == "gpt2" else _llama)
+    return _checked(CheckedValues(hf, file), _gpt2 if kind == "gpt2" else _llama)
 
 
-def from_nanogpt(args: object, file: Path) -> ModelConfig:
+def config_from_nanogpt(args: object, file: Path) -> ModelConfig:
     """The shape that `model_args` of a nanoGPT checkpoint describes. Raises UserError as `from_hf` does."""
     if not isinstance(args, dict):
         raise UserError(f"{file}: its model_args are damaged; write it again")
-    return _checked(_Reader(args, file), _nanogpt)
+    return _checked(CheckedValues(args, file), _nanogpt)
 
 
-class _Reader:
+class CheckedValues:
     """Values of a config from elsewhere, each with the type and bounds it must have."""
 
     def __init__(self, values: dict, file: Path):
         self.values, self.file = values, file
 
     def whole(self, key: str, field: str, default: int | None = None) -> int:
+        """A whole number from 1 to the bound of `field`."""
         most = MOST[field]
         return self._checked(key, default, lambda v: type(v) is int and 1 <= v <= most, f"a whole number, 1 to {most}")
 
     def number(self, key: str, default: float | None, least: float, most: float) -> float:
+        """A number between two bounds."""
         wanted = f"a number from {least:g} to {most:g}"
         return float(self._checked(key, default, lambda v: type(v) in (int, float) and least <= v <= most, wanted))
 
     def flag(self, key: str, default: bool) -> bool:
+        """True or false."""
         return self._checked(key, default, lambda v: type(v) is bool, "true or false")
 
     def one_of(self, key: str, default: str, known: tuple[str, ...]) -> str:
+        """One of the known words."""
         return self._checked(key, default, lambda v: v in known, f"one of {', '.join(known)}")
 
     def refuse(self, key: str, value: object, wanted: str) -> UserError:
+        """The error for a value that is not as wanted."""
         return UserError(
             f"{self.file}: {key} is {_shown(value)} and must be {wanted}; damaged, or another kind of model"
         )
@@ -101,7 +106,7 @@ class _Reader:
         return value
 
 
-def _checked(given: _Reader, read) -> ModelConfig:
+def _checked(given: CheckedValues, read) -> ModelConfig:
     try:
         config = read(given)
     except BadSetting as bad:
@@ -110,7 +115,7 @@ def _checked(given: _Reader, read) -> ModelConfig:
     return replace(config, mlp_hidden=None) if config.mlp_hidden == own else config
 
 
-def _gpt2(given: _Reader) -> ModelConfig:
+def _gpt2(given: CheckedValues) -> ModelConfig:
     n_embd, n_head = given.whole("n_embd", "n_embd"), given.whole("n_head", "n_head")
     return ModelConfig(
         arch="base", n_layer=given.whole("n_layer", "n_layer"), n_head=n_head, n_kv_head=n_head, n_embd=n_embd,
@@ -122,7 +127,7 @@ def _gpt2(given: _Reader) -> ModelConfig:
     )  # fmt: skip
 
 
-def _llama(given: _Reader) -> ModelConfig:
+def _llama(given: CheckedValues) -> ModelConfig:
     n_head = given.whole("num_attention_heads", "n_head")
     config = ModelConfig(
         arch="optimized", n_layer=given.whole("num_hidden_layers", "n_layer"), n_head=n_head,
@@ -138,7 +143,7 @@ def _llama(given: _Reader) -> ModelConfig:
     return config
 
 
-def _nanogpt(given: _Reader) -> ModelConfig:
+def _nanogpt(given: CheckedValues) -> ModelConfig:
     n_head = given.whole("n_head", "n_head")
     return ModelConfig(
         arch="base", n_layer=given.whole("n_layer", "n_layer"), n_head=n_head, n_kv_head=n_head,
@@ -148,7 +153,7 @@ def _nanogpt(given: _Reader) -> ModelConfig:
     )  # fmt: skip
 
 
-def _rope_theta(given: _Reader) -> float:
+def _rope_theta(given: CheckedValues) -> float:
     """The one setting of plain rotary positions, in the place where transformers 5 or where 4 writes it."""
     rope = {"rope_theta": given.values.get("rope_theta")}
     for key in ("rope_parameters", "rope_scaling"):
@@ -157,7 +162,7 @@ def _rope_theta(given: _Reader) -> float:
         if not plain or (found.get("rope_type", "default"), found.get("type", "default")) != ("default",) * 2:
             raise given.refuse(key, found, "of rope_type default, without scaling")
         rope |= found
-    return _Reader(rope, given.file).number("rope_theta", 10_000.0, 1, 1e12)
+    return CheckedValues(rope, given.file).number("rope_theta", 10_000.0, 1, 1e12)
 
 
 def _shown(value: object) -> str:

@@ -12,7 +12,7 @@ import torch
 from imports import ROOT
 from safetensors.torch import load_file, save_file
 
-from nanogpt import checkpoint
+from nanogpt.checkpoint.folder import load_checkpoint, load_model, read_config, save_checkpoint
 from nanogpt.runtime.errors import UserError
 
 SHAPES = [
@@ -47,7 +47,7 @@ def test_transformers_computes_the_same(tiny, byte, tmp_path, shape):
     from transformers import AutoModelForCausalLM
 
     model = tiny(**shape).eval()
-    checkpoint.save(tmp_path / "m", model, byte)
+    save_checkpoint(tmp_path / "m", model, byte)
     theirs, loading = AutoModelForCausalLM.from_pretrained(tmp_path / "m", output_loading_info=True)
     assert not any(loading.values()), loading
     assert type(theirs).__name__ == {"base": "GPT2LMHeadModel", "optimized": "LlamaForCausalLM"}[shape["arch"]]
@@ -63,10 +63,10 @@ def test_what_transformers_saves_loads(tiny, byte, tmp_path, shape):
     from transformers import AutoModelForCausalLM
 
     model = tiny(**shape)
-    checkpoint.save(tmp_path / "m", model, byte)
+    save_checkpoint(tmp_path / "m", model, byte)
     AutoModelForCausalLM.from_pretrained(tmp_path / "m").save_pretrained(tmp_path / "theirs")
     byte.save(tmp_path / "theirs")
-    assert equal(checkpoint.load(tmp_path / "theirs")[0], model)
+    assert equal(load_checkpoint(tmp_path / "theirs")[0], model)
 
 
 @shapes
@@ -77,8 +77,8 @@ def test_generate_and_pipeline_of_transformers(tiny, byte, tmp_path, shape, dtyp
 
     from nanogpt.generate import generate
 
-    checkpoint.save(tmp_path / "m", tiny(**shape), byte, dtype=dtype)
-    model, _ = checkpoint.load(tmp_path / "m")
+    save_checkpoint(tmp_path / "m", tiny(**shape), byte, dtype=dtype)
+    model, _ = load_checkpoint(tmp_path / "m")
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "m", dtype=torch.float32)
     with torch.no_grad():
         torch.testing.assert_close(theirs(ids_of(model)).logits, model(ids_of(model)), rtol=0, atol=1e-4)
@@ -107,10 +107,10 @@ def test_generate_and_pipeline_of_transformers(tiny, byte, tmp_path, shape, dtyp
 @shapes
 def test_bf16_is_half_as_large_and_rounds_once(tiny, byte, tmp_path, shape):
     model = tiny(**shape)
-    checkpoint.save(tmp_path / "whole", model, byte)
+    save_checkpoint(tmp_path / "whole", model, byte)
     for name in ("half", "half.pt"):
-        checkpoint.save(tmp_path / name, model, byte, dtype="bfloat16")
-        half, _ = checkpoint.load(tmp_path / name)
+        save_checkpoint(tmp_path / name, model, byte, dtype="bfloat16")
+        half, _ = load_checkpoint(tmp_path / name)
         for (name, ours), theirs in zip(model.state_dict().items(), half.state_dict().values(), strict=True):
             assert torch.equal(theirs, ours.bfloat16().float()), name
     sizes = [sum(t.nbytes for t in load_file(tmp_path / n / "model.safetensors").values()) for n in ("whole", "half")]
@@ -122,7 +122,7 @@ def test_bf16_is_half_as_large_and_rounds_once(tiny, byte, tmp_path, shape):
 def test_a_folder_with_a_pt_file(tiny, byte, tmp_path, shape, dtype):
     model = tiny(**shape)
     for name in ("a", "b"):
-        checkpoint.save(tmp_path / name, model, byte, format="pt", dtype=dtype, card="# A model\n")
+        save_checkpoint(tmp_path / name, model, byte, format="pt", dtype=dtype, card="# A model\n")
     files = content(tmp_path / "a")
     assert files == content(tmp_path / "b")
     assert set(files) == {
@@ -130,11 +130,11 @@ def test_a_folder_with_a_pt_file(tiny, byte, tmp_path, shape, dtype):
         "tokenizer_config.json",
     }  # fmt: skip
     assert files["README.md"] == b"# A model\n"
-    checkpoint.save(tmp_path / "a.pt", model, byte, dtype=dtype, card="# A model\n")
+    save_checkpoint(tmp_path / "a.pt", model, byte, dtype=dtype, card="# A model\n")
     assert files["model.pt"] == (tmp_path / "a.pt").read_bytes()  # complete in itself
-    assert checkpoint.read_config(tmp_path / "a") == checkpoint.load_model(tmp_path / "a").config
+    assert read_config(tmp_path / "a") == load_model(tmp_path / "a").config
     for path in ("a", "a/model.pt", "a.pt"):
-        loaded, tok = checkpoint.load(tmp_path / path)
+        loaded, tok = load_checkpoint(tmp_path / path)
         assert tok.sha256 == byte.sha256
         for ours, theirs in zip(model.state_dict().values(), loaded.state_dict().values(), strict=True):
             assert torch.equal(theirs, ours.to(getattr(torch, dtype)).float())
@@ -148,9 +148,9 @@ def test_the_tokenizer_of_transformers_gives_the_same_ids(tiny, byte, char, text
     from nanogpt.data.tokens.settings import TokenizerSettings
 
     tok = {"byte": byte, "char": char}.get(kind) or train_tokenizer(TokenizerSettings("bpe", 300, "error"), texts)
-    checkpoint.save(tmp_path / "m", tiny(vocab_size=tok.vocab_size), tok)
+    save_checkpoint(tmp_path / "m", tiny(vocab_size=tok.vocab_size), tok)
     theirs = AutoTokenizer.from_pretrained(tmp_path / "m")
-    _, loaded = checkpoint.load(tmp_path / "m")
+    _, loaded = load_checkpoint(tmp_path / "m")
     for text in texts:
         ids = tok.encode(text)
         assert theirs(text)["input_ids"] == ids == loaded.encode(text)
@@ -163,8 +163,8 @@ def test_the_tokenizer_of_transformers_gives_the_same_ids(tiny, byte, char, text
 def test_a_round_trip_is_exact(tiny, byte, tmp_path, shape, name):
     model = tiny(**shape, dropout=0.1).train()
     path = tmp_path / "new" / "folder" / name
-    checkpoint.save(path, model, byte)
-    loaded, tok = checkpoint.load(path)
+    save_checkpoint(path, model, byte)
+    loaded, tok = load_checkpoint(path)
     assert equal(loaded, model)
     assert not loaded.training and tok.sha256 == byte.sha256
     if shape.get("tie_embeddings"):
@@ -178,7 +178,7 @@ def test_a_round_trip_is_exact(tiny, byte, tmp_path, shape, name):
 @shapes
 def test_equal_models_give_equal_bytes(tiny, byte, tmp_path, shape):
     for name in ("a", "b", "a.pt", "b.pt"):
-        checkpoint.save(tmp_path / name, tiny(**shape), byte)
+        save_checkpoint(tmp_path / name, tiny(**shape), byte)
     files = content(tmp_path / "a")
     assert set(files) == {
         "SHA256SUMS", "config.json", "generation_config.json", "model.safetensors", "tokenizer.json",
@@ -186,7 +186,7 @@ def test_equal_models_give_equal_bytes(tiny, byte, tmp_path, shape):
     }  # fmt: skip
     assert files == content(tmp_path / "b")
     assert (tmp_path / "a.pt").read_bytes() == (tmp_path / "b.pt").read_bytes()
-    checkpoint.save(tmp_path / "b", tiny(**shape, seed=1), byte)
+    save_checkpoint(tmp_path / "b", tiny(**shape, seed=1), byte)
     assert files["model.safetensors"] != content(tmp_path / "b")["model.safetensors"]
 
 
@@ -198,16 +198,16 @@ def test_only_weights_are_read_from_a_pt_file(tiny, byte, tmp_path):
         def __reduce__(self):
             return (os.mkdir, (str(self.path),))
 
-    checkpoint.save(tmp_path / "good.pt", tiny(), byte)
+    save_checkpoint(tmp_path / "good.pt", tiny(), byte)
     good = torch.load(tmp_path / "good.pt", weights_only=True)
     sprung = tmp_path / "sprung"
     torch.save(good | {"config": Trap(sprung)}, tmp_path / "bad.pt")
     with pytest.raises(UserError, match=r"bad\.pt is not a checkpoint of this project or is damaged"):
-        checkpoint.load(tmp_path / "bad.pt")
+        load_checkpoint(tmp_path / "bad.pt")
     assert not sprung.exists()
     (tmp_path / "plain.pt").write_bytes(pickle.dumps(Trap(sprung)))
     with pytest.raises(UserError, match=r"plain\.pt is not a checkpoint"):
-        checkpoint.load(tmp_path / "plain.pt")
+        load_checkpoint(tmp_path / "plain.pt")
     assert not sprung.exists()
     torch.load(tmp_path / "bad.pt", weights_only=False)  # the trap is a real one
     assert sprung.exists()
@@ -216,15 +216,15 @@ def test_only_weights_are_read_from_a_pt_file(tiny, byte, tmp_path):
 def test_damaged_pt_files(tiny, byte, tmp_path):
     path = tmp_path / "m.pt"
     with pytest.raises(UserError, match=r"m\.pt does not exist"):
-        checkpoint.load(path)
-    checkpoint.save(path, tiny(), byte)
+        load_checkpoint(path)
+    save_checkpoint(path, tiny(), byte)
     good = torch.load(path, weights_only=True)
     whole = path.read_bytes()
     raw = [b"", b"text", whole[: len(whole) // 2], whole[:-30], bytes(range(256)) * 8, b"\x80\x02}q\x00."]
     for bad in raw:
         path.write_bytes(bad)
         with pytest.raises(UserError, match=r"m\.pt is not a checkpoint of this project or is damaged"):
-            checkpoint.load(path)
+            load_checkpoint(path)
     weights = good["model"]
     for bad in (
         [1], 5, {}, good | {"model": 3}, good | {"model": {}}, good | {"model": dict.fromkeys(weights, 1)},
@@ -234,23 +234,23 @@ def test_damaged_pt_files(tiny, byte, tmp_path):
     ):  # fmt: skip
         torch.save(bad, path)
         with pytest.raises(UserError, match=r"m\.pt|tokenizer\.json"):
-            checkpoint.load(path)
+            load_checkpoint(path)
 
 
 def test_a_pt_file_writes_nowhere_else(tiny, byte, tmp_path):
-    checkpoint.save(tmp_path / "m.pt", tiny(), byte)
+    save_checkpoint(tmp_path / "m.pt", tiny(), byte)
     good = torch.load(tmp_path / "m.pt", weights_only=True)
     outside = tmp_path / "outside"
     good["tokenizer"] |= {str(outside): "x", "../../outside": "x"}
     torch.save(good, tmp_path / "m.pt")
-    checkpoint.load(tmp_path / "m.pt")
+    load_checkpoint(tmp_path / "m.pt")
     assert sorted(os.listdir(tmp_path)) == ["m.pt"]
 
 
 @pytest.fixture(params=["base", "optimized"])
 def folder(request, tiny, byte, tmp_path) -> Path:
     """A model without its SHA256SUMS, which would tell of any change before the file itself is looked at."""
-    checkpoint.save(tmp_path / "m", tiny(request.param), byte)
+    save_checkpoint(tmp_path / "m", tiny(request.param), byte)
     (tmp_path / "m" / "SHA256SUMS").unlink()
     return tmp_path / "m"
 
@@ -264,14 +264,14 @@ def edit(folder: Path, **changed) -> None:
 
 def refused(folder: Path, match: str) -> None:
     with pytest.raises(UserError, match=match) as caught:
-        checkpoint.load(folder)
+        load_checkpoint(folder)
     assert str(folder) in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_an_untouched_folder_loads(folder):
-    checkpoint.load(folder)
+    load_checkpoint(folder)
     edit(folder)
-    checkpoint.load(folder)
+    load_checkpoint(folder)
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
@@ -327,7 +327,7 @@ def test_another_architecture(folder, kind):
 
 
 def test_a_tokenizer_larger_than_the_model(tiny, byte, tmp_path):
-    checkpoint.save(tmp_path / "m", tiny(vocab_size=64), byte)
+    save_checkpoint(tmp_path / "m", tiny(vocab_size=64), byte)
     refused(tmp_path / "m", r"the tokenizer has 257 tokens and the model 64; they do not belong together")
 
 
@@ -340,24 +340,24 @@ def test_an_error_while_saving_leaves_what_was_there(tiny, byte, tmp_path, name)
             byte.save(folder)
             raise OSError(28, "No space left on device")
 
-    checkpoint.save(tmp_path / name, tiny(), byte)
+    save_checkpoint(tmp_path / name, tiny(), byte)
     before = content(tmp_path)
     with pytest.raises(OSError, match="No space"):
-        checkpoint.save(tmp_path / name, tiny(seed=1), Full())
+        save_checkpoint(tmp_path / name, tiny(seed=1), Full())
     assert content(tmp_path) == before
-    checkpoint.save(tmp_path / name, tiny(seed=1), byte)
+    save_checkpoint(tmp_path / name, tiny(seed=1), byte)
     assert content(tmp_path) != before
 
 
 def test_a_folder_can_be_moved(tiny, byte, tmp_path):
-    checkpoint.save(tmp_path / "m", tiny(), byte)
+    save_checkpoint(tmp_path / "m", tiny(), byte)
     shutil.move(tmp_path / "m", tmp_path / "moved")
-    assert equal(checkpoint.load(tmp_path / "moved")[0], tiny())
+    assert equal(load_checkpoint(tmp_path / "moved")[0], tiny())
 
 
 def test_loading_draws_no_random_numbers(folder):
     before = torch.get_rng_state()
-    checkpoint.load(folder)
+    load_checkpoint(folder)
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -371,7 +371,7 @@ def test_loading_imports_no_compiler(folder):
 
 
 def test_a_loaded_model_outlives_its_folder(folder):
-    model, _ = checkpoint.load(folder)
+    model, _ = load_checkpoint(folder)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     file = folder / "model.safetensors"
     file.write_bytes(bytes(file.stat().st_size))

@@ -22,7 +22,7 @@ tags: [nanogpt, {architecture}]
 ARCHITECTURES = {"base": "GPT-2 (GPT2LMHeadModel)", "optimized": "Llama (LlamaForCausalLM)"}
 
 
-def pretrained(model, tok, begun: str, train: Bin, val: Bin, score: Score, settings: dict, format: str) -> str:
+def pretrained_card(model, tok, begun: str, train: Bin, val: Bin, score: Score, settings: dict, format: str) -> str:
     """The card of a trained model; `settings` are sections of params.yaml by name, `begun` what it started from."""
     config = model.config
     facts = {
@@ -37,7 +37,7 @@ def pretrained(model, tok, begun: str, train: Bin, val: Bin, score: Score, setti
     return _card(f"nanogpt {config.arch}", "transformers", config.arch, facts, settings, MODEL_USE[format])
 
 
-def adapter(model, base: str, train: Bin, val: Bin, before: Score, after: Score, settings: dict) -> str:
+def adapter_card(model, base: str, train: Bin, val: Bin, before: Score, after: Score, settings: dict) -> str:
     """The card of a LoRA adapter for the model in the folder `base`."""
     facts = {
         "adapter for": base,
@@ -48,7 +48,7 @@ def adapter(model, base: str, train: Bin, val: Bin, before: Score, after: Score,
     return _card(f"LoRA adapter for {base}", "peft", model.config.arch, facts, settings, ADAPTER_USE)
 
 
-def merged(arch: str, parts: dict[str, str | None], format: str) -> str:
+def merged_card(arch: str, parts: dict[str, str | None], format: str) -> str:
     """The card of a model with an adapter in its weights; `parts` are the cards of both, by name."""
     facts = {"made of": " and ".join(parts), "compared with the two apart": "the same, within rounding"}
     text = _card("nanogpt, adapter merged", "transformers", arch, facts, {}, MODEL_USE[format])

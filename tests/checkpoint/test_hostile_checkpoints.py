@@ -15,16 +15,16 @@ import pytest
 import torch
 from imports import ROOT
 from safetensors.torch import load_file, save_file
-from test_checkpoint import content, edit, equal, refused
+from test_folder import content, edit, equal, refused
 
-from nanogpt import checkpoint
+from nanogpt.checkpoint.folder import load_checkpoint, load_model, save_checkpoint
 from nanogpt.runtime.errors import UserError
 
 
 @pytest.fixture(params=["base", "optimized"])
 def folder(request, tiny, byte, tmp_path) -> Path:
     """A model without its SHA256SUMS, which would tell of any change before the file itself is looked at."""
-    checkpoint.save(tmp_path / "m", tiny(request.param), byte)
+    save_checkpoint(tmp_path / "m", tiny(request.param), byte)
     (tmp_path / "m" / "SHA256SUMS").unlink()
     return tmp_path / "m"
 
@@ -145,7 +145,7 @@ def test_weights_that_are_not_finite(folder, value, dtype):
     file = folder / "model.safetensors"
     weights = {name: tensor.to(dtype) for name, tensor in load_file(file).items()}
     save_file(weights, file)
-    checkpoint.load(folder)
+    load_checkpoint(folder)
     name = sorted(weights)[-1]
     weights[name].view(-1)[-1] = value
     save_file(weights, file)
@@ -157,7 +157,7 @@ def test_half_precision_is_read_as_fp32(folder):
     weights = load_file(file)
     for dtype in (torch.bfloat16, torch.float16):
         save_file({name: tensor.to(dtype) for name, tensor in weights.items()}, file)
-        model, _ = checkpoint.load(folder)
+        model, _ = load_checkpoint(folder)
         assert all(p.dtype == torch.float32 for p in model.parameters())
         assert all(torch.equal(p, p.to(dtype).float()) for p in model.parameters())
 
@@ -178,27 +178,27 @@ def test_a_link_that_leads_outside(folder, tmp_path, name):
 )
 def test_links_into_a_store_by_content_are_followed(folder, tmp_path, place):
     """DVC with cache.type symlink, and the cache of the Hugging Face hub, look like this."""
-    model = checkpoint.load(folder)[0]
+    model = load_checkpoint(folder)[0]
     kept = tmp_path / "store" / place
     kept.parent.mkdir(parents=True)
     (folder / "model.safetensors").rename(kept)
     (folder / "model.safetensors").symlink_to(kept)
-    assert equal(checkpoint.load(folder)[0], model)
+    assert equal(load_checkpoint(folder)[0], model)
     (folder / "tokenizer.json").rename(folder / "kept.json")
     (folder / "tokenizer.json").symlink_to("kept.json")  # within the folder
     (tmp_path / "linked").symlink_to(folder)  # a link to the folder itself
-    assert equal(checkpoint.load(tmp_path / "linked")[0], model)
+    assert equal(load_checkpoint(tmp_path / "linked")[0], model)
 
 
 def test_a_folder_kept_by_dvc_as_links(folder, tmp_path):
     subprocess.run(["git", "init", "-q"], cwd=folder.parent, check=True)
     dvc = [sys.executable, "-m", "dvc"]
-    model = checkpoint.load(folder)[0]
+    model = load_checkpoint(folder)[0]
     try:
         for command in (["init", "-q"], ["config", "cache.type", "symlink"], ["add", "-q", "m"]):
             subprocess.run(dvc + command, cwd=folder.parent, check=True)
         assert (folder / "model.safetensors").is_symlink()
-        assert equal(checkpoint.load(folder)[0], model)
+        assert equal(load_checkpoint(folder)[0], model)
     finally:
         for path in folder.parent.glob(".*"):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -210,7 +210,7 @@ class TestPt:
 
     @pytest.fixture
     def good(self, tiny, byte, tmp_path) -> dict:
-        checkpoint.save(tmp_path / "m.pt", tiny(), byte)
+        save_checkpoint(tmp_path / "m.pt", tiny(), byte)
         return torch.load(tmp_path / "m.pt", weights_only=True)
 
     def refused(self, path: Path, content: object, match: str) -> None:
@@ -240,7 +240,7 @@ class TestPt:
         weights = {"transformer.h.0.ln_1.weight": torch.zeros(2**50, 0)}
         torch.save({"model": weights, "model_args": args}, tmp_path / "m.pt")
         with pytest.raises(UserError, match=r"m\.pt: the weight .* is missing"):
-            checkpoint.load_model(tmp_path / "m.pt")
+            load_model(tmp_path / "m.pt")
 
     @pytest.mark.parametrize(
         "tensor",
@@ -283,16 +283,16 @@ KILLED = """
 import os, random, signal, sys, time
 from pathlib import Path
 import torch
-from nanogpt import checkpoint
+from nanogpt.checkpoint.folder import load_checkpoint, save_checkpoint
 torch.set_num_threads(1)  # a fork takes no threads along
 folder = Path(sys.argv[1])
-model, tok = checkpoint.load(folder)
+model, tok = load_checkpoint(folder)
 times = random.Random(0)
 for _ in range(int(sys.argv[2])):
     child = os.fork()
     if not child:
         while True:
-            checkpoint.save(folder, model, tok)
+            save_checkpoint(folder, model, tok)
     time.sleep(times.uniform(0.002, 0.06))
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
@@ -303,7 +303,7 @@ for _ in range(int(sys.argv[2])):
 def test_killed_while_saving(tiny, byte, tmp_path):
     folder = tmp_path / "m"
     model = tiny("base", n_layer=2, n_embd=256, vocab_size=4096)
-    checkpoint.save(folder, model, byte)
+    save_checkpoint(folder, model, byte)
     whole = content(folder)
     sizes = " ".join(f"{name}:{len(data)}" for name, data in sorted(whole.items()))
     done = subprocess.run(
@@ -313,7 +313,7 @@ def test_killed_while_saving(tiny, byte, tmp_path):
     assert done.stdout.splitlines() == [sizes] * 12
     assert content(folder) == whole
     assert list(tmp_path.glob(".m.*.tmp")), "none of the kills hit a save half-way"
-    checkpoint.save(folder, tiny("base"), byte)  # what is left over is in nobody's way
-    assert equal(checkpoint.load(folder)[0], tiny("base"))
+    save_checkpoint(folder, tiny("base"), byte)  # what is left over is in nobody's way
+    assert equal(load_checkpoint(folder)[0], tiny("base"))
     for path in tmp_path.glob(".m.*.tmp"):
         shutil.rmtree(path)

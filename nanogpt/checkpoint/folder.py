@@ -1,0 +1,187 @@
+"""Model folders in and out: what we write is a Hugging Face model, weights in safetensors or in a `.pt` file.
+
+Read are also the checkpoints of others: nanoGPT's ckpt.pt, and GPT-2 and Llama folders of Hugging Face.
+"""
+
+import json
+import tempfile
+from pathlib import Path
+
+from safetensors.torch import save_file
+from torch import nn
+
+from nanogpt.checkpoint import weights
+from nanogpt.checkpoint.hf_config import config_from_hf, config_from_nanogpt, hf_config
+from nanogpt.checkpoint.safe_links import refuse_links_out
+from nanogpt.checkpoint.settings import Dtype, Format
+from nanogpt.data.tokens.tokenizer import Tokenizer, load_tokenizer
+from nanogpt.model.config import ModelConfig
+from nanogpt.runtime import atomic
+from nanogpt.runtime.checksums import verify_checksums
+from nanogpt.runtime.errors import UserError
+
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
+LONGEST_CONFIG = 2**20  # bytes; ours have 400
+
+
+def save_checkpoint(
+    path: Path | str,
+    model: nn.Module,
+    tok: Tokenizer,
+    *,
+    format: Format = "safetensors",
+    dtype: Dtype = "float32",
+    card: str | None = None,
+) -> None:
+    """Write a model folder, or one file where the name ends in .pt; all of it or nothing.
+
+    format: "pt" puts such a file, complete in itself, in the folder in place of model.safetensors. dtype: that of the
+    weights on disk. card: the folder's README.md, kept in a .pt file too. Equal arguments give equal bytes.
+    """
+    path = Path(path)
+    check_output(path)
+    config, state = hf_config(model.config, tok.eot, dtype), weights.stored_tensors(model, dtype)
+    if path.suffix == ".pt":
+        with tempfile.TemporaryDirectory() as folder:
+            tok.save(folder)
+            whole = _pt_content(config, state, Path(folder), card)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        atomic.write_bytes(path, whole)
+        return
+    with atomic.replace_folder(path, "config.json") as folder:
+        tok.save(folder)
+        if format == "pt":
+            (folder / weights.PT).write_bytes(_pt_content(config, state, folder, card))
+        else:
+            save_file(state, folder / weights.SAFETENSORS, metadata={"format": "pt"})
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        generation = {"bos_token_id": tok.eot, "eos_token_id": tok.eot, "pad_token_id": tok.eot}
+        (folder / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n")
+        if card is not None:
+            (folder / "README.md").write_text(card, encoding="utf-8", newline="\n")
+
+
+def config_and_tokenizer(model: nn.Module, tok: Tokenizer) -> dict:
+    """What makes a run's saved state a checkpoint that `load` reads: all but the weights."""
+    with tempfile.TemporaryDirectory() as folder:
+        tok.save(folder)
+        return {"config": hf_config(model.config, tok.eot, "float32"), "tokenizer": _tokenizer_files(Path(folder))}
+
+
+def check_output(path: Path | str) -> None:
+    """Raise UserError where `save` would erase anything but an older model."""
+    if Path(path).suffix != ".pt":
+        atomic.check_replaceable(path, "config.json")
+        return
+    atomic.check_writable(path)
+    if Path(path).is_dir():
+        raise UserError(f"{path} is a folder, and a file is to be written; choose another name")
+
+
+def load_checkpoint(path: Path | str, tokens: Path | str | None = None) -> tuple[nn.Module, Tokenizer]:
+    """The model (fp32, on the CPU, in eval mode) and tokenizer of a model folder or .pt file.
+
+    tokens: the folder of a tokenizer to take in place of its own, which a checkpoint from elsewhere may lack.
+    Raises UserError for what is missing, damaged or of an architecture that is not ours, and where a folder's
+    SHA256SUMS says that it is not what was written.
+    """
+    path = Path(path)
+    tok = _own_tokenizer(path) if tokens is None else load_tokenizer(tokens)
+    model = load_model(path)
+    if tok.n_tokens > model.config.vocab_size:
+        raise UserError(
+            f"{path}: the tokenizer has {tok.n_tokens} tokens and the model {model.config.vocab_size}; "
+            "they do not belong together"
+        )
+    return model, tok
+
+
+def load_model(path: Path | str) -> nn.Module:
+    """The model alone (fp32, on the CPU, in eval mode), which needs no tokenizer that we can read.
+
+    Raises UserError as `load` does.
+    """
+    path = Path(path)
+    if path.suffix != ".pt":
+        config = read_config(path)
+        model = weights.build_with_weights(config, weights.read_folder(path), path).eval()
+        verify_checksums(path, ("config.json", weights.SAFETENSORS, weights.PT, *TOKENIZER))
+        return model
+    content = weights.read_pt(path)
+    if "model_args" not in content:
+        config, in_training = config_from_hf(content.get("config"), path), "optimizer" in content
+        return weights.build_with_weights(config, weights.pt_tensors(content, path), path, linear=in_training).eval()
+    config = config_from_nanogpt(content["model_args"], path)
+    tensors = weights.strip_compile_prefix(weights.pt_tensors(content, path))
+    if content["model_args"].get("bias") is False:
+        tensors = weights.add_zero_biases(tensors)
+    return weights.build_with_weights(config, tensors, path, linear=True).eval()
+
+
+def has_tokenizer(path: Path | str) -> bool:
+    """Whether a .pt file brings a tokenizer; nanoGPT's do not. Raises UserError for a damaged file."""
+    return weights.read_pt(Path(path)).get("tokenizer") is not None
+
+
+def read_card(path: Path | str) -> str | None:
+    """The model card of a folder or .pt file, None where it has none. Raises UserError for a damaged .pt file."""
+    path = Path(path)
+    if path.suffix == ".pt":
+        card = weights.read_pt(path).get("card")
+        return card if isinstance(card, str) else None
+    file = path / "README.md"
+    return file.read_text(encoding="utf-8", errors="replace") if file.is_file() else None
+
+
+def read_config(folder: Path | str) -> ModelConfig:
+    """The shape of the model in a folder. Raises UserError where it is not one of ours."""
+    file = Path(folder) / "config.json"
+    refuse_links_out(file.parent)
+    if not file.is_file():
+        remedy = "train one with `dvc repro pretrain`"
+        if file.with_name("adapter_config.json").is_file():
+            remedy = "it is an adapter, which `stages.sample` takes as --lora-checkpoint, and `stages.merge` too"
+        raise UserError(f"{folder} is not a model folder: it has no config.json; {remedy}")
+    try:
+        if file.stat().st_size > LONGEST_CONFIG:
+            raise ValueError(f"more than {LONGEST_CONFIG} bytes")
+        hf = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{file} is damaged ({error}); write the folder again") from None
+    return config_from_hf(hf, file)
+
+
+def _pt_content(config: dict, state: dict, tokens: Path, card: str | None) -> bytes:
+    """A `.pt` file of all that a folder holds; `tokens` is where the tokenizer's files lie."""
+    return weights.pt_bytes({"config": config, "model": state, "tokenizer": _tokenizer_files(tokens), "card": card})
+
+
+def _tokenizer_files(tokens: Path) -> dict[str, str]:
+    return {name: (tokens / name).read_text(encoding="utf-8") for name in TOKENIZER}
+
+
+def _own_tokenizer(path: Path) -> Tokenizer:
+    remedy = (
+        "name the folder of the tokenizer that it was trained with: "
+        f"`python -m stages.convert --checkpoint {path} --tokenizer FOLDER --out NEW`"
+    )
+    if path.suffix != ".pt":
+        read_config(path)  # where this is no model at all, that is the thing to say
+        if not (path / "tokenizer.json").is_file():
+            raise UserError(f"{path} holds no tokenizer.json; {remedy}")
+        return _load_tokenizer_of(path, path, remedy)
+    texts = weights.read_pt(path).get("tokenizer")
+    if texts is None:
+        raise UserError(f"{path} holds no tokenizer; {remedy}")
+    with tempfile.TemporaryDirectory() as folder:
+        for name in TOKENIZER:
+            if isinstance(texts, dict) and isinstance(texts.get(name), str):
+                (Path(folder) / name).write_bytes(texts[name].encode("utf-8", "replace"))
+        return _load_tokenizer_of(Path(folder), path, remedy)
+
+
+def _load_tokenizer_of(folder: Path, path: Path, remedy: str) -> Tokenizer:
+    try:
+        return load_tokenizer(folder)
+    except UserError as error:
+        raise UserError(f"{str(error).replace(str(folder), str(path))}; or {remedy}") from None
