@@ -33,25 +33,25 @@ def main() -> None:
     from nanogpt.runtime.metrics_file import write_metrics
 
     print(describe_processor(), flush=True)
-    figures = prepare(args) if args.what == "prepare" else training(args)
+    figures = prepare(args) if args.what == "prepare" else training_speed(args)
     if out := args.out or (args.what == "training" and "metrics/benchmark.json"):
         write_metrics(out, figures)
 
 
-def training(args) -> dict:
+def training_speed(args) -> dict:
     """Steps of training, whole or in parts."""
-    from nanogpt.bench import ablation, growth, improvements, parts, training
-    from nanogpt.bench.settings import BenchmarkSettings
+    from nanogpt.benchmark import ablation, layers, scaling, step_parts, training_speed
+    from nanogpt.benchmark.settings import BenchmarkSettings
     from nanogpt.runtime import params
 
     settings = override(params.load(benchmark=BenchmarkSettings).benchmark, args)
     measures = {
-        "training": (training.benchmark, training.table),
-        "variants": (training.variants, training.table),
-        "parts": (parts.benchmark, parts.table),
-        "improvements": (improvements.benchmark, parts.table),
+        "training": (training_speed.benchmark, training_speed.table),
+        "variants": (training_speed.variants, training_speed.table),
+        "parts": (step_parts.benchmark, step_parts.table),
+        "improvements": (layers.benchmark, step_parts.table),
         "ablation": (ablation.benchmark, ablation.table),
-        "growth": (growth.benchmark, growth.table),
+        "growth": (scaling.benchmark, scaling.table),
     }
     figures = {}
     for what in [what for what in measures if what != "growth"] if args.what == "all" else [args.what]:
@@ -60,13 +60,13 @@ def training(args) -> dict:
         print(table(found), flush=True)
         figures[what] = found
     if args.what == "training" and not args.out:
-        training.save_charts(figures["training"], "metrics")
+        training_speed.save_charts(figures["training"], "metrics")
     return figures if args.what == "all" else figures[args.what]
 
 
 def prepare(args) -> dict:
     """Text to bins."""
-    from nanogpt.bench import preparing
+    from nanogpt.benchmark import prepare_speed
     from nanogpt.data.sources import Data, load_corpus
     from nanogpt.data.tokens.settings import TokenizerSettings
     from nanogpt.runtime import params
@@ -75,8 +75,8 @@ def prepare(args) -> dict:
     args.source = "files" if args.path else None
     settings = override(given.data.pretrain, args)
     source = load_corpus(replace(settings, num_samples=None) if args.path else settings, given.data)
-    figures = preparing.benchmark(source, override(given.tokenizer, args), args.megabytes, args.num_iters or 3)
-    print(preparing.table(figures))
+    figures = prepare_speed.benchmark(source, override(given.tokenizer, args), args.megabytes, args.num_iters or 3)
+    print(prepare_speed.table(figures))
     return figures
 
 

@@ -7,17 +7,19 @@ from nanogpt.runtime.cli import Flags
 def main() -> None:
     """Write the constant out; raises UserError for a mistake in the settings or the sources."""
     Flags(__doc__).parse_args()
-    from nanogpt import settings, start, train
     from nanogpt.data.prepare.train_tokenizer import validate_vocabulary
     from nanogpt.data.sources import load_corpus, validate_corpus
+    from nanogpt.pipeline.sections import SECTIONS
     from nanogpt.runtime import atomic, params
+    from nanogpt.training.init_from import check_init_from
+    from nanogpt.training.settings import check_seed
 
-    everything = params.load_all(**settings.SECTIONS)
-    train.check_seed(everything.seed)
+    everything = params.load_all(**SECTIONS)
+    check_seed(everything.seed)
     for role in ("pretrain", "finetune"):
         validate_corpus(load_corpus(getattr(everything.data, role), everything.data))
     validate_vocabulary(everything.tokenizer)
-    start.check(everything.model, everything.tokenizer, everything.train.init_from)
+    check_init_from(everything.model, everything.tokenizer, everything.train.init_from)
     atomic.write_text("data/checked", "params.yaml and the sources were read without complaint\n")
 
 

@@ -16,11 +16,12 @@ def main() -> None:
     flags.add_argument("--dtype", choices=["float32", "bfloat16"], help="in place of checkpoint.dtype")
     flags.add_argument("--output-dir", help="folder or .pt file to write, metrics beside it (default: models/merged)")
     args = flags.parse_args()
-    from nanogpt import lora, merge
     from nanogpt.checkpoint.folder import check_output, read_card, save_checkpoint
     from nanogpt.checkpoint.model_card import merged_card
     from nanogpt.checkpoint.settings import CheckpointSettings
     from nanogpt.data.tokens.bins import Bin
+    from nanogpt.lora.adapter import display_name, find_base, open_adapted
+    from nanogpt.lora.merge import merge_adapter
     from nanogpt.runtime import params
     from nanogpt.runtime.metrics_file import write_metrics
     from nanogpt.runtime.workdir import remove_committed_runs
@@ -29,10 +30,10 @@ def main() -> None:
     settings = override(params.load(checkpoint=CheckpointSettings).checkpoint, args)
     out = Path(args.output_dir or "models/merged")
     check_output(out)
-    base = args.base_checkpoint or lora.base_of(args.lora_checkpoint)
-    adapted, tok = lora.open(args.lora_checkpoint, base)
-    merged, figures = merge.merge(adapted, Bin.open(args.data, "val", tok), settings.dtype)
-    parts = {lora.name(part): read_card(part) for part in (base, args.lora_checkpoint)}
+    base = args.base_checkpoint or find_base(args.lora_checkpoint)
+    adapted, tok = open_adapted(args.lora_checkpoint, base)
+    merged, figures = merge_adapter(adapted, Bin.open(args.data, "val", tok), settings.dtype)
+    parts = {display_name(part): read_card(part) for part in (base, args.lora_checkpoint)}
     about = merged_card(merged.config.arch, parts, settings.format)
     save_checkpoint(out, merged, tok, format=settings.format, dtype=settings.dtype, card=about)
     write_metrics(out.with_name(out.name + ".merge.json") if args.output_dir else "metrics/merge.json", figures)

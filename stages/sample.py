@@ -33,20 +33,23 @@ def main() -> None:
         flags.error("--also and --out are for a comparison, --checkpoint and --interactive for one model alone")
     if args.out and Path(args.out).suffix != ".md":
         flags.error(f"--out {args.out}: the page is Markdown; choose a name that ends in .md")
-    from nanogpt import compare, train
     from nanogpt.checkpoint.folder import load_checkpoint
+    from nanogpt.evaluation.side_by_side import compare_models
+    from nanogpt.inference.completions import generate_interactive
+    from nanogpt.inference.settings import SampleSettings
     from nanogpt.runtime import atomic, params
     from nanogpt.runtime.metrics_file import write_metrics
+    from nanogpt.training.settings import TrainSettings
 
-    given = params.load(seed=int, train=train.TrainSettings, sample=compare.SampleSettings)
+    given = params.load(seed=int, train=TrainSettings, sample=SampleSettings)
     settings = override(given.sample, args)
     seed = given.seed if args.seed is None else args.seed
     if talks:
-        compare.talk(*load_checkpoint(args.checkpoint or "models/merged"), settings, seed, args.interactive)
+        generate_interactive(*load_checkpoint(args.checkpoint or "models/merged"), settings, seed, args.interactive)
         return
     others = args.base_checkpoint or args.lora_checkpoint
     custom = others or args.also or args.out
-    page, figures = compare.compare(
+    page, figures = compare_models(
         args.base_checkpoint or "models/pretrain",
         args.lora_checkpoint or (None if args.base_checkpoint else "models/lora"),
         None if others else "models/merged",

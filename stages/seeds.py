@@ -22,12 +22,13 @@ def main() -> None:
         flags.error(f"--seeds {args.seeds}: an interval needs at least 2")
     if args.out and Path(args.out).suffix != ".md":
         flags.error(f"--out {args.out}: the page is Markdown; choose a name that ends in .md")
-    from nanogpt import seeds, train
+    from nanogpt.evaluation.seeds import compare_seeds
     from nanogpt.runtime import atomic, params
     from nanogpt.runtime.metrics_file import write_metrics
+    from nanogpt.training.settings import TrainSettings
 
-    max_steps = override(params.load(train=train.TrainSettings).train, args).max_steps
-    page, figures = seeds.compare(args.data, range(1, args.seeds + 1), max_steps)
+    max_steps = override(params.load(train=TrainSettings).train, args).max_steps
+    page, figures = compare_seeds(args.data, range(1, args.seeds + 1), max_steps)
     print(page)
     if args.out:
         write_metrics(Path(args.out).with_suffix(".json"), figures)

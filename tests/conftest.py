@@ -126,7 +126,7 @@ def tiny() -> Callable:
 @pytest.fixture(scope="session")
 def training() -> Callable:
     """Settings of a short run on one core in fp32: `training(max_steps=5)`."""
-    from nanogpt.train import TrainSettings
+    from nanogpt.training.settings import TrainSettings
 
     def settings(**changed) -> TrainSettings:
         values = {"max_steps": 20, "batch_size": 4, "grad_accum": 1, "lr": 3e-3, "min_lr": 3e-4, "warmup_steps": 3}

@@ -168,3 +168,26 @@ def score_bin(model: nn.Module, data: Bin, byte_lengths: np.ndarray, dtype: Dtyp
     """Score every document of a bin, matrix products in `dtype`."""
     with autocast_to(dtype, next(model.parameters()).device):
         return score_documents(model, data.documents(), byte_lengths)
+
+
+def score_domains(
+    model: nn.Module, domains: dict[str, Bin], byte_lengths: np.ndarray, dtype: Dtype
+) -> dict[str, Score]:
+    """One model's score on the validation documents of each domain."""
+    return {domain: score_bin(model, data, byte_lengths, dtype) for domain, data in domains.items()}
+
+
+def score_figures(scores: dict[str, Score], before: dict[str, Score] | None = None) -> dict[str, dict[str, float]]:
+    """Bits per byte and perplexity of one model, by domain.
+
+    With the scores of the model before it, also the change in bits per byte since: above 0 is forgotten.
+    `…_ci95` is half the width of a 95% confidence interval over documents, left out where there is one only.
+    """
+    found = {}
+    for domain, score in scores.items():
+        known = {"bpb": score.bpb, "bpb_ci95": score.bpb_ci95, "perplexity": score.perplexity}
+        if before and domain in before:
+            change = score.change(before[domain])
+            known |= {"bpb_change": change.bpb, "bpb_change_ci95": change.bpb_ci95}
+        found[domain] = {name: figure for name, figure in known.items() if figure is not None}
+    return found

@@ -75,7 +75,7 @@ def test_generate_and_pipeline_of_transformers(tiny, byte, tmp_path, shape, dtyp
     """Greedy text is ours; in bf16 the weights are rounded once, on the disk, and both read the same."""
     from transformers import AutoModelForCausalLM, pipeline
 
-    from nanogpt.generate import generate
+    from nanogpt.inference.decode import generate
 
     save_checkpoint(tmp_path / "m", tiny(**shape), byte, dtype=dtype)
     model, _ = load_checkpoint(tmp_path / "m")
@@ -364,7 +364,7 @@ def test_loading_draws_no_random_numbers(folder):
 def test_loading_imports_no_compiler(folder):
     """torch imports it for some operations on its meta device, and that takes a second."""
     code = (
-        f"import sys; from nanogpt import checkpoint; checkpoint.load({str(folder)!r}); "
+        f"import sys; from nanogpt.checkpoint.folder import load_checkpoint; load_checkpoint({str(folder)!r}); "
         "assert 'torch._dynamo' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

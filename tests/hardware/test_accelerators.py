@@ -11,7 +11,7 @@ from nanogpt.data.tokens.bins import Bin, Counts
 from nanogpt.hardware.device import autocast, choose_dtype
 from nanogpt.model.build import build_model
 from nanogpt.model.config import ModelConfig
-from nanogpt.train import train
+from nanogpt.training.loop import train
 
 CONFIG = {"n_layer": 2, "n_head": 4, "n_kv_head": 2, "n_embd": 256, "block_size": 64, "dropout": 0.0}
 

@@ -13,7 +13,7 @@ from nanogpt.hardware.compilation import WORTH_COMPILING, can_compile, compile_c
 from nanogpt.hardware.device import autocast, use_deterministic_algorithms
 from nanogpt.model.loss import head_loss
 from nanogpt.runtime.errors import BadSetting
-from nanogpt.training.compiled import compile_loss
+from nanogpt.training.step import compile_loss
 
 CPU, CUDA, MPS = (torch.device(name) for name in ("cpu", "cuda", "mps"))
 

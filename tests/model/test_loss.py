@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from nanogpt.model import loss
 from nanogpt.model.loss import IGNORED, head_loss
-from nanogpt.training.compiled import compile_loss
+from nanogpt.training.step import compile_loss
 
 
 class Head(nn.Module):

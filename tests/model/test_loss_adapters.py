@@ -10,8 +10,7 @@ from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from nanogpt import lora
-from nanogpt.lora import targets_of
+from nanogpt.lora.attach import attach_adapter, target_names
 from nanogpt.model.loss import IGNORED, head_loss
 
 each_arch = pytest.mark.parametrize("arch", ["base", "optimized"])
@@ -94,7 +93,7 @@ def test_a_head_that_is_not_plain_is_called(make):
 def test_an_adapter_on_the_head_learns_what_plain_algebra_says(tiny, arch, tied, kind):
     """logits = h (W + s B A)^T, and with DoRA its rows at a length of their own, which the gradient holds fixed."""
     model = tiny(arch, tie_embeddings=tied)
-    adapted = fill(lora.attach(model, settings(kind=kind, target_modules=["lm_head"]), 1))
+    adapted = fill(attach_adapter(model, settings(kind=kind, target_modules=["lm_head"]), 1))
     ids, targets = ids_of(model), some_targets(model)
     found = adapted(ids, targets)
     found.backward()
@@ -134,7 +133,7 @@ def test_an_adapter_anywhere_has_the_loss_and_gradients_of_the_logits(tiny, arch
     ids, targets = ids_of(model), some_targets(model)
     with torch.no_grad():
         before = model(ids, targets), model(ids, targets, reduction="none")
-    adapted = lora.attach(model, settings(kind=kind, target_modules=[name]), 1)
+    adapted = attach_adapter(model, settings(kind=kind, target_modules=[name]), 1)
     assert adapted(ids, targets).item() == pytest.approx(before[0].item(), abs=1e-5)  # B is 0 yet
     fill(adapted)
     found = adapted(ids, targets)
@@ -183,8 +182,8 @@ def test_a_frozen_head_costs_no_product_for_its_gradient(tiny, arch, half):
     V, C = model.lm_head.weight.shape
     assert (V, C) in products(model)
     model.zero_grad()
-    adapted = fill(lora.attach(model, settings(), 1))
-    assert "lm_head" not in targets_of(model, "all-linear")
+    adapted = fill(attach_adapter(model, settings(), 1))
+    assert "lm_head" not in target_names(model, "all-linear")
     seen = products(adapted)
     assert (V, C) not in seen and (ids.numel(), V) in seen
     assert model.lm_head.weight.grad is None

@@ -7,10 +7,10 @@ from typing import Literal
 import pytest
 from imports import ROOT
 
+from nanogpt.pipeline.sections import SECTIONS
 from nanogpt.runtime import params
 from nanogpt.runtime.errors import UserError
-from nanogpt.settings import SECTIONS
-from nanogpt.train import TrainSettings
+from nanogpt.training.settings import TrainSettings
 
 FILE = ROOT / "params.yaml"
 DELETED = "(deleted)"

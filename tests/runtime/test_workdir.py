@@ -77,5 +77,5 @@ def test_old_leftovers_are_named(tiny, training, monkeypatch, inside, capsys):
         os.utime(path, (time.time() - 20 * 86400,) * 2)
     ((place, n_bytes, age),) = list_leftovers(days=14)
     assert place.samefile(folder) and n_bytes == size and 19.9 < age < 20.1
-    run(tiny("optimized"), training(max_steps=1, warmup_steps=0), made_of={"another": 1})
+    run(tiny("optimized"), training(max_steps=1, warmup_steps=0), inputs={"another": 1})
     assert ".work holds runs of more than 14 days ago" in capsys.readouterr().err

@@ -8,9 +8,10 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from nanogpt import lora
 from nanogpt.checkpoint.folder import load_checkpoint, save_checkpoint
-from nanogpt.lora import LoraSettings
+from nanogpt.lora.adapter import save_adapter
+from nanogpt.lora.attach import attach_adapter
+from nanogpt.lora.settings import LoraSettings
 
 SHAPE = {"n_layer": 2, "n_head": 2, "n_kv_head": 1, "n_embd": 16}
 
@@ -64,8 +65,8 @@ def saved(folder: Path, model, tok, seed: int = 0, name: str = "adapter", **chan
     if not base.exists():
         save_checkpoint(base, model, tok)
     own = load_checkpoint(base)[0]
-    adapted = fill(lora.attach(own, settings(**changed), 1), seed)
-    lora.save(adapted, folder / name, base)
+    adapted = fill(attach_adapter(own, settings(**changed), 1), seed)
+    save_adapter(adapted, folder / name, base)
     return Saved(base, folder / name, before, ids_of(own), adapted(ids_of(own)))
 
 

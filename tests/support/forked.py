@@ -17,7 +17,6 @@ import pandas  # noqa: F401  stages import it late, and so it is here before the
 import peft  # noqa: F401  the same
 import torch._dynamo  # noqa: F401
 
-from nanogpt import train
 from nanogpt.data.sources import hub
 
 LIMIT_SECONDS = 60
@@ -81,7 +80,9 @@ def _refused(*_) -> None:
 
 def stopped() -> None:
     """Let this process be interrupted in its third step of training."""
-    steps, update = [], train.update
+    from nanogpt.training import loop
+
+    steps, update = [], loop.update
 
     def until_third(*args):
         steps.append(args)
@@ -89,4 +90,4 @@ def stopped() -> None:
             raise KeyboardInterrupt
         return update(*args)
 
-    train.update = until_third
+    loop.update = until_third

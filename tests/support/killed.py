@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from nanogpt import optim, train
 from nanogpt.data.tokens.batches import Windows
 from nanogpt.data.tokens.bins import Bin, Counts
-from nanogpt.training import resume
+from nanogpt.training import schedule
+from nanogpt.training.loop import train
+from nanogpt.training.resume import resumable_run
+from nanogpt.training.schedule import learning_rate
 
 TIMES = {"timed_tokens", "busy_s", "first_step_s", "validation_s", "saving_s", "loop_s", "wall_s"}
 DATA = Bin("test", "train", np.random.default_rng(0).integers(64, size=2000).astype(np.uint16), 255, Counts())
@@ -24,7 +26,7 @@ class Killed(BaseException):
 @contextlib.contextmanager
 def killed_at(step: int, monkeypatch):
     """In the block, the training ends as soon as it begins that step."""
-    rate = optim.learning_rate
+    rate = learning_rate
 
     def until(now, **rest):
         if now == step:
@@ -32,15 +34,15 @@ def killed_at(step: int, monkeypatch):
         return rate(now, **rest)
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(optim, "learning_rate", until)
+        patch.setattr(schedule, "learning_rate", until)
         yield
 
 
-def run(model, settings, every=3, made_of=None):
+def run(model, settings, every=3, inputs=None):
     """All weights of the model, and the record, of a run with states every few steps."""
     windows = Windows(DATA, model.config.block_size, 1)
-    with resume.work("pretrain", "test", made_of or {}, every, {}, time.monotonic()) as work:
-        record = train.train(model, windows, windows, settings, 1, work)
+    with resumable_run("pretrain", "test", inputs or {}, every, {}, time.monotonic()) as work:
+        record = train(model, windows, windows, settings, 1, work)
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}, record
 
 

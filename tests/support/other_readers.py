@@ -14,8 +14,8 @@ import pyarrow.parquet
 from ruamel.yaml import YAML
 from small_project import TINY, Project
 
-from nanogpt import settings
 from nanogpt.data.tokens.tokenizer import load_tokenizer
+from nanogpt.pipeline.sections import SECTIONS
 from nanogpt.runtime import params
 
 
@@ -29,7 +29,7 @@ def anything(project: Project, path: Path, command: str) -> str:
 
 def as_read(project: Project, path: Path, command: str) -> str:
     """The settings are those that another reader finds in the file."""
-    given = vars(params.load_all(path, **settings.SECTIONS))
+    given = vars(params.load_all(path, **SECTIONS))
     found = {name: asdict(value) if is_dataclass(value) else value for name, value in given.items()}
     return "" if _same(found, YAML(typ="safe", pure=True).load(path)) else "settings that the file does not give"
 

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from nanogpt.data.tokens.batches import Windows
-from nanogpt.optim import learning_rate
-from nanogpt.train import TrainSettings
+from nanogpt.training.schedule import learning_rate
+from nanogpt.training.settings import TrainSettings
 
 
 def reference_losses(model: nn.Module, windows: Windows, settings: TrainSettings) -> list[float]:
@@ -47,21 +47,22 @@ def main() -> None:
 
     import pandas as pd
 
-    from nanogpt import train
-    from nanogpt.bench.settings import BenchmarkSettings
+    from nanogpt.benchmark.settings import BenchmarkSettings
     from nanogpt.data.tokens.bins import Bin
     from nanogpt.data.tokens.tokenizer import load_tokenizer
     from nanogpt.hardware.cores import describe_processor
     from nanogpt.hardware.device import choose_dtype
     from nanogpt.model.build import build_model
     from nanogpt.runtime import params
+    from nanogpt.training.loop import train
+    from nanogpt.training.settings import TrainSettings
 
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("bins")
     flags.add_argument("--arch", choices=["base", "optimized"], default="optimized")
     flags.add_argument("--steps", type=int, default=500)
     args = flags.parse_args()
-    given = params.load(benchmark=BenchmarkSettings, train=train.TrainSettings)
+    given = params.load(benchmark=BenchmarkSettings, train=TrainSettings)
     tok = load_tokenizer(f"{args.bins}/tokenizer")
     settings = TrainSettings(
         **vars(given.train) | {
@@ -73,7 +74,7 @@ def main() -> None:
     torch.manual_seed(1)
     plain = build_model(given.benchmark.config(args.arch))
     fast = copy.deepcopy(plain)
-    ours = train.train(fast, *windows, settings, 1).train_curve.train_loss
+    ours = train(fast, *windows, settings, 1).train_curve.train_loss
     torch.backends.mkldnn.matmul.fp32_precision = "ieee"  # the reference has torch's own products
     curves = pd.DataFrame({"ours": ours, "plain": reference_losses(plain, windows[0], settings)})
     means = curves.groupby(curves.index // 10).mean()  # of ten steps

@@ -13,8 +13,8 @@ from forked import run, stopped
 from imports import ROOT
 from record_files import pack, written
 
-from nanogpt import settings
 from nanogpt.data.sources.pages import Pages
+from nanogpt.pipeline.sections import Data
 from nanogpt.runtime import params
 from nanogpt.runtime.workdir import work_folder
 
@@ -73,7 +73,7 @@ class Project(Clone):
 
     def _fetch(self) -> None:
         """Two pages as if they came from the hub; in a process whose working folder is the project's."""
-        own = params.load(data=settings.Data).data.tinystories
+        own = params.load(data=Data).data.tinystories
         pages = Pages(work_folder("corpora", "tinystories", asdict(own)))
         state = {"revision": "1" * 40, "licence": "free", "position": [0, 0], "skipped": 0}
         pages.append(OWN[:20], state | {"documents": 20})

@@ -1,0 +1,94 @@
+"""What is timed: a training step of either architecture as this project takes it, and as plain torch does."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from nanogpt.benchmark.settings import BenchmarkSettings
+from nanogpt.benchmark.timing import Steps
+from nanogpt.hardware.compilation import compile_cached
+from nanogpt.hardware.device import Dtype, autocast, choose_dtype, configure_torch, set_threads
+from nanogpt.lora.attach import attach_adapter
+from nanogpt.lora.settings import LoraSettings
+from nanogpt.model.build import build_model
+from nanogpt.training.optimizer import build_adamw
+from nanogpt.training.step import compile_loss, update
+
+CPU = torch.device("cpu")
+DTYPES: dict[str, Dtype] = {"fp32": "float32", "bf16": "bfloat16"}
+ADAPTER = LoraSettings(
+    r=8, alpha=8.0, dropout=0.0, target_modules="all-linear", kind="lora",
+    max_steps=2, batch_size=1, lr=1e-4, min_lr=1e-5, warmup_steps=0,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to train: `plain` is the yardstick, the model with `F.cross_entropy` and torch's own AdamW.
+
+    `adapter` trains LoRA of rank 8 on the blocks' linear layers. `isa` is what ONEDNN_MAX_CPU_ISA leaves of the
+    processor.
+    """
+
+    arch: Literal["base", "optimized"]
+    dtype: Dtype
+    compile: bool = False
+    plain: bool = False
+    adapter: bool = False
+    isa: str | None = None
+
+
+def training(name: str, variant: Variant, settings: BenchmarkSettings) -> Steps:
+    """A step of training on one batch of random tokens, in this process, whose settings it changes."""
+    if variant.isa:
+        os.environ["ONEDNN_MAX_CPU_ISA"] = variant.isa  # oneDNN reads it before its first product
+    batch = random_batch(settings)
+    model = build_model(settings.config(variant.arch))
+    return {name: _plain(model, variant, settings, *batch) if variant.plain else _ours(model, variant, settings, batch)}
+
+
+def random_batch(settings: BenchmarkSettings) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids and targets, each (B, T) int64, always the same; the model that is built next is always the same too."""
+    torch.manual_seed(0)
+    tokens = torch.randint(settings.vocab_size, (settings.batch_size, settings.block_size + 1))
+    return tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
+
+
+def _plain(
+    model: nn.Module, variant: Variant, settings: BenchmarkSettings, ids: torch.Tensor, targets: torch.Tensor
+) -> Callable[[], None]:
+    set_threads(settings.threads)
+    dtype = choose_dtype(variant.dtype, CPU)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, foreach=True)
+
+    def loss() -> torch.Tensor:
+        return F.cross_entropy(model(ids).flatten(0, 1), targets.flatten())
+
+    forward = compile_cached(loss) if variant.compile else loss
+
+    def step() -> None:
+        with autocast(CPU, dtype):
+            mean = forward()
+        mean.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def _ours(
+    model: nn.Module, variant: Variant, settings: BenchmarkSettings, batch: tuple[torch.Tensor, torch.Tensor]
+) -> Callable[[], object]:
+    configure_torch(settings.threads)
+    dtype = choose_dtype(variant.dtype, CPU)
+    if variant.adapter:
+        attach_adapter(model, ADAPTER, seed=0).train()
+    optimizer = build_adamw(model, lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1)
+    loss_of = compile_loss(model) if variant.compile else model
+    return lambda: update(loss_of, optimizer, [batch], 1.0, CPU, dtype)

@@ -1,0 +1,1 @@
+"""What models have learned, beside each other and over several seeds."""

@@ -1,0 +1,1 @@
+"""Text from a model: decoding, sampling, completions of prompts."""

@@ -1,0 +1,97 @@
+"""Text from a model, token by token, with a key/value cache."""
+
+import random
+from collections.abc import Iterator
+from itertools import takewhile
+
+import torch
+from torch import nn
+
+from nanogpt.inference.sampling import sample_tokens
+from nanogpt.model.kv_cache import KVCache
+from nanogpt.runtime.errors import UserError
+
+
+def generate(
+    model: nn.Module,
+    prompt_ids: list[int],
+    *,
+    num_samples: int,
+    max_tokens: int,
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+    seed: int,
+    n_tokens: int,
+    eot: int,
+) -> list[list[int]]:
+    """Continuations of one prompt, decoded as one batch; the same arguments give the same ids.
+
+    Each holds up to max_tokens ids below n_tokens and ends before its first `eot`; see `decode` for the arguments.
+    """
+    steps = list(
+        decode(
+            model, prompt_ids, num_samples=num_samples, max_tokens=max_tokens, temperature=temperature, top_k=top_k,
+            top_p=top_p, seed=seed, n_tokens=n_tokens, eot=eot,
+        )
+    )  # fmt: skip
+    return [list(takewhile(lambda token: token != eot, (step[row] for step in steps))) for row in range(num_samples)]
+
+
+@torch.inference_mode()
+def decode(
+    model: nn.Module,
+    prompt_ids: list[int],
+    *,
+    num_samples: int,
+    max_tokens: int,
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+    seed: int,
+    n_tokens: int,
+    eot: int,
+) -> Iterator[list[int]]:
+    """The next id of every row, max_tokens times or until every row has had its `eot`.
+
+    A row that has ended goes on beside the others; what follows its `eot` means nothing. `eot` is put before the
+    prompt, as documents begin after one. A context longer than the model's block is cut to its last
+    `block_size // 2` tokens and read anew, so the cost of a token stays bounded in texts of any length.
+    Row i draws from a generator of its own, so it does not depend on how many rows there are. The model is in eval
+    mode until the iterator ends or is closed, then in the mode it was in.
+
+    n_tokens: ids from there on are padding of the embedding and never chosen.
+    temperature: 0 chooses the likeliest id; top_k and top_p: see `filter_logits`.
+    """
+    config, was_training = model.config, model.training
+    weight = next(model.parameters())
+    autocast = torch.is_autocast_enabled(weight.device.type)
+    dtype = torch.get_autocast_dtype(weight.device.type) if autocast else weight.dtype
+    cache = KVCache(config, num_samples, dtype, weight.device)
+    generators = [torch.Generator().manual_seed(_row_seed(seed, row)) for row in range(num_samples)]
+    context = torch.tensor([[eot, *prompt_ids]] * num_samples, device=weight.device)  # (B, T)
+    unread = context
+    ended = torch.zeros(num_samples, dtype=torch.bool)
+    model.eval()
+    try:
+        for _ in range(max_tokens):
+            if context.size(1) > config.block_size:
+                context = unread = context[:, -max(1, config.block_size // 2) :]
+                cache.length = 0
+            logits = model(unread, cache=cache, last=True)[:, 0, :n_tokens].cpu()  # (B, n_tokens)
+            if not logits.isfinite().all():
+                raise UserError("the model's output is not finite: its weights are damaged, or its training diverged")
+            chosen = sample_tokens(logits, temperature, top_k, top_p, generators)  # (B,)
+            unread = chosen[:, None].to(weight.device)
+            context = torch.cat([context, unread], dim=1)
+            yield chosen.tolist()
+            ended |= chosen == eot
+            if ended.all():
+                return
+    finally:
+        model.train(was_training)
+
+
+def _row_seed(seed: int, row: int) -> int:
+    """A seed for each row that no other pair of seed and row is likely to share."""
+    return random.Random(f"{seed} {row}").getrandbits(63)

@@ -1,0 +1,1 @@
+"""Low-rank adapters: train, save, load, merge."""

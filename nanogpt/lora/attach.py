@@ -1,0 +1,61 @@
+"""Low-rank adapters through PEFT: attach a trainable one to a model.
+
+LoRA (Hu et al., arXiv:2106.09685), rsLoRA (Kalajdzievski, arXiv:2312.03732), which scales the adapter by
+alpha / sqrt(r) in place of alpha / r, and DoRA (Liu et al., arXiv:2402.09353), which learns the
+length of every row of a weight apart from its direction.
+"""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from nanogpt.model.build import linear_names
+from nanogpt.runtime.errors import BadSetting, UserError
+
+if TYPE_CHECKING:
+    from peft import PeftModel  # takes seconds to import: the functions below do it when needed
+
+    from nanogpt.lora.settings import LoraSettings, Targets
+
+
+def attach_adapter(model: nn.Module, settings: "LoraSettings", seed: int) -> "PeftModel":
+    """Freeze `model` and put a trainable adapter on its target modules, in place.
+
+    Raises UserError for target modules that the architecture does not have and for a rank above its width.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    targets, width = target_names(model, settings.target_modules), model.config.n_embd
+    if settings.r > width:
+        raise BadSetting("lora.r", settings.r, f"above the model's width of {width}", "choose 4 to 64")
+    torch.manual_seed(seed)  # A is drawn at random, B starts at zero
+    config = LoraConfig(
+        r=settings.r, lora_alpha=settings.alpha, lora_dropout=settings.dropout, target_modules=targets,
+        use_rslora=settings.kind == "rslora", use_dora=settings.kind == "dora",
+    )  # fmt: skip
+    return get_peft_model(model, config)
+
+
+def target_names(model: nn.Module, wanted: "Targets") -> list[str]:
+    """The leaf names of the modules to adapt.
+
+    "all-linear" are those of the blocks, without the head; "all" adds the head and the embeddings,
+    which a second domain needs where it uses tokens that the first one hardly has.
+    """
+    if wanted == "all-linear":
+        return linear_names(model)
+    known = {name.rpartition(".")[2] for name in adaptable_modules(model)}
+    wanted = sorted(known) if wanted == "all" else wanted
+    for name in wanted:
+        if name not in known:
+            choice = ", ".join(sorted(known))
+            raise UserError(
+                f"lora.target_modules: {model.config.arch} has no module {name!r}; it has {choice}, or write all-linear"
+            )
+    return list(wanted)
+
+
+def adaptable_modules(model: nn.Module) -> dict[str, nn.Module]:
+    """Linear and embedding modules by name: those that an adapter may be put on."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Embedding)}

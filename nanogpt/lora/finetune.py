@@ -1,0 +1,64 @@
+"""The lora-finetune stage: an adapter for a model, trained on a second domain."""
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+from nanogpt.checkpoint.folder import load_checkpoint
+from nanogpt.checkpoint.identity import model_identity
+from nanogpt.checkpoint.model_card import adapter_card
+from nanogpt.data.tokens.batches import Windows
+from nanogpt.data.tokens.bins import Bin
+from nanogpt.lora.adapter import check_output, display_name, save_adapter
+from nanogpt.lora.attach import attach_adapter
+from nanogpt.lora.settings import LoraSettings
+from nanogpt.model.score import score_domains, score_figures
+from nanogpt.runtime.metrics_file import write_metrics
+from nanogpt.training.loop import resolve_run, train
+from nanogpt.training.resume import resumable_run
+from nanogpt.training.settings import TrainSettings
+
+
+def finetune(
+    seed: int,
+    lora: LoraSettings,
+    training: TrainSettings,
+    base: Path | str = "models/pretrain",
+    data: Path | str = "data/finetune",
+    first_domain: Path | str | None = "data/pretrain",
+    out: Path | str = "models/lora",
+    metrics_folder: Path | str = "metrics",
+) -> dict:
+    """Score `base`, train an adapter for it, score again, write the adapter to `out`; returns the metrics.
+
+    `data` and `first_domain` are folders of bins in the base's tokens: the text to adapt to, and the one that the base
+    was trained on, to measure what is forgotten (None leaves that out). `training` has lora's own figures already, see
+    `LoraSettings.training`. Curves and metrics go to `metrics_folder`. An interrupted call is resumed by the next one
+    with equal arguments. Raises UserError as `train` does.
+    """
+    started = time.monotonic()
+    check_output(out)
+    net, tok = load_checkpoint(base)
+    sha256 = model_identity(base)  # of what was loaded, not of what may lie there after training
+    domains = {"finetune": Bin.open(data, "val", tok)}
+    if first_domain is not None:
+        domains["pretrain"] = Bin.open(first_domain, "val", tok)
+    train_data, val_data = Bin.open(data, "train", tok), domains["finetune"]
+    windows = [Windows(split, net.config.block_size, seed) for split in (train_data, val_data)]
+    inputs = {"seed": seed, "base": sha256, "lora": asdict(lora), "train": training.fingerprint_inputs()}
+    inputs["data"] = [tok.sha256, train_data.counts.sha256, val_data.counts.sha256]
+    with resumable_run("lora-finetune", lora.kind, inputs, training.checkpoint_every, {}, started) as run:
+        dtype = resolve_run(net.config, training, run).dtype
+        before = score_domains(net, domains, tok.byte_lengths(), dtype)
+        adapted = attach_adapter(net, lora, seed)
+        record = train(net, *windows, training, seed, run, section="lora")
+        after = score_domains(net, domains, tok.byte_lengths(), dtype)
+        settings = {"seed": seed, "lora": lora, "train": training}
+        scores = before["finetune"], after["finetune"]
+        card = adapter_card(net, display_name(base), train_data, val_data, *scores, settings)
+        save_adapter(adapted, out, base, sha256, card)
+        record.save(metrics_folder, "lora-finetune")
+        metrics = record.metrics(after["finetune"], val_data, started)
+        metrics |= {"before": score_figures(before), "after": score_figures(after, before)}
+        write_metrics(Path(metrics_folder, "lora-finetune.json"), metrics)
+    return metrics

@@ -1,0 +1,22 @@
+"""All sections of params.yaml in one table, for whoever must know them all."""
+
+from nanogpt.benchmark.settings import BenchmarkSettings
+from nanogpt.checkpoint.settings import CheckpointSettings
+from nanogpt.data.sources import Data
+from nanogpt.data.tokens.settings import TokenizerSettings
+from nanogpt.inference.settings import SampleSettings
+from nanogpt.lora.settings import LoraSettings
+from nanogpt.model.config import ModelSettings
+from nanogpt.training.settings import TrainSettings
+
+SECTIONS = {
+    "seed": int,
+    "data": Data,
+    "tokenizer": TokenizerSettings,
+    "model": ModelSettings,
+    "train": TrainSettings,
+    "lora": LoraSettings,
+    "sample": SampleSettings,
+    "benchmark": BenchmarkSettings,
+    "checkpoint": CheckpointSettings,
+}

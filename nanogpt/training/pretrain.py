@@ -1,0 +1,59 @@
+"""The pretrain stage: a model from fresh weights, or a checkpoint's, trained on a folder of bins."""
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+from nanogpt.checkpoint.folder import check_output, config_and_tokenizer, save_checkpoint
+from nanogpt.checkpoint.model_card import pretrained_card
+from nanogpt.checkpoint.settings import CheckpointSettings
+from nanogpt.data.tokens.batches import Windows
+from nanogpt.data.tokens.bins import Bin
+from nanogpt.data.tokens.tokenizer import load_tokenizer
+from nanogpt.model.config import ModelSettings
+from nanogpt.model.score import score_bin
+from nanogpt.runtime import atomic
+from nanogpt.runtime.metrics_file import write_metrics
+from nanogpt.training.init_from import describe_origin, initial_model
+from nanogpt.training.loop import train
+from nanogpt.training.resume import resumable_run
+from nanogpt.training.settings import TrainSettings
+
+
+def pretrain(
+    seed: int,
+    model: ModelSettings,
+    training: TrainSettings,
+    checkpoint: CheckpointSettings,
+    data: Path | str = "data/pretrain",
+    out: Path | str = "models/pretrain",
+    metrics_folder: Path | str = "metrics",
+) -> dict:
+    """Train, score every validation document, write the model to `out` and curves and metrics to `metrics_folder`.
+
+    `data` is a folder of bins with their tokenizer. Returns the metrics (see `RunRecord.metrics`). An interrupted call
+    is resumed by the next one with equal arguments. Raises UserError as `train` does, and before training where an
+    input is missing or damaged or an output cannot be written.
+    """
+    started = time.monotonic()
+    tok = load_tokenizer(Path(data, "tokenizer"))
+    check_output(out)
+    metrics_file = Path(metrics_folder, "pretrain.json")
+    atomic.check_writable(metrics_file)
+    net = initial_model(model, training.init_from, tok, seed)
+    origin = describe_origin(training.init_from)
+    train_data, val_data = (Bin.open(data, split, tok) for split in ("train", "val"))
+    windows = [Windows(split, net.config.block_size, seed) for split in (train_data, val_data)]
+    inputs = {"seed": seed, "begun": origin, "model": asdict(net.config), "train": training.fingerprint_inputs()}
+    inputs["data"] = [tok.sha256, train_data.counts.sha256, val_data.counts.sha256]
+    facts = config_and_tokenizer(net, tok)
+    with resumable_run("pretrain", net.config.arch, inputs, training.checkpoint_every, facts, started) as run:
+        record = train(net, *windows, training, seed, run)
+        score = score_bin(net, val_data, tok.byte_lengths(), record.dtype)
+        settings = {"seed": seed, "model": net.config, "train": training}
+        card = pretrained_card(net, tok, origin, train_data, val_data, score, settings, checkpoint.format)
+        save_checkpoint(out, net, tok, **asdict(checkpoint), card=card)
+        record.save(metrics_folder, "pretrain")
+        metrics = record.metrics(score, val_data, started)
+        write_metrics(metrics_file, metrics)
+    return metrics

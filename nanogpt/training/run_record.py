@@ -1,0 +1,132 @@
+"""What a training run leaves besides the weights, so far: it is saved with them, and a resumed run goes on with it."""
+
+import json
+import math
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nanogpt.data.tokens.bins import Bin
+from nanogpt.hardware import memory
+from nanogpt.model.score import Score, bits_per_byte
+from nanogpt.runtime import atomic
+
+if TYPE_CHECKING:
+    import pandas as pd  # takes 66 MiB: it is imported once training has given back its own
+
+
+@dataclass
+class RunRecord:
+    """A run of `step` steps; losses in nats per token, times in seconds, over all processes that had a part in it.
+
+    `train_rows` are (step, train_loss, lr), `val_rows` (step, val_loss), `recent` the losses since the last row.
+    Of the steps, `skipped` were not taken because the loss or the gradient was not finite, `skipped_in_row` of them
+    at the end. `first_step_s` is the first step of each process, which compiles and touches memory, `validation_s`
+    all of validation, `saving_s` all of saving, and `loop_s` the loop without these three: `timed_tokens` in all, of
+    which `busy_s` in forward, backward and optimizer. `wall_s` is from the start of the processes to the last save.
+    `machines` are those that it ran on, and what it computed with there.
+    """
+
+    step: int = 0
+    train_rows: list[tuple[int, float, float]] = field(default_factory=list)
+    val_rows: list[tuple[int, float]] = field(default_factory=list)
+    recent: list[float] = field(default_factory=list)
+    skipped: int = 0
+    skipped_in_row: int = 0
+    timed_tokens: int = 0
+    busy_s: float = 0.0
+    first_step_s: float = 0.0
+    validation_s: float = 0.0
+    saving_s: float = 0.0
+    loop_s: float = 0.0
+    wall_s: float = 0.0
+    machines: list[dict] = field(default_factory=list)
+
+    def add_machine(self, machine: dict) -> None:
+        """Note the machine that the run goes on on, and say so where it is another one than before."""
+        if self.machines and machine not in self.machines:
+            other = [key for key in machine if machine[key] != self.machines[-1].get(key)]
+            print(
+                f"this run began on another machine ({', '.join(other)}): its last bits may be neither's own",
+                file=sys.stderr,
+            )
+        if machine not in self.machines:
+            self.machines.append(machine)
+
+    def log_step(self, loss: float) -> None:
+        """Count a step; its loss is NaN where it was skipped."""
+        self.step += 1
+        if math.isfinite(loss):
+            self.recent.append(loss)
+            self.skipped_in_row = 0
+        else:
+            self.skipped += 1
+            self.skipped_in_row += 1
+            print(f"step {self.step}: the loss or its gradient is not finite; skipped", file=sys.stderr)
+
+    def log_row(self, lr: float) -> None:
+        """A row of the training curve: the mean loss of the steps taken since the last one."""
+        self.train_rows.append((self.step, sum(self.recent) / len(self.recent) if self.recent else math.nan, lr))
+        self.recent = []
+
+    @property
+    def train_curve(self) -> "pd.DataFrame":
+        """Table of step, train_loss, lr."""
+        import pandas as pd
+
+        return pd.DataFrame(self.train_rows, columns=["step", "train_loss", "lr"])
+
+    @property
+    def val_curve(self) -> "pd.DataFrame":
+        """Table of step, val_loss."""
+        import pandas as pd
+
+        return pd.DataFrame(self.val_rows, columns=["step", "val_loss"])
+
+    @property
+    def dtype(self) -> str:
+        """That of the run's matrix products, where it ended."""
+        return self.machines[-1]["dtype"]
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Tokens trained on in a second of `loop_s`."""
+        return self.timed_tokens / self.loop_s if self.loop_s else 0.0
+
+    @property
+    def overhead_share(self) -> float:
+        """The part of `loop_s` outside forward, backward and optimizer."""
+        return 1 - self.busy_s / self.loop_s if self.loop_s else 0.0
+
+    def save(self, folder: Path | str, stage: str) -> None:
+        """Write the curves as `<stage>-train.csv` and `<stage>-val.csv`, the machines as `<stage>-machine.json`."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, curve in (("train", self.train_curve), ("val", self.val_curve)):
+            text = curve.to_csv(index=False, float_format="%.6g", na_rep="nan")
+            atomic.write_text(folder / f"{stage}-{name}.csv", text)
+        atomic.write_text(folder / f"{stage}-machine.json", json.dumps(self.machines, indent=2) + "\n")
+
+    def metrics(self, score: Score, val_data: Bin, started: float) -> dict:
+        """The run's metrics: losses, bits per byte, speed, memory, seconds since `started` (time.monotonic()).
+
+        `score` is that of every document of `val_data`; `floor.bpb` is the entropy of those same
+        documents and is there only where it is known (built-in corpora).
+        """
+        figures = {
+            "train": {"loss_nats": next(loss for _, loss, _ in reversed(self.train_rows) if math.isfinite(loss))},
+            "val": {"loss_nats": score.loss_nats, "bpb": score.bpb},
+            "skipped_steps": self.skipped,
+            "tokens_per_s": self.tokens_per_s,
+            "overhead_share": self.overhead_share,
+            "first_step_s": self.first_step_s,
+            "validation_s": self.validation_s,
+            "saving_s": self.saving_s,
+            "peak_mib": memory.peak_mib(),
+            "wall_s": self.wall_s + time.monotonic() - started,
+        }
+        if val_data.counts.bits is not None:
+            figures["floor"] = {"bpb": bits_per_byte(val_data.counts.bits, score.n_bytes)}
+        return figures

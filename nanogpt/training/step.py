@@ -1,0 +1,47 @@
+"""One optimizer step, and the loss it descends."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from nanogpt.hardware.compilation import compile_cached
+from nanogpt.hardware.device import autocast
+from nanogpt.model.loss import head_loss
+
+
+def update(
+    loss_of: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    optimizer: torch.optim.Optimizer,
+    batches: list[tuple[torch.Tensor, torch.Tensor]],
+    grad_clip: float,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> float:
+    """One optimizer step on the mean gradient of `batches`, clipped to norm `grad_clip`.
+
+    `batches` are pairs (ids, targets), each (B, T) int64, of which `loss_of`, like a model, makes a mean loss; `dtype`
+    is that of matrix products.
+    Returns the mean loss in nats per token, before the step; where it or the gradient is not finite, NaN, and
+    nothing has changed then.
+    """
+    total = 0.0
+    for ids, targets in batches:
+        with autocast(device, dtype):
+            loss = loss_of(ids.to(device), targets.to(device)) / len(batches)
+        loss.backward()
+        total += loss.item()
+    learning = [p for group in optimizer.param_groups for p in group["params"]]
+    norm = torch.nn.utils.clip_grad_norm_(learning, grad_clip).item()
+    finite = math.isfinite(total) and math.isfinite(norm)
+    if finite:
+        optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return total if finite else math.nan
+
+
+def compile_loss(model: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
+    """`model(ids, targets)` with all but the head compiled; the head's kernels are as fast as compiled ones."""
+    hidden = compile_cached(model.hidden)
+    return lambda ids, targets: head_loss(model.lm_head, hidden(ids), targets)

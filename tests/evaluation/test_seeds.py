@@ -1,0 +1,367 @@
+"""The process that trains is a stand-in here but for the last test, which trains in earnest."""
+
+import json
+import math
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+from imports import ROOT
+from ruamel.yaml import YAML
+
+from nanogpt.evaluation import seeds
+from nanogpt.evaluation.seeds import Group, compare_seeds, describe_processor, equal_time_steps, figures, fingerprint
+from nanogpt.runtime.errors import UserError
+from nanogpt.runtime.process import INTERRUPTED
+
+STEPS, TOKENS = 300, 8 * 256  # of params.yaml: batch_size, block_size
+SPEED = {"base": 1000.0, "optimized": 1500.0}
+LONGER = 452  # three runs of base at 900, 1000 and 1100 tokens a second take as long as these at 1400, 1500 and 1600
+SHAPE = {"n_layer": 1, "n_head": 2, "n_kv_head": 1, "n_embd": 16, "block_size": 16}
+SHORT = {"max_steps": 12, "batch_size": 2, "warmup_steps": 2, "eval_every": 6, "eval_batches": 1, "log_every": 4}
+
+
+@dataclass
+class Trainer:
+    """Stands in for the process: notes what it was to train and writes what a run of that kind would."""
+
+    asked: list[tuple[str, int, int]] = field(default_factory=list)
+    ends: dict[int, int] = field(default_factory=dict)  # number of the process -> status
+
+    def launch(self, command: list[str]) -> int:
+        assert command[:3] == [sys.executable, "-m", "stages.pretrain"]
+        flags = dict(zip(command[3::2], command[4::2], strict=True))
+        assert flags.keys() == {"--arch", "--seed", "--max-steps", "--data", "--out"}
+        arch, seed, steps = flags["--arch"], int(flags["--seed"]), int(flags["--max-steps"])
+        assert flags["--data"] == "data/pretrain"
+        self.asked.append((arch, seed, steps))
+        out = Path(flags["--out"])
+        out.mkdir(exist_ok=True)
+        (out / "model.safetensors").touch()
+        if status := self.ends.pop(len(self.asked), 0):
+            if status == INTERRUPTED:
+                raise KeyboardInterrupt
+            return status
+        (out / "pretrain.json").write_text(json.dumps(result(arch, seed, steps)))
+        return 0
+
+
+def result(arch: str, seed: int, steps: int) -> dict:
+    loss = {"base": 2.0, "optimized": 1.8}[arch] + 0.1 * seed - steps / 10_000 + 0.01 * (seed == 2)
+    return {
+        "val": {"loss_nats": loss, "bpb": loss / math.log(2) / 4},
+        "tokens_per_s": SPEED[arch] + 100 * (seed - 2),
+        "wall_s": 5.0,
+    }
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch, write_bins, byte):
+    """A folder outside DVC with settings and bins of bytes."""
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    shutil.copytree(ROOT / "data" / "own", tmp_path / "data" / "own")
+    write_bins(tmp_path / "data" / "pretrain", byte, [f"once upon a time, {i}" for i in range(60)])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def trainer(project, monkeypatch) -> Trainer:
+    stand_in = Trainer()
+    monkeypatch.setattr(seeds, "launch", stand_in.launch)
+    return stand_in
+
+
+def set_params(section: str, **values) -> None:
+    yaml = YAML()
+    document = yaml.load(Path("params.yaml"))
+    document[section].update(values)
+    yaml.dump(document, Path("params.yaml"))
+
+
+def group(steps: int, losses: list[float], speeds: list[float] | None = None) -> Group:
+    speeds = speeds or [1000.0] * len(losses)
+    pairs = zip(losses, speeds, strict=True)
+    return Group(steps, [{"val": {"loss_nats": x, "bpb": x / 3}, "tokens_per_s": speed} for x, speed in pairs])
+
+
+def test_figures_against_numpy():
+    base, other = np.array([2.00, 2.11, 2.05]), np.array([1.80, 1.95, 1.82])
+    speeds = np.array([900.0, 1000.0, 1100.0])
+    found = figures(
+        {"base": group(100, base.tolist()), "equal_steps": group(50, other.tolist(), speeds.tolist())}, [1, 2, 3], 64
+    )
+    assert found["base"]["seconds"] == pytest.approx(100 * 64 / 1000)
+    row, t = found["equal_steps"], 4.30265
+    assert row["steps"] == 50
+    assert row["seconds"] == pytest.approx((50 * 64 / speeds).mean())
+    assert row["seconds_ci95"] == pytest.approx(t * (50 * 64 / speeds).std(ddof=1) / np.sqrt(3), rel=1e-5)
+    assert row["tokens_per_s"] == pytest.approx(50 * 64 / row["seconds"])
+    assert row["loss_nats"] == pytest.approx(other.mean())
+    assert row["bpb_ci95"] == pytest.approx(t * other.std(ddof=1) / np.sqrt(3) / 3, rel=1e-5)
+    change = other - base
+    assert row["loss_nats_change"] == pytest.approx(change.mean())
+    assert row["loss_nats_change_ci95"] == pytest.approx(t * change.std(ddof=1) / np.sqrt(3), rel=1e-5)
+    assert row["bpb_change"] == pytest.approx(change.mean() / 3)
+    assert row["change_percent"] == pytest.approx(100 * change.mean() / base.mean())
+    assert row["change_percent_ci95"] == pytest.approx(100 * row["loss_nats_change_ci95"] / base.mean())
+    assert row["by_seed"]["2"] == {"loss_nats": 1.95, "bpb": 0.65}
+    assert not any("change" in key for key in found["base"])
+
+
+def test_differences_are_taken_in_pairs():
+    """Seeds that differ much, and an architecture that is better by the same with each."""
+    losses = [1.0, 2.0, 3.0, 4.0]
+    found = figures({"base": group(9, losses), "equal_steps": group(9, [x - 0.1 for x in losses])}, range(4), 1)
+    row = found["equal_steps"]
+    assert row["loss_nats_ci95"] > 1
+    assert row["loss_nats_change"] == pytest.approx(-0.1)
+    assert row["loss_nats_change_ci95"] < 1e-9
+    assert row["change_percent"] == pytest.approx(-4)
+
+
+@pytest.mark.parametrize(
+    ("steps", "base", "optimized", "expected"),
+    [
+        (100, [1000.0, 1000.0], [2000.0, 2000.0], 200),
+        (100, [600.0, 1200.0], [1000.0, 1000.0], 125),  # as long as 800 all the way
+        (100, [1000.0, 1000.0], [1000.0, 1008.0], 100),
+        (2000, [1000.0, 1000.0], [990.0, 991.0], 1981),
+        (2, [1000.0, 1000.0], [100.0, 100.0], 2),
+    ],
+)
+def test_steps_at_equal_time(steps, base, optimized, expected):
+    assert equal_time_steps(group(steps, [0, 0], base), group(steps, [0, 0], optimized)) == expected
+
+
+def test_a_series(trainer):
+    _, found = compare_seeds("data/pretrain", range(1, 4), STEPS)
+    pairs = [(arch, seed, 300) for seed in (1, 2, 3) for arch in ("base", "optimized")]
+    assert trainer.asked == [*pairs, *(("optimized", seed, LONGER) for seed in (1, 2, 3))]
+    assert list(found) == ["base", "equal_steps", "equal_time"]
+    lengths = {"base": ("base", 300), "equal_steps": ("optimized", 300), "equal_time": ("optimized", LONGER)}
+    for name, (arch, steps) in lengths.items():
+        runs = [result(arch, seed, steps) for seed in (1, 2, 3)]
+        losses = np.array([run["val"]["loss_nats"] for run in runs])
+        assert found[name]["steps"] == steps
+        assert found[name]["loss_nats"] == pytest.approx(losses.mean())
+        assert found[name]["seconds"] == pytest.approx(np.mean([steps * TOKENS / run["tokens_per_s"] for run in runs]))
+    assert found["equal_time"]["loss_nats_change"] == pytest.approx(-0.2 - (LONGER - STEPS) / 10_000)
+    assert found["equal_time"]["loss_nats_change_ci95"] == pytest.approx(0, abs=1e-9)
+
+
+def test_the_page(trainer):
+    page, found = compare_seeds("data/pretrain", range(1, 4), STEPS)
+    assert page.startswith("# base against optimized, 3 seeds\n") and page.endswith(" |\n")
+    assert "data/pretrain (test)" in page
+    assert f"Machine: {describe_processor()}." in page
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line[:1] == "|"]
+    assert rows[0] == ["", "steps", "seconds", "loss, nats per token", "bits per byte"]
+    within = 4.30265 * np.std([0.1, 0.21, 0.3], ddof=1) / math.sqrt(3)
+    assert rows[2][:2] == ["base", "300"]
+    assert rows[2][3] == f"2.1733 ± {within:.4f}"
+    assert rows[2][4] == f"{2.17333 / math.log(2) / 4:.4f} ± {within / math.log(2) / 4:.4f}"
+    assert rows[3][:2] == ["optimized, equal steps", "300"]
+    assert rows[4][:2] == ["optimized, equal time", str(LONGER)]
+    assert rows[4][2] == f"{found['equal_time']['seconds']:.1f} ± {found['equal_time']['seconds_ci95']:.1f}"
+    assert rows[5] == ["", "loss, nats per token", "bits per byte", "% of base's mean, both"]
+    assert rows[7] == [
+        "optimized, equal steps", "-0.2000 ± 0.0000", f"{-0.2 / math.log(2) / 4:.4f} ± 0.0000",
+        f"{-20 / 2.17333:.2f} ± 0.00",
+    ]  # fmt: skip
+    assert rows[8][0] == "optimized, equal time"
+    assert len(rows) == 9
+
+
+@pytest.mark.parametrize("failing", range(1, 7))
+def test_a_series_goes_on_where_it_was(trainer, failing):
+    trainer.ends = {failing: 1}
+    with pytest.raises(UserError):
+        compare_seeds("data/pretrain", [1, 2], STEPS)
+    assert len(trainer.asked) == failing
+    page, _ = compare_seeds("data/pretrain", [1, 2], STEPS)
+    assert trainer.asked[failing] == trainer.asked[failing - 1]
+    assert len(trainer.asked) == len(set(trainer.asked)) + 1 == 7
+    assert compare_seeds("data/pretrain", [1, 2], STEPS)[0] == page
+    assert len(trainer.asked) == 7
+
+
+def test_more_seeds_are_added_to_those_there_are(trainer):
+    compare_seeds("data/pretrain", [1, 2, 3], STEPS)
+    trainer.asked.clear()
+    compare_seeds("data/pretrain", [1, 2, 3, 4], STEPS)
+    assert trainer.asked[:2] == [("base", 4, 300), ("optimized", 4, 300)]
+    times = {arch: sum(1 / (SPEED[arch] + 100 * (seed - 2)) for seed in range(1, 5)) for arch in SPEED}
+    assert {steps for _, _, steps in trainer.asked[2:]} == {round(300 * times["base"] / times["optimized"])}
+
+
+def test_models_go_and_figures_stay(trainer, project):
+    compare_seeds("data/pretrain", [1, 2], STEPS)
+    files = [path.relative_to(project) for path in (project / ".work" / "seeds").rglob("*") if path.is_file()]
+    assert len(files) == 6
+    names = {re.sub(r"-[0-9a-f]{12}", "", path.as_posix()) for path in files}
+    assert names == {f".work/seeds/{arch}-{seed}/pretrain.json" for arch in SPEED for seed in (1, 2)}
+
+
+def test_a_run_that_fails_is_named(trainer, capfd):
+    trainer.ends = {4: 1}
+    with pytest.raises(UserError, match=r"^optimized, seed 2, 300 steps: .* status 1; .* same command goes on from"):
+        compare_seeds("data/pretrain", [1, 2], STEPS)
+    assert capfd.readouterr().err.splitlines()[-1] == "optimized, seed 2, 300 steps"
+
+
+def test_a_run_that_the_system_ends_has_no_memory_perhaps(trainer):
+    trainer.ends = {1: -9}
+    with pytest.raises(UserError, match=r"^base, seed 1, .* status -9; .* smaller train\.batch_size; "):
+        compare_seeds("data/pretrain", [1, 2], STEPS)
+
+
+def test_a_run_that_was_interrupted_interrupts(trainer):
+    trainer.ends = {3: INTERRUPTED}
+    with pytest.raises(KeyboardInterrupt, match="goes on from there"):
+        compare_seeds("data/pretrain", [1, 2], STEPS)
+    assert len(trainer.asked) == 3
+
+
+@pytest.mark.parametrize(
+    ("section", "values"),
+    [("model", {"n_layer": 4}), ("train", {"lr": 0.001}), ("train", {"dtype": "float32"})],
+)
+def test_other_settings_are_another_series(trainer, section, values):
+    compare_seeds("data/pretrain", [1, 2], STEPS)
+    set_params(section, **values)
+    compare_seeds("data/pretrain", [1, 2], STEPS)
+    assert len(trainer.asked) == 12
+
+
+def test_settings_that_a_run_does_not_read_are_the_same_series(trainer):
+    compare_seeds("data/pretrain", [1, 2], STEPS)
+    set_params("sample", temperature=0.5)
+    set_params("model", arch="optimized")  # both are trained
+    set_params("train", max_steps=400)  # given by flag
+    compare_seeds("data/pretrain", [1, 2], STEPS)
+    assert len(trainer.asked) == 6
+
+
+def test_other_text_or_code_is_another_series(trainer, project, write_bins, byte, monkeypatch):
+    compare_seeds("data/pretrain", [1, 2], STEPS)
+    shutil.rmtree(project / "data" / "pretrain")
+    write_bins(project / "data" / "pretrain", byte, [f"once upon a day, {i}" for i in range(60)])
+    compare_seeds("data/pretrain", [1, 2], STEPS)
+    assert len(trainer.asked) == 12
+    found = fingerprint.program()
+    for module, trained in [
+        ("nanogpt.train", 18),
+        ("nanogpt.evaluation.seeds", 18),
+        ("nanogpt.training.optimizer", 24),
+    ]:
+        found["code"][module] = "changed"
+        monkeypatch.setattr(fingerprint, "program", lambda: found)
+        compare_seeds("data/pretrain", [1, 2], STEPS)
+        assert len(trainer.asked) == trained
+
+
+def test_settings_that_change_on_the_way(trainer, monkeypatch):
+    """Which of the two a run read nobody knows: it does not count."""
+    before = Path("params.yaml").read_text()
+
+    def edited(command: list[str]) -> int:
+        set_params("train", lr=0.001)
+        return trainer.launch(command)
+
+    compare_seeds("data/pretrain", [1, 2], STEPS)
+    monkeypatch.setattr(seeds, "launch", edited)
+    with pytest.raises(UserError, match=r"^base, seed 3, 300 steps: train changed .*params\.yaml, data/pretrain or"):
+        compare_seeds("data/pretrain", [1, 2, 3], STEPS)
+    Path("params.yaml").write_text(before)
+    monkeypatch.setattr(seeds, "launch", trainer.launch)
+    compare_seeds("data/pretrain", [1, 2, 3], STEPS)
+    assert trainer.asked[6:8] == [("base", 3, 300), ("base", 3, 300)]
+
+
+def test_mistakes_are_told_before_anything_is_trained(trainer):
+    with pytest.raises(UserError, match=r"--max-steps 1: .* at least 2"):
+        compare_seeds("data/pretrain", [1, 2], 1)
+    with pytest.raises(UserError, match=r"data/none/tokenizer/tokenizer\.json does not exist"):
+        compare_seeds("data/none", [1, 2], STEPS)
+    Path(".work").touch()
+    with pytest.raises(UserError, match=r"^\.work.* cannot be written"):
+        compare_seeds("data/pretrain", [1, 2], STEPS)
+    assert trainer.asked == []
+
+
+def test_what_a_killed_series_had_trained_counts(trainer):
+    trainer.ends = {3: 1}
+    with pytest.raises(UserError):
+        compare_seeds("data/pretrain", [1, 2], STEPS)
+    (model,) = Path(".work/seeds").glob("base-2-*/model")
+    (model / "pretrain.json").write_text(json.dumps(result("base", 2, STEPS)))
+    compare_seeds("data/pretrain", [1, 2], STEPS)
+    assert trainer.asked.count(("base", 2, STEPS)) == 1
+
+
+def test_a_run_without_a_speed_does_not_count(trainer, monkeypatch):
+    monkeypatch.setitem(SPEED, "base", 100.0)  # the first seed's is 0 then, as of a run that was interrupted each step
+    with pytest.raises(UserError, match=r"^base, seed 1, 300 steps: it has no speed, .*; run it again"):
+        compare_seeds("data/pretrain", [1, 2], STEPS)
+    assert not list(Path(".work/seeds").rglob("pretrain.json"))
+
+
+def stage(folder: Path, *flags: str) -> subprocess.CompletedProcess:
+    env = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, "-m", "stages.seeds", *flags]
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--seeds", "1"], r"--seeds 1: .* at least 2"),
+        (["--out", "table.txt"], r"--out table\.txt: .* ends in \.md"),
+    ],
+)
+def test_wrong_flags(project, flags, message):
+    done = stage(project, *flags)
+    assert done.returncode == 1
+    assert re.search(rf"^error: {message}.*\n$", done.stderr)
+
+
+def test_steps_that_the_settings_refuse(project):
+    set_params("train", warmup_steps=100)
+    assert re.search(r"^error: --max-steps 50 .* warmup_steps = 100", stage(project, "--max-steps", "50").stderr)
+
+
+def test_help_waits_for_no_torch():
+    code = "import sys; sys.argv.append('--help'); from stages import seeds\ntry: seeds.main()\nexcept SystemExit: "
+    done = subprocess.run(
+        [sys.executable, "-c", code + "print([m for m in ('torch', 'numpy') if m in sys.modules])"],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert "--seeds N" in done.stdout and done.stdout.endswith("\n[]\n"), done
+
+
+@pytest.mark.slow
+def test_as_it_is_called(project):
+    set_params("model", **SHAPE)
+    set_params("train", **SHORT, dtype="float32", compile="off", threads=1)
+    first = stage(project, "--seeds", "2", "--out", "reports/table.md")
+    assert first.returncode == 0, first.stderr
+    assert (project / "reports" / "table.md").read_text() + "\n" == first.stdout
+    found = json.loads((project / "reports" / "table.json").read_text())
+    assert first.stdout.count("±") == 3 * 3 + 3 * 2 + 1
+    losses = {name: [run["loss_nats"] for run in row["by_seed"].values()] for name, row in found.items()}
+    assert all(4 < loss < 7 for values in losses.values() for loss in values)  # log(320) = 5.8, and hardly trained
+    assert losses["base"][0] != losses["base"][1] != losses["equal_steps"][1]
+    assert found["base"]["steps"] == found["equal_steps"]["steps"] == 12
+    ratio = found["equal_steps"]["tokens_per_s"] / found["base"]["tokens_per_s"]
+    assert found["equal_time"]["steps"] == pytest.approx(12 * ratio, abs=0.51)
+    again = stage(project, "--seeds", "2")
+    assert again.stdout == first.stdout
+    assert again.stderr == ""

@@ -1,0 +1,368 @@
+import json
+import resource
+from pathlib import Path
+
+import pytest
+import torch
+from adapters import SHAPE, Saved, copy, fill, ids_of, saved, settings, theirs, weights
+
+from nanogpt.checkpoint.folder import load_checkpoint, save_checkpoint
+from nanogpt.checkpoint.identity import model_identity
+from nanogpt.data.tokens.batches import Windows
+from nanogpt.data.tokens.bins import Bin
+from nanogpt.lora.adapter import check_base, find_base, load_adapter, open_adapted, save_adapter
+from nanogpt.lora.attach import attach_adapter, target_names
+from nanogpt.runtime.errors import BadSetting, UserError
+from nanogpt.training.loop import train
+
+LINEAR = {
+    "base": ["c_attn", "c_proj", "c_fc"],
+    "optimized": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+}
+ENDS = {"base": ["c_attn", "wte", "wpe", "lm_head"], "optimized": ["q_proj", "embed_tokens", "lm_head"]}
+
+
+class Trained(Saved):
+    """A base folder, an adapter trained on it in memory, and the adapter's folder."""
+
+    def __init__(self, folder: Path, model, byte, bins: Path, training, wanted):
+        self.base, self.adapter = folder / "base", folder / "adapter"
+        save_checkpoint(self.base, model, byte)
+        self.before = weights(model)
+        self.model, tok = load_checkpoint(self.base)
+        own = settings(target_modules=wanted)
+        self.adapted = attach_adapter(self.model, own, 1)
+        self.trainable = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        windows = Windows(Bin.open(bins, "train", tok), 16, 1)
+        self.run = train(self.model, windows, windows, own.training(training()), 1)
+        save_adapter(self.adapted, self.adapter, self.base)
+        with torch.no_grad():
+            self.ids = ids_of(self.model)
+            self.logits = self.adapted.eval()(self.ids)
+
+
+@pytest.fixture(scope="module")
+def bins(tmp_path_factory, byte, write_bins) -> Path:
+    return write_bins(tmp_path_factory.mktemp("bins") / "data", byte)
+
+
+def test_all_adds_the_head_and_the_embeddings(tiny):
+    assert target_names(tiny("base", **SHAPE), "all") == ["c_attn", "c_fc", "c_proj", "lm_head", "wpe", "wte"]
+    assert {"lm_head", "embed_tokens", "q_proj", "down_proj"} < set(target_names(tiny("optimized", **SHAPE), "all"))
+
+
+def make(request, tmp_path_factory, tiny, byte, bins, training, wanted) -> Trained:
+    folder = tmp_path_factory.mktemp(request.param)
+    return Trained(folder, tiny(request.param, **SHAPE), byte, bins, training, wanted[request.param])
+
+
+@pytest.fixture(scope="module", params=["base", "optimized"])
+def plain(request, tmp_path_factory, tiny, byte, bins, training) -> Trained:
+    """An adapter on all linear modules of the blocks."""
+    wanted = dict.fromkeys(LINEAR, "all-linear")
+    return make(request, tmp_path_factory, tiny, byte, bins, training, wanted)
+
+
+@pytest.fixture(scope="module", params=["base", "optimized"])
+def ends(request, tmp_path_factory, tiny, byte, bins, training) -> Trained:
+    """An adapter on the embeddings and the head too."""
+    return make(request, tmp_path_factory, tiny, byte, bins, training, ENDS)
+
+
+def test_transformers_and_peft_compute_the_same(plain):
+    logits, warned = theirs(plain)
+    torch.testing.assert_close(logits, plain.logits, rtol=0, atol=1e-4)
+    with torch.no_grad():  # and the adapter matters
+        assert (plain.fresh()(plain.ids) - logits).abs().max() > 0.1
+    assert not [text for text in warned if "fan_in_fan_out" in text or "adapter" in text]
+
+
+def test_transformers_and_peft_compute_the_same_with_head_and_embeddings(ends):
+    torch.testing.assert_close(theirs(ends)[0], ends.logits, rtol=0, atol=1e-4)
+
+
+def learned_but_for_the_base(done: Trained) -> None:
+    assert done.run.train_curve.train_loss.iloc[-1] < done.run.train_curve.train_loss.iloc[0] - 0.2
+    base = {
+        name.replace(".base_layer.", "."): tensor
+        for name, tensor in done.model.state_dict().items()
+        if "lora_" not in name
+    }
+    assert base.keys() == done.before.keys()
+    for name, tensor in base.items():
+        assert torch.equal(tensor, done.before[name]), name
+    b = {name: tensor for name, tensor in done.tensors().items() if "lora_B" in name or "embedding_B" in name}
+    assert b and all(tensor.abs().max() > 0 for tensor in b.values())
+
+
+def test_the_adapter_learned_and_the_base_did_not(plain):
+    learned_but_for_the_base(plain)
+
+
+def test_head_and_embeddings_learned_and_the_base_did_not(ends):
+    learned_but_for_the_base(ends)
+
+
+@torch.no_grad()
+def test_what_is_saved_loads_onto_a_fresh_base(plain):
+    model = plain.fresh()
+    adapted = load_adapter(plain.adapter, model)
+    torch.testing.assert_close(adapted(plain.ids), plain.logits, rtol=0, atol=5e-6)
+    assert not adapted.training and not any(p.requires_grad for p in adapted.parameters())
+    assert find_base(plain.adapter) == plain.base
+
+
+@torch.no_grad()
+def test_head_and_embeddings_survive_saving_and_loading(ends):
+    adapted = load_adapter(ends.adapter, ends.fresh())
+    torch.testing.assert_close(adapted(ends.ids), ends.logits, rtol=0, atol=5e-6)
+
+
+def test_the_number_of_trainable_parameters(plain):
+    """r (in + out) of every adapted matrix: by hand for width 16, half of it for keys and values, SwiGLU of 64."""
+    C, r, layers = 16, 3, 2
+    if plain.model.config.arch == "base":
+        per_layer = (C + 3 * C) + (C + C) + (C + 4 * C) + (4 * C + C)
+    else:
+        per_layer = (C + C) + 2 * (C + C // 2) + (C + C) + 3 * (C + 64)
+    assert sum(p.numel() for p in plain.trainable.values()) == layers * r * per_layer
+    assert sum(tensor.numel() for tensor in plain.tensors().values()) == layers * r * per_layer
+    leaves = {name.split(".lora_")[0].split(".")[-1] for name in plain.trainable}
+    assert leaves == set(LINEAR[plain.model.config.arch])
+
+
+def test_the_folder_is_peft_and_the_base(plain):
+    files = {"SHA256SUMS", "adapter_config.json", "adapter_model.safetensors", "base.json"}
+    assert {path.name for path in plain.adapter.iterdir()} == files
+    config = json.loads((plain.adapter / "adapter_config.json").read_text())
+    assert (config["r"], config["lora_alpha"], config["task_type"]) == (3, 6.0, "CAUSAL_LM")
+    assert config["base_model_name_or_path"] == "base"
+    kind = "gpt2" if plain.model.config.arch == "base" else "llama"
+    assert json.loads((plain.adapter / "base.json").read_text()) == {
+        "model_type": kind,
+        "sha256": model_identity(plain.base),
+    }
+    assert config["fan_in_fan_out"] == (plain.model.config.arch == "base")
+    assert config["target_modules"] == sorted(LINEAR[plain.model.config.arch])
+
+
+def test_equal_adapters_give_equal_bytes(plain, tmp_path):
+    save_adapter(plain.adapted, tmp_path / "again", plain.base)
+    for path in plain.adapter.iterdir():
+        assert (tmp_path / "again" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_the_seed_draws_the_adapter(tiny):
+    def drawn(seed):
+        adapted = attach_adapter(tiny(), settings(), seed)
+        return torch.cat([p.flatten() for name, p in adapted.named_parameters() if "lora_A" in name])
+
+    assert torch.equal(drawn(1), drawn(1))
+    assert not torch.equal(drawn(1), drawn(2))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("arch", ["base", "optimized"])
+def test_a_new_adapter_changes_nothing_yet(tiny, arch):
+    model = tiny(arch).eval()
+    ids = ids_of(model)
+    before = model(ids)
+    assert torch.equal(attach_adapter(model, settings(), 1)(ids), before)
+
+
+@pytest.mark.parametrize("arch", ["base", "optimized"])
+def test_an_unknown_target_names_those_that_exist(tiny, arch):
+    with pytest.raises(UserError, match=r"lora\.target_modules: .* has no module 'nowhere'; it has ") as caught:
+        attach_adapter(tiny(arch), settings(target_modules=[LINEAR[arch][0], "nowhere"]), 1)
+    assert all(name in str(caught.value) for name in (*LINEAR[arch], *ENDS[arch]))
+    other = LINEAR["optimized" if arch == "base" else "base"][0]
+    with pytest.raises(UserError, match=rf"{arch} has no module '{other}'"):
+        attach_adapter(tiny(arch), settings(target_modules=[other]), 1)
+
+
+def test_the_other_architecture(plain, tiny):
+    arch = plain.model.config.arch
+    other = "optimized" if arch == "base" else "base"
+    with pytest.raises(UserError, match=rf"adapter for the other architecture than the {other} model .* on base \("):
+        load_adapter(plain.adapter, tiny(other, **SHAPE))
+
+
+@pytest.mark.parametrize("changed", [{"n_embd": 32}, {"n_layer": 1}, {"n_layer": 3}], ids=str)
+def test_another_shape(plain, tiny, changed):
+    model = tiny(plain.model.config.arch, **SHAPE | changed)
+    with pytest.raises(UserError, match=r"this model.* was trained on base \([0-9a-f]{12}\)$"):
+        load_adapter(plain.adapter, model)
+    assert not [name for name, _ in model.named_modules() if "lora" in name]  # left as it was
+
+
+def test_folders_without_an_adapter(plain, tiny, tmp_path):
+    for folder in (tmp_path, tmp_path / "nowhere", plain.base):
+        for use in (find_base, lambda folder: load_adapter(folder, plain.fresh())):
+            with pytest.raises(UserError, match=r"holds no adapter \(no adapter_config\.json\)"):
+                use(folder)
+
+
+KINDS = ["lora", "rslora", "dora"]
+
+
+@pytest.mark.parametrize("targets", ["all", "all-linear", "one"])
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+@pytest.mark.parametrize("arch", ["base", "optimized"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_travels(tiny, byte, tmp_path, kind, arch, tied, targets):
+    wanted = LINEAR[arch][:1] if targets == "one" else targets
+    done = saved(tmp_path, tiny(arch, tie_embeddings=tied), byte, kind=kind, target_modules=wanted)
+    with torch.no_grad():
+        assert (done.fresh()(done.ids) - done.logits).abs().max() > 0.1
+        adapted, tok = open_adapted(done.adapter)
+        torch.testing.assert_close(adapted(done.ids), done.logits, rtol=0, atol=5e-6)
+    assert tok.sha256 == byte.sha256
+    torch.testing.assert_close(theirs(done)[0], done.logits, rtol=0, atol=1e-4)
+    config = json.loads((done.adapter / "adapter_config.json").read_text())
+    assert (config["use_rslora"], config["use_dora"]) == (kind == "rslora", kind == "dora")
+    magnitudes = [name for name in done.tensors() if "magnitude" in name]
+    assert bool(magnitudes) == (kind == "dora")
+
+
+@pytest.mark.parametrize("kind", ["rslora", "dora"])
+def test_the_other_kinds_learn_too(tiny, byte, bins, training, kind):
+    model = tiny("optimized", **SHAPE)
+    before = weights(model)
+    own = settings(kind=kind, target_modules="all")
+    attach_adapter(model, own, 1)
+    windows = Windows(Bin.open(bins, "train", byte), 16, 1)
+    curve = train(model, windows, windows, own.training(training()), 1).train_curve.train_loss
+    assert curve.iloc[-1] < curve.iloc[0] - 0.2
+    for name, tensor in model.state_dict().items():
+        if "lora_" not in name:
+            assert torch.equal(tensor, before[name.replace(".base_layer.", ".")]), name
+
+
+def test_a_rank_above_the_width(tiny):
+    with pytest.raises(BadSetting, match=r"lora\.r = 17: above the model's width of 16; choose"):
+        attach_adapter(tiny(), settings(r=17), 1)
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory, tiny, byte) -> tuple[Saved, Saved]:
+    """Two adapters of different kinds, learned differently, on one base."""
+    folder, model = tmp_path_factory.mktemp("two"), tiny("base")
+    first = saved(folder, model, byte, 1, "first", target_modules="all")
+    return first, saved(folder, model, byte, 2, "second", kind="dora", r=2)
+
+
+@torch.no_grad()
+def test_two_adapters_side_by_side_on_one_base(two):
+    for done in (*two, *two):
+        check_base(done.adapter, done.base)
+        torch.testing.assert_close(open_adapted(done.adapter)[0](done.ids), done.logits, rtol=0, atol=5e-6)
+        torch.testing.assert_close(open_adapted(done.adapter, done.base)[0](done.ids), done.logits, rtol=0, atol=5e-6)
+    assert (two[0].logits - two[1].logits).abs().max() > 0.1
+    assert model_identity(two[0].base) == json.loads((two[1].adapter / "base.json").read_text())["sha256"]
+
+
+def test_another_base_is_refused_by_both_names(two, tiny, byte, tmp_path):
+    """Of the same shape, so that nothing but its identity tells."""
+    done, other = two[0], tmp_path / "other"
+    save_checkpoint(other, tiny("base", seed=1), byte)
+    mine, wrong = model_identity(done.base)[:12], model_identity(other)[:12]
+    message = rf"{done.adapter} was trained on base \({mine}\), and {other} is another model \({wrong}\)"
+    for use in (open_adapted, check_base):
+        with pytest.raises(UserError, match=message):
+            use(done.adapter, other)
+
+
+@torch.no_grad()
+def test_a_base_in_one_file(two, tmp_path):
+    base = tmp_path / "base.pt"
+    save_checkpoint(base, *load_checkpoint(two[0].base))
+    model, _ = load_checkpoint(base)
+    save_adapter(load_adapter(two[0].adapter, model), tmp_path / "adapter", base)
+    torch.testing.assert_close(open_adapted(tmp_path / "adapter")[0](two[0].ids), two[0].logits, rtol=0, atol=5e-6)
+    with pytest.raises(UserError, match="is another model"):  # the same weights in other bytes
+        open_adapted(tmp_path / "adapter", two[0].base)
+
+
+def test_a_base_that_was_trained_anew_in_its_place(tiny, byte, tmp_path):
+    done = saved(tmp_path, tiny("base"), byte)
+    save_checkpoint(done.base, tiny("base", seed=1), byte)
+    with pytest.raises(UserError, match=r"adapter was trained on base \(.*base is another model"):
+        open_adapted(done.adapter)
+
+
+def test_how_an_adapter_calls_its_base(two, tmp_path, monkeypatch):
+    """By its path in the project: the same on every machine."""
+    adapted, tok = open_adapted(two[0].adapter)
+    (tmp_path / "models").mkdir()
+    save_checkpoint(tmp_path / "models" / "pretrain", two[0].fresh(), tok)
+    monkeypatch.chdir(tmp_path)
+    for base in ("models/pretrain", "./models/../models/pretrain", tmp_path / "models" / "pretrain"):
+        save_adapter(adapted, tmp_path / "runs" / "lora", base)
+        config = json.loads((tmp_path / "runs" / "lora" / "adapter_config.json").read_text())
+        assert config["base_model_name_or_path"] == "models/pretrain"
+    assert find_base("runs/lora") == Path("models/pretrain")
+    save_adapter(adapted, tmp_path / "models" / "lora", "models/pretrain")
+    monkeypatch.chdir("/")  # from elsewhere it is found beside the adapter
+    assert find_base(tmp_path / "models" / "lora") == tmp_path / "models" / "pretrain"
+    with pytest.raises(UserError, match=r"was trained on models/pretrain \(.*\), which is not here; name it with"):
+        find_base(tmp_path / "runs" / "lora")
+
+
+def test_an_adapter_that_peft_trained_elsewhere(tiny, byte, tmp_path):
+    """It has no base.json: its base must be named, and then fits or not."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    done = saved(tmp_path, tiny("base"), byte)
+    config = LoraConfig(
+        r=2, target_modules=["attn.c_attn", "wte"], use_rslora=True, task_type="CAUSAL_LM", fan_in_fan_out=True
+    )
+    foreign = fill(get_peft_model(AutoModelForCausalLM.from_pretrained(done.base), config))
+    foreign.save_pretrained(tmp_path / "foreign", save_embedding_layers=False)
+    with torch.no_grad():
+        wanted = foreign(done.ids).logits
+        found = open_adapted(tmp_path / "foreign", done.base)[0](done.ids)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-4)
+    with pytest.raises(UserError, match=r"foreign does not say which model it belongs to; name it with"):
+        open_adapted(tmp_path / "foreign")
+    save_checkpoint(tmp_path / "wide", tiny("base", n_embd=32), byte)
+    with pytest.raises(UserError, match=r"this model needs"):
+        open_adapted(tmp_path / "foreign", tmp_path / "wide")
+
+
+def test_saving_for_a_base_that_is_not_there(plain, tmp_path):
+    with pytest.raises(UserError, match=r"nowhere does not exist: an adapter is saved with the identity"):
+        save_adapter(plain.adapted, tmp_path / "a", tmp_path / "nowhere")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_failure_while_saving_leaves_the_old_adapter(plain, tmp_path):
+    folder = copy(plain.adapter, tmp_path / "a")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, old[1]))
+    try:
+        with pytest.raises(Exception, match=r"(?i)too large|I/O"):
+            save_adapter(plain.adapted, folder, plain.base)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_training_takes_its_own_figures_and_the_rest_from_train(training):
+    given = training(max_steps=500, batch_size=64, lr=0.5, grad_clip=0.7)
+    found = settings().training(given)
+    assert (found.max_steps, found.batch_size, found.lr, found.min_lr, found.warmup_steps) == (12, 4, 0.02, 0.002, 2)
+    assert (found.grad_clip, found.beta2, found.dtype) == (0.7, 0.98, "float32")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("r", 0), ("alpha", 0.0), ("dropout", 1.0), ("target_modules", []), ("max_steps", 0), ("batch_size", 0),
+     ("lr", 0.0), ("min_lr", 0.5), ("warmup_steps", 12)],
+)  # fmt: skip
+def test_wrong_settings_are_named_when_they_are_read(key, value):
+    with pytest.raises(BadSetting) as caught:
+        settings(**{key: value})
+    assert (caught.value.key, caught.value.value) == (key, value)

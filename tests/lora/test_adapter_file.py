@@ -1,0 +1,258 @@
+"""Hostile and damaged adapters, each a real folder: one message, and the model as it was."""
+
+import json
+import os
+import pickle
+import struct
+from pathlib import Path
+
+import pytest
+import torch
+from adapters import copy, saved
+from safetensors.torch import save_file
+
+from nanogpt.lora.adapter import find_base, load_adapter
+from nanogpt.lora.adapter_file import read_adapter
+from nanogpt.runtime.errors import UserError
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory, tiny, byte):
+    return saved(tmp_path_factory.mktemp("done"), tiny("base"), byte, target_modules="all")
+
+
+@pytest.fixture
+def refused(done):
+    """Try to load a folder: it must be refused with this message, the model untouched."""
+    model = done.fresh()
+    names = [name for name, _ in model.named_modules()]
+
+    def check(folder: Path, message: str) -> None:
+        with pytest.raises(UserError, match=message) as caught:
+            load_adapter(folder, model)
+        assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
+        assert [name for name, _ in model.named_modules()] == names
+        assert all(torch.equal(tensor, done.before[name]) for name, tensor in model.state_dict().items())
+
+    return check
+
+
+def test_what_is_read(done):
+    found = read_adapter(done.adapter)
+    assert (found.r, found.alpha, found.rslora, found.dora, found.base, found.model_type) == (
+        3, 6.0, False, False, "base", "gpt2"
+    )  # fmt: skip
+    assert found.origin == f"base ({found.sha256[:12]})"
+
+
+def test_folders_without_an_adapter(done, refused, tmp_path):
+    for folder in (tmp_path, tmp_path / "nowhere", done.base):
+        refused(folder, r"holds no adapter \(no adapter_config\.json\); train one with")
+        with pytest.raises(UserError, match="holds no adapter"):
+            find_base(folder)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "Expecting value"),
+        ("{", "Expecting property name"),
+        ("[]", "not a JSON object"),
+        ("3", "not a JSON object"),
+        ("[" * 100_000, "recursion"),
+        ('{"r": 1' + "0" * 5000 + "}", "limit"),
+        ('{"r": "' + "x" * (1 << 20) + '"}', "larger than 1048576 bytes"),
+        (b"\xff\xfe\xff", "decode"),
+    ],
+    ids=["empty", "cut", "list", "number", "deep", "digits", "long", "bytes"],
+)
+def test_a_config_that_is_no_json(done, refused, tmp_path, text, message):
+    folder = copy(done.adapter, tmp_path / "a")
+    (folder / CONFIG).write_bytes(text if isinstance(text, bytes) else text.encode())
+    refused(folder, rf"{folder}/adapter_config\.json is damaged \(.*{message}.*\); train the adapter again")
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"peft_type": "IA3"}, "an adapter of the kind 'IA3', not LoRA"),
+        ({"peft_type": None}, "of the kind None"),
+        ({"auto_mapping": {"base_model_class": "system", "parent_library": "os"}}, "'auto_mapping' = .* is more than"),
+        ({"modules_to_save": ["lm_head"]}, "'modules_to_save' = .* is more than"),
+        ({"base_model_class": "Popen"}, "base_model_class"),
+        ({"parent_library": "subprocess"}, "parent_library"),
+        ({"megatron_config": {"x": 1}}, "megatron_config"),
+        ({"eva_config": {"rho": 2}}, "eva_config"),
+        ({"corda_config": {"cache_file": "/etc/passwd"}}, "corda_config"),
+        ({"loftq_config": {"loftq_bits": 4}}, "loftq_config"),
+        ({"layer_replication": [[0, 100_000]]}, "layer_replication"),
+        ({"rank_pattern": {"c_attn": 10**9}}, "rank_pattern"),
+        ({"alpha_pattern": {"c_attn": 1}}, "alpha_pattern"),
+        ({"target_parameters": ["x"]}, "target_parameters"),
+        ({"trainable_token_indices": [1]}, "trainable_token_indices"),
+        ({"lora_bias": True}, "lora_bias"),
+        ({"anything": "else"}, "'anything' = 'else'"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights = 'pissa' is not one that is known here"),
+        ({"bias": "all"}, "bias = 'all'"),
+        ({"task_type": "SEQ_CLS"}, "task_type = 'SEQ_CLS'"),
+        ({"r": 0}, "r = 0"),
+        ({"r": True}, "r = True"),
+        ({"r": "3"}, "r = '3'"),
+        ({"r": 10**12}, "rank of 1000000000000 is above the model's width of 16"),
+        ({"r": 4}, r"has the shape \(3, .*needs \(4, "),
+        ({"lora_alpha": float("nan")}, "lora_alpha = nan"),
+        ({"lora_alpha": float("inf")}, "lora_alpha = inf"),
+        ({"lora_dropout": 1.5}, "lora_dropout = 1.5"),
+        ({"use_dora": "yes"}, "use_dora = 'yes'"),
+        ({"use_dora": True}, "magnitude_vector' is missing for this model"),
+        ({"target_modules": ["nowhere"]}, "this model has no module 'nowhere'"),
+        ({"target_modules": ["h"]}, "this model has no module 'h'"),
+        ({"target_modules": ["q_proj"]}, "this model has no module 'q_proj'"),
+        ({"target_modules": ".*"}, r"target_modules = '\.\*'"),
+        ({"target_modules": "(a+)+$"}, "target_modules"),
+        ({"target_modules": []}, r"target_modules = \[\]"),
+        ({"target_modules": [3]}, r"target_modules = \[3\]"),
+        ({"target_modules": ["wte"]}, "is not for this model"),
+        ({"base_model_name_or_path": ["/"]}, "base_model_name_or_path"),
+    ],
+    ids=lambda value: json.dumps(value)[:40] if isinstance(value, dict) else "",
+)
+def test_a_config_that_asks_for_more(done, refused, tmp_path, changed, message):
+    refused(copy(done.adapter, tmp_path / "a", **changed), message)
+
+
+def entry(shape, start: int, end: int, dtype: str = "F32") -> dict:
+    return {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
+
+
+def header(content: dict, data: bytes = b"") -> bytes:
+    text = json.dumps(content).encode()
+    return struct.pack("<Q", len(text)) + text + data
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\0" * 7,
+        struct.pack("<Q", 1 << 62) + b"{}",
+        struct.pack("<Q", 100) + b"{}",
+        struct.pack("<Q", 10) + b"not a json",
+        header({"a": entry([4], 0, 16), "b": entry([4], 8, 24)}, b"\0" * 24),
+        header({"a": entry([4], 0, 1 << 60)}, b"\0" * 16),
+        header({"a": entry([1 << 40, 1 << 40], 0, 16)}, b"\0" * 16),
+        header({"a": entry([4], 16, 0)}, b"\0" * 16),
+        header({"a": entry([4], 4, 20)}, b"\0" * 20),
+        header({"a": entry([4], 0, 16, "X9")}, b"\0" * 16),
+        header({"a\nb" * 1000: entry([4], 0, 8)}, b"\0" * 8),
+    ],
+    ids=["empty", "short", "huge header", "cut header", "no json", "overlap", "beyond the end", "overflow", "backwards",
+         "hole", "type", "name"],
+)  # fmt: skip
+def test_a_hostile_header(done, refused, tmp_path, content):
+    folder = copy(done.adapter, tmp_path / "a")
+    (folder / WEIGHTS).write_bytes(content)
+    refused(folder, rf"{folder}/adapter_model\.safetensors is damaged \(.*\); train the adapter again")
+
+
+def test_damaged_weights(done, refused, tmp_path):
+    folder = copy(done.adapter, tmp_path / "a")
+    file, tensors = folder / WEIGHTS, done.tensors()
+    whole, name = file.read_bytes(), min(tensors)
+    load_adapter(folder, done.fresh())
+    file.write_bytes(whole[:-10])
+    refused(folder, "is damaged")
+    file.write_bytes(whole + b"\0" * (1 << 21))
+    refused(folder, "is far larger than an adapter for this model")
+    for changed, message in (
+        ({key: tensor for key, tensor in tensors.items() if key != name}, f"'{name}' is missing for this model"),
+        (tensors | {"base_model.model.extra": torch.zeros(1)}, "'base_model.model.extra' is not for this model"),
+        (tensors | {name: tensors[name][:-1].clone()}, rf"{name} has the shape \(.*\), and this model needs \("),
+        (tensors | {name: tensors[name].long()}, f"{name} is of the type I64, not floating point"),
+        (tensors | {name: tensors[name] * float("nan")}, f"{name} holds NaN or infinity"),
+        (tensors | {name: tensors[name] * 0 + float("inf")}, f"{name} holds NaN or infinity"),
+    ):
+        save_file(changed, file)
+        refused(folder, message + rf".* was trained on base \({read_adapter(folder).sha256[:12]}\)$")
+
+
+def test_long_names_are_cut_short(done, refused, tmp_path):
+    folder = copy(done.adapter, tmp_path / "a", base_model_name_or_path="x\ny" * 300)
+    save_file(done.tensors() | {"a\nb" * 1000: torch.zeros(1)}, folder / WEIGHTS)
+    refused(folder, "(is not|is missing) for this model")
+    refused(copy(done.adapter, tmp_path / "c", base_model_name_or_path="x" * 5000), "base_model_name_or_path = ")
+    refused(copy(done.adapter, tmp_path / "b", **{"a\nb" * 1000: "c\nd" * 1000}), "is more than LoRA")
+
+
+@torch.no_grad()
+def test_weights_in_half_the_size_load(done, tmp_path):
+    folder = copy(done.adapter, tmp_path / "a")
+    save_file({name: tensor.bfloat16() for name, tensor in done.tensors().items()}, folder / WEIGHTS)
+    adapted = load_adapter(folder, done.fresh())
+    assert {parameter.dtype for parameter in adapted.parameters()} == {torch.float32}
+    assert 0 < (adapted(done.ids) - done.logits).abs().max() < 0.2
+
+
+class Trap:
+    def __init__(self, file: Path):
+        self.file = file
+
+    def __reduce__(self):
+        return Path.touch, (self.file,)
+
+
+def test_a_pickle_is_never_opened(done, refused, tmp_path):
+    folder = copy(done.adapter, tmp_path / "a")
+    (folder / WEIGHTS).unlink()
+    refused(folder, r"has no adapter_model\.safetensors; train the adapter again")
+    (folder / "adapter_model.bin").write_bytes(pickle.dumps(Trap(tmp_path / "sprung")))
+    refused(folder, r"has its weights in adapter_model\.bin, a pickle, which can run code; save them as")
+    (folder / WEIGHTS).write_bytes((folder / "adapter_model.bin").read_bytes())
+    refused(folder, r"adapter_model\.safetensors is damaged")
+    assert not (tmp_path / "sprung").exists()
+
+
+@pytest.mark.parametrize("name", [CONFIG, WEIGHTS, "base.json"])
+def test_links_that_lead_out_of_the_folder(done, refused, tmp_path, name):
+    folder = copy(done.adapter, tmp_path / "a")
+    content = (folder / name).read_bytes()
+
+    def link(target: Path, at: Path | None = None) -> None:
+        at = at or target
+        at.parent.mkdir(parents=True, exist_ok=True)
+        at.write_bytes(content)
+        (folder / name).unlink()
+        (folder / name).symlink_to(target)
+
+    for outside in (tmp_path / "outside", tmp_path / "cache/files/md5/ab/short", tmp_path / "blobs" / ("g" * 64)):
+        link(outside)
+        refused(folder, rf"{folder}/{name} links outside its folder, to {outside}; copy")
+    link(Path("../outside"), tmp_path / "outside")
+    refused(folder, "links outside its folder")
+    for inside in (  # where DVC and the Hugging Face hub keep what they link to, and the folder itself
+        tmp_path / "cache" / "files" / "md5" / "ab" / ("c" * 30), tmp_path / "hub" / "blobs" / ("d" * 64),
+        folder / "elsewhere",
+    ):  # fmt: skip
+        link(inside)
+        load_adapter(folder, done.fresh())
+    (folder / name).unlink()
+    (folder / name).symlink_to(folder / name)  # a circle
+    refused(folder, r"holds no adapter|has no adapter_model|is not a file")
+
+
+def test_a_pipe_is_not_waited_for(done, refused, tmp_path):
+    for name in (CONFIG, WEIGHTS, "base.json"):
+        folder = copy(done.adapter, tmp_path / name)
+        (folder / name).unlink()
+        os.mkfifo(folder / name)
+        refused(folder, r"holds no adapter|has no adapter_model|is not a file")
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"sha256": 3, "model_type": "gpt2"}', '{"sha256": "abc"}'])
+def test_a_damaged_base_json(done, refused, tmp_path, text):
+    """It is not passed over: that would let an adapter onto any base."""
+    folder = copy(done.adapter, tmp_path / "a")
+    (folder / "base.json").write_text(text)
+    refused(folder, r"base\.json is damaged \(.*\); train the adapter again")

@@ -1,0 +1,222 @@
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from adapters import fill, ids_of, saved, settings
+from imports import ROOT
+
+import stages.merge
+from nanogpt.checkpoint.folder import load_checkpoint, save_checkpoint
+from nanogpt.data.tokens.batches import Windows
+from nanogpt.data.tokens.bins import Bin
+from nanogpt.lora.adapter import open_adapted, save_adapter
+from nanogpt.lora.attach import attach_adapter, target_names
+from nanogpt.lora.merge import BOUNDS, WINDOWS, merge_adapter
+from nanogpt.runtime.errors import UserError
+
+FIGURES = {"max_abs_logit_difference", "mean_abs_logit_difference", "loss_change_nats"}
+ENDS = {"wte", "wpe", "embed_tokens", "lm_head"}
+
+
+@pytest.fixture(scope="module")
+def bins(tmp_path_factory, byte, write_bins) -> Path:
+    return write_bins(tmp_path_factory.mktemp("bins") / "data", byte)
+
+
+@pytest.fixture(scope="module")
+def val(bins, byte) -> Bin:
+    return Bin.open(bins, "val", byte)
+
+
+def by_hand(done, name: str, kind: str, alpha: float = 6.0, r: int = 3) -> torch.Tensor:
+    """The merged weight in float64, from the papers' formulas."""
+    before, adapter = done.before[name].double(), {key: tensor.double() for key, tensor in done.tensors().items()}
+    prefix = f"base_model.model.{name.removesuffix('.weight')}.lora_"
+    if f"{prefix}A.weight" in adapter:
+        delta, row_of = adapter[f"{prefix}B.weight"] @ adapter[f"{prefix}A.weight"], 1
+    elif f"{prefix}embedding_A" in adapter:
+        delta, row_of = (adapter[f"{prefix}embedding_B"] @ adapter[f"{prefix}embedding_A"]).T, 0
+    else:
+        return before
+    weight = before + {"rslora": alpha / r**0.5}.get(kind, alpha / r) * delta
+    if kind == "dora":  # every output has a length of its own; an embedding's outputs are its columns
+        magnitude = adapter[f"{prefix}magnitude_vector"].unsqueeze(row_of)
+        weight = magnitude * weight / weight.pow(2).sum(row_of, keepdim=True).sqrt()
+    return weight
+
+
+@pytest.mark.parametrize("targets", ["all", "all-linear"])
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+@pytest.mark.parametrize("arch", ["base", "optimized"])
+@pytest.mark.parametrize("kind", ["lora", "rslora", "dora"])
+def test_merged_is_what_the_papers_say(tiny, byte, val, tmp_path, kind, arch, tied, targets):
+    done = saved(tmp_path, tiny(arch, tie_embeddings=tied), byte, kind=kind, target_modules=targets)
+    merged, figures = merge_adapter(open_adapted(done.adapter)[0], val)
+    changed = set()
+    for name, tensor in merged.state_dict().items():
+        torch.testing.assert_close(tensor, by_hand(done, name, kind).float(), rtol=1e-5, atol=1e-5)
+        if not torch.equal(tensor, done.before[name]):
+            changed.add(name.split(".")[-2])
+    assert changed == set(target_names(done.fresh(), targets))
+    # tied ends part where an adapter changes them
+    assert merged.config.tie_embeddings == (tied and targets == "all-linear")
+    assert 0 <= figures["mean_abs_logit_difference"] <= figures["max_abs_logit_difference"] < 1e-4
+    assert figures["loss_change_nats"] < 1e-5
+    # a plain model: it saves, loads and is a Hugging Face model like any other
+    save_checkpoint(tmp_path / "merged", merged, byte)
+    from transformers import AutoModelForCausalLM
+
+    with torch.no_grad():
+        for logits in (
+            load_checkpoint(tmp_path / "merged")[0](done.ids),
+            AutoModelForCausalLM.from_pretrained(tmp_path / "merged")(done.ids).logits,
+        ):
+            torch.testing.assert_close(logits, done.logits, rtol=0, atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory, tiny, byte):
+    return saved(tmp_path_factory.mktemp("done"), tiny("base"), byte, target_modules="all")
+
+
+@torch.no_grad()
+def test_the_figures_are_those_of_real_validation_text(done, val):
+    adapted, _ = open_adapted(done.adapter)
+    merged, figures = merge_adapter(adapted, val, "bfloat16")
+    assert figures.keys() == FIGURES | {f"saved_{name}" for name in FIGURES}
+    torch.testing.assert_close(adapted(done.ids), done.logits)  # left as it was
+    rounded = load_checkpoint(done.base)[0]
+    rounded.load_state_dict({name: tensor.bfloat16().float() for name, tensor in merged.state_dict().items()})
+    ids, targets = Windows(val, merged.config.block_size, 0).batch(0, WINDOWS)
+    for prefix, model in (("", merged), ("saved_", rounded)):
+        difference = (model(ids).double() - adapted(ids).double()).abs()
+        moved = [F.cross_entropy(m(ids).double().flatten(0, 1), targets.flatten()) for m in (model, adapted)]
+        wanted = difference.max(), difference.mean(), (moved[0] - moved[1]).abs()
+        names = "max_abs_logit_difference", "mean_abs_logit_difference", "loss_change_nats"
+        for name, value in zip(names, wanted, strict=True):
+            assert figures[prefix + name] == pytest.approx(value.item(), rel=0.02, abs=2e-6), name
+    assert figures["saved_max_abs_logit_difference"] > 100 * figures["max_abs_logit_difference"]
+    assert figures["loss_change_nats"] < figures["saved_loss_change_nats"] < BOUNDS["bfloat16"]
+    assert merge_adapter(adapted, val, "bfloat16")[1] == figures  # the same windows every time
+
+
+def test_a_short_validation_text(done, byte, write_bins, tmp_path):
+    short = Bin.open(write_bins(tmp_path / "a", byte, ["A cat sat on a mat."] * 2), "val", byte)
+    assert merge_adapter(open_adapted(done.adapter)[0], short)[1]["loss_change_nats"] < 1e-5
+    shorter = Bin.open(write_bins(tmp_path / "b", byte, ["A cat."] * 2), "val", byte)
+    with pytest.raises(UserError, match=r"val\.bin .* has 8 tokens, and a window .* needs 17"):
+        merge_adapter(open_adapted(done.adapter)[0], shorter)
+
+
+def test_a_merge_that_changes_the_model_is_refused(done, val):
+    adapted, _ = open_adapted(done.adapter)
+    for module in adapted.modules():
+        if hasattr(module, "lora_A") and "default" in module.lora_B:  # something that merging cannot know of
+            module.lora_B["default"].register_forward_hook(lambda _, __, out: out + torch.linspace(0, 1, out.size(-1)))
+    with pytest.raises(UserError, match=r"merging in float32 moved the loss by .* nats, more than 0\.001; nothing was"):
+        merge_adapter(adapted, val)
+
+
+@torch.no_grad()
+def ruin(model) -> None:
+    """Give the head weights that differ by less than bfloat16 can tell."""
+    model.lm_head.weight.copy_(4 + model.lm_head.weight / 100)
+    norm = model.transformer.ln_f if model.config.arch == "base" else model.model.norm
+    norm.weight.mul_(100)
+
+
+def test_rounding_that_changes_the_model_is_refused(tiny, val):
+    model = tiny("base")
+    ruin(model)
+    adapted = fill(attach_adapter(model, settings(), 1))
+    assert merge_adapter(adapted, val)[1]["loss_change_nats"] < BOUNDS["float32"]
+    with pytest.raises(UserError, match=r"in bfloat16 moved the loss by .* more than 0\.02; nothing .*: save it in"):
+        merge_adapter(adapted, val, "bfloat16")
+
+
+def test_merging_is_done_without_dropout(tiny, val):
+    adapted = fill(attach_adapter(tiny("base"), settings(dropout=0.9), 1))
+    assert merge_adapter(adapted.train(), val)[1]["loss_change_nats"] < 1e-4
+
+
+def test_merging_twice_is_refused(done, byte, val, tmp_path):
+    save_checkpoint(tmp_path / "merged", merge_adapter(open_adapted(done.adapter)[0], val)[0], byte)
+    with pytest.raises(UserError, match=rf"{done.adapter} was trained on base .* {tmp_path}/merged is another model"):
+        open_adapted(done.adapter, tmp_path / "merged")
+
+
+@pytest.fixture
+def stage(monkeypatch):
+    """Run the stage's main with these flags."""
+
+    def run(*flags: str) -> None:
+        monkeypatch.setattr(sys, "argv", ["merge", *flags])
+        stages.merge.main()
+
+    return run
+
+
+@pytest.fixture
+def project(tmp_path, tiny, byte, write_bins, monkeypatch) -> Path:
+    """A project's folder with a model and an adapter for it, and data to compare on."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    write_bins(tmp_path / "data" / "finetune", byte)
+    save_checkpoint("models/pretrain", tiny("optimized"), byte)
+    adapted = fill(attach_adapter(load_checkpoint("models/pretrain")[0], settings(), 1))
+    save_adapter(adapted, "models/lora", "models/pretrain")
+    return tmp_path
+
+
+def test_the_stage(project, stage):
+    stage()
+    adapted, _ = open_adapted("models/lora")
+    model, _ = load_checkpoint("models/merged")
+    with torch.no_grad():
+        torch.testing.assert_close(model(ids_of(model)), adapted(ids_of(model)), rtol=0, atol=1e-4)
+    figures = json.loads(Path("metrics/merge.json").read_text())
+    assert figures.keys() == FIGURES | {f"saved_{name}" for name in FIGURES}
+    assert figures["loss_change_nats"] < 1e-5
+    # once more, onto what is merged already
+    message = r"models/lora was trained on models/pretrain \(.{12}\), and models/merged is another model \(.{12}\)"
+    with pytest.raises(UserError, match=message):
+        stage("--base-checkpoint", "models/merged", "--output-dir", "models/twice")
+    assert not list(project.rglob("*twice*"))
+
+
+def test_the_stage_in_bfloat16(project, stage):
+    stage("--dtype", "bfloat16", "--output-dir", "half")
+    figures = json.loads(Path("half.merge.json").read_text())
+    assert figures["loss_change_nats"] < 1e-5 < figures["saved_max_abs_logit_difference"]
+    (adapted, _), (model, _) = open_adapted("models/lora"), load_checkpoint("half")
+    assert all(torch.equal(tensor, tensor.bfloat16().float()) for tensor in model.state_dict().values())
+    with torch.no_grad():
+        far = (model(ids_of(model)) - adapted(ids_of(model))).abs().max()
+    assert 1e-4 < far < 0.5
+
+
+def test_the_stage_without_data_and_with_other_tokens(project, stage, char, write_bins):
+    write_bins(project / "other", char)
+    for data, message in (
+        ("nowhere", r"^nowhere/manifest\.json does not exist; "),
+        ("other", r"^other: its tokens are of another tokenizer \(char\) than the model's \(byte\); "),
+    ):
+        with pytest.raises(UserError, match=message):
+            stage("--data", data)
+    assert not Path("models/merged").exists() and not Path("metrics").exists()
+
+
+def test_a_merge_that_changes_the_model_writes_nothing(project, stage):
+    """A model that bfloat16 ruins, at the stage's own door."""
+    model, tok = load_checkpoint("models/pretrain")
+    ruin(model)
+    save_checkpoint("models/pretrain", model, tok)
+    save_adapter(fill(attach_adapter(model, settings(), 1)), "models/lora", "models/pretrain")
+    with pytest.raises(UserError, match=r"in bfloat16 moved the loss by .* nothing was written: save it in float32"):
+        stage("--dtype", "bfloat16")
+    assert not Path("models/merged").exists() and not Path("metrics").exists()
+    stage()

@@ -1,0 +1,307 @@
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from nanogpt.data.tokens.batches import Windows
+from nanogpt.data.tokens.bins import Bin, Counts
+from nanogpt.hardware.auto import Choices
+from nanogpt.hardware.device import autocast
+from nanogpt.runtime.errors import UserError
+from nanogpt.training.loop import train
+from nanogpt.training.optimizer import build_adamw
+from nanogpt.training.step import update
+
+CPU = torch.device("cpu")
+
+
+def bin_of(tokens: np.ndarray, split: str = "train", bits: float | None = None) -> Bin:
+    return Bin("test", split, tokens.astype(np.uint16), 255, Counts(1, len(tokens), len(tokens), bits))
+
+
+def noise(length: int = 2000, vocab: int = 64) -> Bin:
+    return bin_of(np.random.default_rng(0).integers(vocab, size=length))
+
+
+def state(model) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def equal(a: dict, b: dict) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def assert_close(name: str, a: torch.Tensor, b: torch.Tensor, tolerance: float) -> None:
+    if name.endswith("c_attn.bias"):  # without the keys': the loss does not depend on it, its gradient is all rounding
+        a, b = (torch.cat([tensor[:16], tensor[32:]]) for tensor in (a, b))
+    torch.testing.assert_close(a.double(), b.double(), rtol=0, atol=tolerance)
+
+
+def trained(model, settings, seed: int = 1, data: Bin | None = None) -> dict[str, torch.Tensor]:
+    windows = Windows(data or noise(), model.config.block_size, seed)
+    train(model, windows, windows, settings, seed)
+    return state(model)
+
+
+@pytest.mark.parametrize("arch", ["base", "optimized"])
+def test_a_repeating_text_is_learned_by_heart(tiny, training, arch):
+    data = bin_of(np.arange(3000) % 7)
+    model = tiny(arch, vocab_size=64)
+    windows = Windows(data, 16, 1)
+    run = train(model, windows, windows, training(max_steps=150, lr=1e-2, min_lr=1e-3), 1)
+    assert run.train_curve.train_loss.iloc[0] > 1.0
+    assert run.val_curve.val_loss.iloc[-1] < 0.02  # every token follows from the one before: 0 is possible
+
+
+def test_independent_tokens_are_learned_to_their_entropy_and_no_further(tiny, training):
+    p = np.array([0.5, 0.25, 0.125, 0.125])
+    random = np.random.default_rng(0)
+    data, held_out = (bin_of(random.choice(4, size, p=p)) for size in (40_000, 8_000))
+    windows, val = Windows(data, 16, 1), Windows(held_out, 16, 1)
+    settings = training(max_steps=150, batch_size=16, lr=1e-2, min_lr=1e-4, eval_batches=20, eval_every=150)
+    run = train(tiny(vocab_size=64), windows, val, settings, 1)
+    targets = torch.cat([val.batch(i, 16)[1] for i in range(20)])
+    floor = -np.log(p)[targets.numpy()].mean()  # what the generator itself pays for the same tokens
+    assert floor == pytest.approx(1.75 * math.log(2), abs=0.03)
+    assert -0.005 < run.val_curve.val_loss.iloc[-1] - floor < 0.05
+    assert run.train_curve.train_loss.iloc[0] > floor + 0.5
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+@pytest.mark.parametrize("arch", ["base", "optimized"])
+def test_the_same_seed_gives_the_same_bits(tiny, training, arch, dropout):
+    first = trained(tiny(arch, dropout=dropout), training())
+    torch.rand(7)  # the state of torch's generator is not to matter
+    assert equal(first, trained(tiny(arch, dropout=dropout), training()))
+    assert not equal(first, trained(tiny(arch, dropout=dropout), training(), seed=2))
+    if dropout:
+        assert not equal(first, trained(tiny(arch), training()))
+
+
+def test_a_loaded_model_and_one_that_was_just_validated_drop_too(tiny, training):
+    plain = trained(tiny(dropout=0.2), training())
+    assert equal(plain, trained(tiny(dropout=0.2).eval(), training()))
+    assert equal(plain, trained(tiny(dropout=0.2), training(eval_every=1)))
+
+
+def test_dropout_differs_from_step_to_step_and_seed_to_seed(tiny, training):
+    """With one window in the data, batches are all the same: what differs is dropout alone."""
+    data = noise(17)
+    settings = training(max_steps=4, log_every=1, lr=1e-9, min_lr=1e-9, warmup_steps=0)
+    losses = []
+    for seed in (1, 2):
+        windows = Windows(data, 16, seed)
+        losses += train(tiny(dropout=0.5), windows, windows, settings, seed).train_curve.train_loss.tolist()
+    assert len(set(losses)) == 8
+
+
+@pytest.mark.parametrize("arch", ["base", "optimized"])
+def test_accumulated_batches_are_one_large_batch(tiny, training, arch):
+    whole = trained(tiny(arch), training(max_steps=5, batch_size=8, grad_accum=1))
+    for batch_size, grad_accum in ((4, 2), (2, 4)):
+        parts = trained(tiny(arch), training(max_steps=5, batch_size=batch_size, grad_accum=grad_accum))
+        for name, tensor in whole.items():
+            assert_close(name, parts[name], tensor, 2e-4)
+        moved = max((parts[name] - tensor).abs().max() for name, tensor in tiny(arch).state_dict().items())
+        assert moved > 5e-3  # five steps of about lr: far more than the tolerance
+
+
+@pytest.mark.parametrize("arch", ["base", "optimized"])
+@pytest.mark.parametrize("tie", [False, True])
+def test_the_loop_is_a_plain_one_in_float64(tiny, training, arch, tie):
+    settings = training(max_steps=20, grad_accum=2, weight_decay=0.2, grad_clip=0.5, log_every=1)
+    model = tiny(arch, tie_embeddings=tie, n_layer=2)
+    reference = copy.deepcopy(model).double()
+    windows = Windows(noise(), 16, 3)
+    run = train(model, windows, windows, settings, 3)
+
+    parameters = list(reference.parameters())
+    mean, variance = ([torch.zeros_like(p) for p in parameters] for _ in range(2))
+    losses = []
+    clipped = 0
+    for t in range(1, 21):
+        sample = [windows.starts(np.arange((t - 1) * 8, t * 8))]
+        rows = np.stack([windows.bin.tokens[s : s + 17].astype(np.int64) for s in sample[0]])
+        ids, targets = torch.from_numpy(rows[:, :-1]), torch.from_numpy(rows[:, 1:])
+        logits = reference(ids)
+        loss = -(logits - logits.logsumexp(-1, keepdim=True)).gather(-1, targets[..., None]).mean()
+        gradients = torch.autograd.grad(loss, parameters)
+        norm = math.sqrt(sum((g**2).sum().item() for g in gradients))
+        clipped += norm > 0.5
+        lr = 3e-3 * t / 3 if t <= 3 else 3e-4 + (3e-3 - 3e-4) * (1 + math.cos(math.pi * (t - 4) / 16)) / 2
+        with torch.no_grad():
+            for p, g, m, v in zip(parameters, gradients, mean, variance, strict=True):
+                g = g * min(1.0, 0.5 / norm)
+                m.mul_(0.9).add_(0.1 * g)
+                v.mul_(0.98).add_(0.02 * g**2)
+                if p.dim() == 2:
+                    p.mul_(1 - lr * 0.2)
+                p.sub_(lr * (m / (1 - 0.9**t)) / ((v / (1 - 0.98**t)).sqrt() + 1e-8))
+        losses.append(loss.item())
+    assert clipped > 5
+    assert run.train_curve.train_loss.tolist() == pytest.approx(losses, abs=2e-4)
+    for (name, p), q in zip(model.named_parameters(), parameters, strict=True):
+        assert_close(name, p, q, 5e-4)
+
+
+def test_the_gradient_is_clipped_to_its_norm(tiny):
+    """With plain SGD at rate 1 the weights move by the gradient."""
+    batch = Windows(noise(), 16, 1).batch(0, 4)
+    moved = {}
+    for clip in (1e9, 0.25):
+        model = tiny()
+        before = state(model)
+        update(model, torch.optim.SGD(model.parameters(), 1.0), [batch], clip, CPU, torch.float32)
+        moved[clip] = math.sqrt(sum(((p - before[name]) ** 2).sum().item() for name, p in model.named_parameters()))
+    assert moved[1e9] > 0.5
+    assert moved[0.25] == pytest.approx(0.25, rel=1e-3)
+
+
+def test_an_update_returns_the_loss_before_it_and_leaves_no_gradients(tiny):
+    batches = [Windows(noise(), 16, 1).batch(i, 4) for i in range(2)]
+    model = tiny()
+    with torch.no_grad():
+        expected = sum(model(*batch).item() for batch in batches) / 2
+    optimizer = build_adamw(model, 0.01, (0.9, 0.95), 0.1)
+    assert update(model, optimizer, batches, 1.0, CPU, torch.float32) == pytest.approx(expected, rel=1e-6)
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert update(model, optimizer, batches, 1.0, CPU, torch.float32) < expected
+
+
+def test_bfloat16_is_for_products_only(tiny, training):
+    model, other = tiny(), tiny()
+    trained(model, training(dtype="bfloat16"))
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    trained(other, training())
+    assert not equal(state(model), state(other))
+    with torch.no_grad(), autocast(CPU, torch.float32):
+        x, y = Windows(noise(), 16, 1).batch(0, 8)
+        assert model(x, y).item() == pytest.approx(other(x, y).item(), abs=0.05)
+
+
+def test_frozen_parameters_never_change(tiny, training):
+    model = tiny()
+    frozen = ("transformer.wte.weight", "transformer.h.0.attn.c_attn.bias", "lm_head.weight")
+    for name in frozen:
+        model.get_parameter(name).requires_grad_(False)
+    before = state(model)
+    after = trained(model, training(weight_decay=0.5))
+    for name in before:
+        assert torch.equal(before[name], after[name]) == (name in frozen), name
+
+
+def test_the_curves(tiny, training):
+    windows = Windows(noise(), 16, 1)
+    run = train(tiny(), windows, windows, training(max_steps=23, log_every=5, eval_every=10), 1)
+    assert run.train_curve.columns.tolist() == ["step", "train_loss", "lr"]
+    assert run.val_curve.columns.tolist() == ["step", "val_loss"]
+    assert run.train_curve.step.tolist() == [5, 10, 15, 20, 23]
+    assert run.val_curve.step.tolist() == [10, 20, 23]
+    assert run.train_curve.lr.iloc[-1] == pytest.approx(3e-4)
+    each = train(tiny(), windows, windows, training(max_steps=23, log_every=1, eval_every=1), 1)
+    assert each.train_curve.lr.iloc[:3].tolist() == pytest.approx([1e-3, 2e-3, 3e-3])
+    # validation in between changes nothing, and a row is the mean of the steps since the last
+    assert run.train_curve.train_loss.tolist() == pytest.approx(
+        [each.train_curve.train_loss.iloc[a:b].mean() for a, b in ((0, 5), (5, 10), (10, 15), (15, 20), (20, 23))]
+    )
+    assert run.val_curve.val_loss.tolist() == each.val_curve.val_loss.iloc[[9, 19, 22]].tolist()
+
+
+def test_tokens_per_second_are_those_of_the_clock(tiny, training):
+    import time
+
+    windows = Windows(noise(), 16, 1)
+    settings = training(max_steps=60, eval_every=60, eval_batches=1, grad_accum=2)
+    started = time.perf_counter()
+    run = train(tiny(), windows, windows, settings, 1)
+    seconds = time.perf_counter() - started
+    assert run.tokens_per_s > 59 * 4 * 2 * 16 / seconds  # the clock above saw validation and building too
+    assert run.tokens_per_s < 3 * 60 * 4 * 2 * 16 / seconds
+
+
+class Slow(Windows):
+    """Windows that take 20 ms to read."""
+
+    def batch(self, *args):
+        import time
+
+        time.sleep(0.02)
+        return super().batch(*args)
+
+
+def test_overhead_is_what_is_neither_update_nor_validation(tiny, training):
+    fast, slow = Windows(noise(), 16, 1), Slow(noise(), 16, 1)
+    settings = training(max_steps=20, eval_every=5, eval_batches=2)
+    quick, reading, validating = (
+        train(tiny(), *windows, settings, 1) for windows in ((fast, fast), (slow, fast), (fast, slow))
+    )
+    assert 0 < quick.overhead_share < 0.5 < reading.overhead_share < 1
+    assert validating.overhead_share < 0.5
+    assert validating.validation_s > 4 * 2 * 0.02 > quick.validation_s  # four validations of two batches
+    assert 0 < quick.first_step_s < 10
+
+
+def test_one_step_has_no_speed(tiny, training):
+    windows = Windows(noise(), 16, 1)
+    assert train(tiny(), windows, windows, training(max_steps=1, warmup_steps=0), 1).tokens_per_s == 0.0
+
+
+def test_a_loss_that_is_never_finite(tiny, training):
+    model = tiny()
+    with torch.no_grad():
+        model.lm_head.weight[3, 3] = math.inf
+    with pytest.raises(
+        UserError, match=r"no loss and gradient were finite in the 3 steps up to step 3; lower the learn"
+    ):
+        trained(model, training(max_steps=3, warmup_steps=0))
+
+
+def test_a_validation_loss_that_is_not_finite(tiny, training):
+    """The weights may break in the very last step, which no training loss sees any more."""
+    with pytest.raises(
+        UserError, match=r"the validation loss is not finite after step 1; lower the learning rate \(1 "
+    ):
+        trained(tiny(), training(max_steps=1, warmup_steps=0, lr=1.0, min_lr=1.0, weight_decay=1e30))
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 2**70])
+def test_a_seed_out_of_range(tiny, training, seed):
+    windows = Windows(noise(), 16, 1)
+    with pytest.raises(UserError, match=rf"seed = {seed}: not between 0 and 4294967295"):
+        train(tiny(), windows, windows, training(), seed)
+
+
+def test_the_largest_seed(tiny, training):
+    trained(tiny(), training(max_steps=1, warmup_steps=0), seed=2**32 - 1)
+
+
+def test_compiling_without_a_compiler(tiny, training, monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(UserError, match=r"train\.compile = 'on': there is no C\+\+ compiler here; .* choose off"):
+        trained(tiny(), training(compile="on"))
+    trained(tiny(), training(compile="auto", max_steps=1, warmup_steps=0))
+    begun_with_one = Choices("cpu", "float32", "torch's own", 1, True)
+    with pytest.raises(UserError, match=r"there is no C\+\+ compiler here"):
+        begun_with_one.apply()
+
+
+@pytest.mark.slow
+def test_a_compiled_model_learns_the_same(tiny, training):
+    eager, compiled = tiny(), tiny()
+    trained(eager, training(max_steps=6))
+    trained(compiled, training(max_steps=6, compile="on", eval_every=2))
+    for name, tensor in state(eager).items():
+        assert_close(name, state(compiled)[name], tensor, 5e-4)
+
+
+def test_plain_lines_where_there_is_no_terminal(tiny, training, capsys):
+    trained(tiny(), training())
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "\r" not in err and "\x1b" not in err
+    lines = err.splitlines()
+    assert lines[0].startswith("step 1/20: loss ")
+    assert lines[-1].startswith("step 20/20: loss ")
+    assert ", validation " in lines[-1] and "tokens/s" in lines[-1] and lines[-1].endswith(" s left")

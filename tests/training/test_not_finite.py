@@ -1,0 +1,80 @@
+"""Steps without a finite loss and gradient."""
+
+import time
+
+import numpy as np
+import pytest
+import torch
+from killed import DATA, Killed, stop
+
+from nanogpt.checkpoint.folder import config_and_tokenizer, load_checkpoint
+from nanogpt.data.tokens.batches import Windows
+from nanogpt.runtime.errors import UserError
+from nanogpt.training import schedule
+from nanogpt.training.loop import train
+from nanogpt.training.optimizer import build_adamw
+from nanogpt.training.resume import resumable_run
+from nanogpt.training.schedule import learning_rate
+from nanogpt.training.step import update
+
+pytestmark = pytest.mark.usefixtures("inside")
+
+
+def test_steps_that_are_not_finite_are_passed_over(tiny, training, capsys):
+    model, calls = tiny(), []
+
+    def poison(gradient):
+        calls.append(1)
+        return gradient * (float("nan") if len(calls) in (2, 5, 6) else 1)
+
+    model.transformer.wte.weight.register_hook(poison)
+    windows = Windows(DATA, 16, 1)
+    record = train(model, windows, windows, training(max_steps=8, log_every=1), 1)
+    assert (record.step, record.skipped, record.skipped_in_row) == (8, 3, 0)
+    assert [bool(np.isnan(loss)) for _, loss, _ in record.train_rows] == [i in (1, 4, 5) for i in range(8)]
+    assert all(p.isfinite().all() for p in model.parameters())
+    assert capsys.readouterr().err.count("the loss or its gradient is not finite; skipped") == 3
+
+
+def test_a_skipped_step_changes_nothing(tiny, training):
+    """Not the weights, and not what AdamW remembers."""
+    model = tiny()
+    optimizer = build_adamw(model, 0.1, (0.9, 0.95), 0.1)
+    batch = Windows(DATA, 16, 1).batch(0, 4)
+    cpu = torch.device("cpu")
+    update(model, optimizer, [batch], 1.0, cpu, torch.float32)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    remembered = [value["exp_avg"].clone() for value in optimizer.state.values()]
+    hook = model.lm_head.weight.register_hook(lambda gradient: gradient * float("inf"))
+    assert np.isnan(update(model, optimizer, [batch], 1.0, cpu, torch.float32))
+    hook.remove()
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert all(torch.equal(a, b["exp_avg"]) for a, b in zip(remembered, optimizer.state.values(), strict=True))
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_too_many_of_them_end_the_run_with_the_last_good_state(tiny, training, byte, inside):
+    model, calls = tiny(vocab_size=320), []
+
+    def poison(gradient):
+        calls.append(1)
+        return gradient * (float("nan") if len(calls) > 5 else 1)
+
+    model.transformer.wte.weight.register_hook(poison)
+    windows = Windows(DATA, 16, 1)
+    message = (
+        r"no loss and gradient were finite in the 10 steps up to step 15; lower the learning rate \(.*\): the state "
+    )
+    with (
+        pytest.raises(UserError, match=message + r"after 15 steps is kept in .*\.pt"),
+        resumable_run("pretrain", "test", {}, 100, config_and_tokenizer(model, byte), time.monotonic()) as work,
+    ):
+        train(model, windows, windows, training(max_steps=30), 1, work)
+    (kept,) = inside.glob(".work/pretrain/*/step-*")
+    loaded, _ = load_checkpoint(kept)
+    good = tiny(vocab_size=320)
+    with pytest.raises(Killed), pytest.MonkeyPatch.context() as patch:
+        rate = learning_rate
+        patch.setattr(schedule, "learning_rate", lambda s, **rest: rate(s, **rest) if s < 5 else stop())
+        train(good, windows, windows, training(max_steps=30), 1)
+    assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), good.parameters(), strict=True))

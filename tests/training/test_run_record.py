@@ -1,0 +1,69 @@
+import json
+import math
+import time
+
+import numpy as np
+import pytest
+
+from nanogpt.data.tokens.batches import Windows
+from nanogpt.data.tokens.bins import Bin, Counts
+from nanogpt.model.score import Score
+from nanogpt.training.loop import train
+from nanogpt.training.run_record import RunRecord
+
+
+def bin_of(tokens: np.ndarray, split: str = "train", bits: float | None = None) -> Bin:
+    return Bin("test", split, tokens.astype(np.uint16), 255, Counts(1, len(tokens), len(tokens), bits))
+
+
+def noise() -> Bin:
+    return bin_of(np.random.default_rng(0).integers(64, size=2000))
+
+
+def test_the_files(tmp_path):
+    record = RunRecord(1, [(1, 2 / 3, 1e-5), (2, math.nan, 1e-5)], [(2, 0.5)], machines=[{"torch": "1"}])
+    record.save(tmp_path / "a" / "b", "x")
+    folder = tmp_path / "a" / "b"
+    assert (folder / "x-train.csv").read_text() == "step,train_loss,lr\n1,0.666667,1e-05\n2,nan,1e-05\n"
+    assert (folder / "x-val.csv").read_text() == "step,val_loss\n2,0.5\n"
+    assert json.loads((folder / "x-machine.json").read_text()) == [{"torch": "1"}]
+
+
+def test_a_row_is_the_mean_of_the_steps_taken():
+    record = RunRecord()
+    for loss in (3.0, math.nan, 1.0):
+        record.log_step(loss)
+    record.log_row(0.1)
+    record.log_step(math.nan)
+    record.log_row(0.2)
+    assert record.train_rows[0] == (3, 2.0, 0.1)
+    assert record.train_rows[1][0] == 4 and math.isnan(record.train_rows[1][1])
+    assert (record.step, record.skipped, record.skipped_in_row) == (4, 2, 1)
+    assert record.train_curve.train_loss.tolist()[0] == 2.0
+
+
+def numbers(figures: dict):
+    for value in figures.values():
+        if isinstance(value, dict):
+            yield from numbers(value)
+        else:
+            yield value
+
+
+def test_the_figures(tiny, training):
+    windows = Windows(noise(), 16, 1)
+    run = train(tiny(), windows, windows, training(), 1)
+    score = Score(np.array([60, 20]) * math.log(2), np.array([30, 10]), np.array([35, 15]))
+    started = time.monotonic() - 100
+    known = run.metrics(score, bin_of(np.arange(9), "val", bits=25.0), started)
+    unknown = run.metrics(score, bin_of(np.arange(9), "val", bits=None), started)
+    assert known["floor"] == {"bpb": 0.5}
+    assert known["val"] == {"loss_nats": pytest.approx(2 * math.log(2)), "bpb": pytest.approx(1.6)}
+    assert known["train"]["loss_nats"] == run.train_curve.train_loss.iloc[-1]
+    assert 100 <= known["wall_s"] < 200
+    assert known["peak_mib"] > 50
+    assert known["tokens_per_s"] > 100
+    assert known.pop("skipped_steps") == unknown.pop("skipped_steps") == 0
+    assert known.keys() - unknown.keys() == {"floor"}
+    for figures in (known, unknown):
+        assert all(type(number) is float and math.isfinite(number) for number in numbers(figures))

@@ -1,0 +1,173 @@
+"""States on the disk: the last two that are whole, whatever happens to the disk."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from imports import ROOT
+from killed import assert_same, killed_at, run
+
+from nanogpt.runtime.checksums import sha256
+from nanogpt.runtime.errors import UserError
+from nanogpt.training import saved_states
+from nanogpt.training.saved_states import SavedStates
+
+pytestmark = pytest.mark.usefixtures("inside")
+
+
+def test_the_last_two_states_are_kept_and_a_finished_run_leaves_nothing(tiny, training, monkeypatch, inside):
+    with killed_at(9, monkeypatch):
+        run(tiny(), training(max_steps=10), every=2)
+    assert [path.name[:14] for path in sorted(inside.glob(".work/pretrain/*/step-*"))] == [
+        "step-000000006", "step-000000008",
+    ]  # fmt: skip
+    run(tiny(), training(max_steps=10), every=2)
+    assert list(inside.glob(".work/pretrain/*")) == []
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut", "empty", "lengthened"])
+def test_a_damaged_state_is_passed_over(tiny, training, monkeypatch, inside, capsys, damage):
+    whole = run(tiny(), training(max_steps=10))
+    with killed_at(9, monkeypatch):
+        run(tiny(), training(max_steps=10), every=2)
+    newest = max(inside.glob(".work/pretrain/*/step-*"))
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 1
+    was = newest.read_bytes()
+    newest.write_bytes({"flipped": content, "cut": was[:-100], "empty": b"", "lengthened": was + b"\0"}[damage])
+    again = run(tiny(), training(max_steps=10), every=2)
+    assert_same(again, whole)
+    assert "is damaged" in capsys.readouterr().err
+
+
+def test_without_a_whole_state_a_run_begins_anew(tiny, training, monkeypatch, inside):
+    whole = run(tiny(), training(max_steps=10))
+    with killed_at(9, monkeypatch):
+        run(tiny(), training(max_steps=10), every=2)
+    for path in inside.glob(".work/pretrain/*/step-*"):
+        path.write_bytes(b"nothing")
+    assert_same(run(tiny(), training(max_steps=10)), whole)
+
+
+def test_states_that_were_passed_over_do_not_outlive_those_saved_then(tiny, training, monkeypatch, inside):
+    """Although they are of later steps."""
+    with killed_at(9, monkeypatch):
+        run(tiny(), training(max_steps=10), every=2)
+    for path in inside.glob(".work/pretrain/*/step-*"):
+        path.write_bytes(b"nothing")
+    for until, kept in ((3, [2]), (5, [2, 4]), (7, [4, 6])):
+        with killed_at(until, monkeypatch):
+            run(tiny(), training(max_steps=10), every=2)
+        names = sorted(path.name for path in inside.glob(".work/pretrain/*/step-*"))
+        assert [int(name.split("-")[1]) for name in names] == kept
+
+
+def test_a_state_takes_the_place_of_a_damaged_one_of_its_step(tmp_path):
+    made = SavedStates(tmp_path)
+    made.save(2, {"step": 2})
+    bad = [tmp_path / f"step-{4:09}-{letter * 64}.pt" for letter in "0f"]
+    for path in bad:
+        path.write_bytes(b"damaged")
+    path = made.save(4, {"step": 4})
+    assert made.newest() == (4, path) and made.load() == {"step": 4}
+    assert not any(path.exists() for path in bad)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_state_that_cannot_be_read_is_no_reason_to_begin_anew(tiny, training, monkeypatch, inside):
+    with killed_at(9, monkeypatch):
+        run(tiny(), training(max_steps=10), every=2)
+    newest = max(inside.glob(".work/pretrain/*/step-*"))
+    with monkeypatch.context() as patch:
+        real = sha256
+        patch.setattr(saved_states, "sha256", lambda path: real(Path("/nowhere") if path.name == newest.name else path))
+        with pytest.raises(UserError, match=r"step-000000008-.* cannot be read \(No such file.*; run this again"):
+            run(tiny(), training(max_steps=10), every=2)
+    assert newest.exists()
+
+
+def test_a_full_disk_keeps_the_state_before(tiny, training, monkeypatch, inside):
+    settings = training(max_steps=10)
+    whole = run(tiny(), settings)
+    saved, real = [], os.fsync
+
+    def full(fd):
+        saved.append(fd)
+        if len(saved) >= 4:
+            raise OSError(28, "No space left on device")
+        return real(fd)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        message = (
+            r"the state after 6 steps, \d+ MiB, could not be saved \(No space left on device; [\d,]+ MiB are free\); "
+        )
+        with pytest.raises(UserError, match=message + "the state after 4 steps is kept: make room and run the same"):
+            run(tiny(), settings, every=2)
+    (folder,) = inside.glob(".work/pretrain/*")
+    assert sorted(path.name[:14] for path in folder.iterdir()) == [
+        "lock", "made-of.json", "step-000000002", "step-000000004",
+    ]  # fmt: skip
+    assert_same(run(tiny(), settings, every=2), whole)
+
+
+IN_LITTLE_ROOM = """
+import sys
+sys.path.insert(0, {root!r})
+import torch
+from nanogpt.runtime.errors import UserError
+from nanogpt.resume.states import States
+from pathlib import Path
+states = States(Path({folder!r}))
+states.save(1, {{"model": {{"a": torch.ones(200_000)}}}})
+try:
+    states.save(2, {{"model": {{"a": torch.ones(400_000)}}}})
+except UserError as error:
+    print(error)
+assert states.load()["model"]["a"].shape == (200_000,)
+"""
+
+
+def on_a_file_system_of_its_own(*script: str) -> subprocess.CompletedProcess:
+    """Run a script of sh that may mount, seen by nobody else."""
+    words = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", *script]
+    try:
+        return subprocess.run(words, capture_output=True, text=True)
+    except FileNotFoundError as error:
+        return subprocess.CompletedProcess(words, 127, "", str(error))
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_really_full(tmp_path):
+    (tmp_path / "disk").mkdir()
+    code = IN_LITTLE_ROOM.format(root=str(ROOT), folder=str(tmp_path / "disk"))
+    mount = f"mount -t tmpfs -o size=2m tmpfs '{tmp_path}/disk'"
+    if (tried := on_a_file_system_of_its_own(mount)).returncode:
+        pytest.skip(f"no file system of one's own here: {tried.stderr.strip()}")
+    done = on_a_file_system_of_its_own(f"{mount} && exec '{sys.executable}' -c \"$0\"", code)
+    assert done.returncode == 0, done.stderr
+    assert (
+        "the state after 2 steps, 2 MiB, could not be saved (No space left on device; 1 MiB are free); the"
+        in done.stdout
+    )
+    assert "the state after 1 steps is kept: make room" in done.stdout
+
+
+def test_too_little_space_is_known_before_the_run(tiny, training, monkeypatch):
+    total, used, _ = shutil.disk_usage(".")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(total, used, 50_000))
+    weights = sum(p.nbytes for p in tiny().parameters())
+    needed = f"{(3 * 3 + 1) * weights / 2**20:,.0f}"
+    with pytest.raises(
+        UserError, match=rf"this run needs {needed} MiB for its saved states and its result, .* make room"
+    ):
+        run(tiny(), training())
+
+
+def test_a_work_folder_that_cannot_be_written(tiny, training, inside):
+    (inside / ".work").write_text("a file")
+    with pytest.raises(UserError, match=r"\.work: cannot be written \(.*\); make room there"):
+        run(tiny(), training())
