@@ -1,13 +1,11 @@
-import math
-
 import pytest
-from test_bench_parts import TOKENS, C, flops
-from test_bench_settings import SETTINGS
+from benchmark_shapes import SETTINGS
+from layers_checks import KINDS
+from step_parts_checks import TOKENS, C, flops
 
 from nanogpt.benchmark import layers
 
 T, HEAD = 16, 8
-KINDS = ["rmsnorm", "layernorm", "swiglu", "gelu", "gqa", "mha", "rope", "learned"]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -22,14 +20,3 @@ def test_improvements_and_what_they_replace(dtype):
         "swiglu": 6 * TOKENS * 3 * C * 64, "gelu": 6 * TOKENS * 8 * C * C,
         "gqa": attention + 6 * TOKENS * 2 * C * HEAD, "mha": attention + 6 * TOKENS * 2 * C * C,
     }  # fmt: skip
-
-
-def check_improvements(figures: dict) -> None:
-    """What `benchmark` returns, whatever the clock says."""
-    assert list(figures) == ["layers_ms", "layer_speedup"]
-    assert list(figures["layers_ms"]) == list(figures["layer_speedup"]) == ["fp32", "bf16"]
-    for short, ms in figures["layers_ms"].items():
-        assert list(ms) == KINDS and all(0 < value < math.inf for value in ms.values())
-        assert figures["layer_speedup"][short] == {
-            f"{new}_over_{old}": pytest.approx(ms[old] / ms[new], rel=1e-4) for new, old in layers.PAIRS.items()
-        }

@@ -2,7 +2,7 @@ import math
 from dataclasses import replace
 
 import pytest
-from test_bench_settings import SETTINGS
+from benchmark_shapes import SETTINGS
 
 from nanogpt.benchmark import scaling
 from nanogpt.hardware.cores import usable_cores

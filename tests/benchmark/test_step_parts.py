@@ -1,19 +1,16 @@
-import math
 from collections import Counter
 from dataclasses import replace
 
 import pytest
 import torch
-from test_bench_settings import SETTINGS
+from benchmark_shapes import SETTINGS
+from step_parts_checks import PARTS, TOKENS, C, flops
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from nanogpt.benchmark import step_parts
 from nanogpt.model.build import model_flops
 from nanogpt.model.loss import IDS_AT_ONCE
 
-C, TOKENS = 32, 48
-PARTS = ["embedding", "attention", "mlp", "head_loss", "optimizer"]
 INSIDE = {
     "base": {"embedding": ["wte", "wpe"], "attention": [".ln_1.", ".attn."], "mlp": [".ln_2.", ".mlp."]},
     "optimized": {
@@ -22,12 +19,6 @@ INSIDE = {
         "mlp": [".post_attention_layernorm.", ".mlp."],
     },
 }
-
-
-def flops(step) -> int:
-    with FlopCounterMode(display=False) as counter:
-        step()
-    return counter.get_total_flops()
 
 
 @pytest.fixture
@@ -124,11 +115,3 @@ def test_the_table_shows_every_figure():
         ["parts_ms"], ["base", "optimized"], ["mlp", "1.23", "7.00"], ["attention", "56.50", "0.13"], [],
         ["other"], ["fp32"], ["x", "3.25"],
     ]  # fmt: skip
-
-
-def check_parts(figures: dict) -> None:
-    """What `benchmark` returns, whatever the clock says."""
-    variants = ["base_fp32", "base_bf16", "optimized_fp32", "optimized_bf16"]
-    assert list(figures) == ["parts_ms"] and list(figures["parts_ms"]) == variants
-    for ms in figures["parts_ms"].values():
-        assert list(ms) == PARTS and all(0 < value < math.inf for value in ms.values())

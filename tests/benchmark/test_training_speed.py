@@ -5,7 +5,6 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,12 +12,13 @@ import needs
 import pytest
 import torch
 import torch.nn.functional as F
+from benchmark_shapes import SETTINGS
 from imports import ROOT
-from test_bench_improvements import check_improvements
-from test_bench_parts import PARTS, check_parts
-from test_bench_settings import SETTINGS
+from layers_checks import check_improvements
+from step_parts_checks import PARTS, check_parts
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
+from untimed import untimed
 
 from nanogpt.benchmark import training_speed, variants
 from nanogpt.benchmark.timing import Times
@@ -187,12 +187,6 @@ def check_charts(figures: dict, folder: Path) -> None:
     )
 
 
-def untimed(entries: dict[str, Callable], steps: int) -> Times:
-    """A race without a clock, in this process: every step is made, and each takes a second more than the last."""
-    made = [step for entry in entries.values() for step in entry()]
-    return Times({name: [place + 1.0] for place, name in enumerate(made)}, dict.fromkeys(entries, 100.0))
-
-
 @pytest.mark.parametrize(
     ("dtype", "compile", "names", "speedups"),
     [
@@ -308,7 +302,7 @@ def test_an_adapter_alone_learns():
 
 
 ISA = """
-from test_bench_settings import SETTINGS
+from benchmark_shapes import SETTINGS
 from nanogpt.hardware.cores import instruction_set
 from nanogpt.benchmark.variants import Variant
 from nanogpt.benchmark.variants import training
@@ -361,7 +355,7 @@ def test_the_stage_measures_parts(what, check, tmp_path, monkeypatch):
 
 ALL = """
 import sys
-from test_bench_training import untimed
+from untimed import untimed
 from nanogpt.benchmark import ablation, layers, step_parts, training_speed
 from stages import benchmark
 for module in (ablation, layers, step_parts, training_speed):
@@ -394,7 +388,7 @@ def test_compiled_variants_run(tmp_path):
     """Both, as `python -m` runs them, and silently: nothing is left for multiprocessing to clean up."""
     code = (
         "from dataclasses import replace\n"
-        "from test_bench_settings import SETTINGS\n"
+        "from benchmark_shapes import SETTINGS\n"
         "from nanogpt.bench.training import _race\n"
         "from nanogpt.bench.variants import Variant\n"
         "plain, ours = (Variant('optimized', 'bfloat16', compile=True, plain=plain) for plain in (True, False))\n"

@@ -1,15 +1,14 @@
-import json
 import os
 import pickle
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from imports import ROOT
+from model_folders import content, edit, equal, ids_of, refused
 from safetensors.torch import load_file, save_file
 
 from nanogpt.checkpoint.folder import load_checkpoint, load_model, read_config, save_checkpoint
@@ -23,22 +22,6 @@ SHAPES = [
     {"arch": "optimized", "n_head": 2, "n_kv_head": 2, "n_embd": 96},
 ]
 shapes = pytest.mark.parametrize("shape", SHAPES, ids=lambda s: "-".join(map(str, s.values())))
-
-
-def ids_of(model, rows: int = 3) -> torch.Tensor:
-    c = model.config
-    return torch.randint(c.vocab_size, (rows, c.block_size), generator=torch.Generator().manual_seed(9))
-
-
-def content(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def equal(a: torch.nn.Module, b: torch.nn.Module) -> bool:
-    x, y = a.state_dict(), b.state_dict()
-    # GPT-2 has no groups of heads, and its config no place for their number
-    shapes = [replace(m.config, n_kv_head=m.config.n_head) if m.config.arch == "base" else m.config for m in (a, b)]
-    return shapes[0] == shapes[1] and x.keys() == y.keys() and all(torch.equal(x[name], y[name]) for name in x)
 
 
 @shapes
@@ -253,19 +236,6 @@ def folder(request, tiny, byte, tmp_path) -> Path:
     save_checkpoint(tmp_path / "m", tiny(request.param), byte)
     (tmp_path / "m" / "SHA256SUMS").unlink()
     return tmp_path / "m"
-
-
-def edit(folder: Path, **changed) -> None:
-    config = json.loads((folder / "config.json").read_text())
-    assert changed.keys() - {"rope_theta"} <= config.keys()
-    config |= changed
-    (folder / "config.json").write_text(json.dumps({k: v for k, v in config.items() if v != "(deleted)"}))
-
-
-def refused(folder: Path, match: str) -> None:
-    with pytest.raises(UserError, match=match) as caught:
-        load_checkpoint(folder)
-    assert str(folder) in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_an_untouched_folder_loads(folder):

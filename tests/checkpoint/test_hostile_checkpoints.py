@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 from imports import ROOT
+from model_folders import content, edit, equal, refused
 from safetensors.torch import load_file, save_file
-from test_folder import content, edit, equal, refused
 
 from nanogpt.checkpoint.folder import load_checkpoint, load_model, save_checkpoint
 from nanogpt.runtime.errors import UserError

@@ -3,10 +3,10 @@ import os
 import platform
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
+from containers import container
 
 from nanogpt.hardware.cores import (
     HIDING,
@@ -40,15 +40,6 @@ def test_auto_takes_the_cores_this_process_may_use():
             assert ", 1 core, " in describe_processor()
         finally:
             os.sched_setaffinity(0, bound)
-
-
-def container(root: Path, lines: str, files: dict[str, str | bytes]) -> tuple[Path, Path]:
-    """A /proc and a /sys/fs/cgroup of a process whose /proc/self/cgroup says `lines`."""
-    proc, cgroups = root / "proc", root / "cgroup"
-    for path, text in {proc / "self/cgroup": lines, **{cgroups / name: text for name, text in files.items()}}.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return proc, cgroups
 
 
 V1 = "12:cpuset:/pod/app\n4:cpu,cpuacct:/pod/app\n1:name=systemd:/pod/app\n"

@@ -5,7 +5,7 @@ import sys
 import psutil
 import pytest
 import torch
-from test_cores import container
+from containers import container
 
 from nanogpt.hardware import memory
 from nanogpt.hardware.memory import available_mib, keep_freed_memory

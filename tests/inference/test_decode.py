@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from test_model import each_arch, lively, tiny
+from small_models import each_arch, lively, tiny
 from torch import nn
 from transformers import AutoModelForCausalLM
 

@@ -5,61 +5,12 @@ import math
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from small_models import decoded, each_arch, every_shape, lively, tiny, tokens
 from torch import nn
 
 from nanogpt.model.build import build_model, count_parameters, linear_names, new_model
-from nanogpt.model.config import ModelConfig, ModelSettings
-from nanogpt.model.kv_cache import KVCache
+from nanogpt.model.config import ModelSettings
 from nanogpt.runtime.errors import BadSetting
-
-
-def tiny(arch: str, **changes) -> ModelConfig:
-    """A config small enough for exact checks; two query heads share a head of keys and values."""
-    shape = {
-        "n_layer": 2, "n_head": 4, "n_kv_head": 2, "n_embd": 32, "block_size": 16, "dropout": 0.0,
-        "tie_embeddings": False, "vocab_size": 64,
-    }  # fmt: skip
-    return ModelConfig(arch=arch, **(shape | changes))
-
-
-SHAPES = {
-    "base": tiny("base"),
-    "base-tied": tiny("base", tie_embeddings=True),
-    "mha": tiny("optimized", n_kv_head=4),
-    "gqa": tiny("optimized", n_kv_head=2),
-    "mqa": tiny("optimized", n_kv_head=1),
-    "gqa-tied": tiny("optimized", n_kv_head=2, tie_embeddings=True),
-}
-every_shape = pytest.mark.parametrize("config", SHAPES.values(), ids=SHAPES)
-each_arch = pytest.mark.parametrize("arch", ["base", "optimized"])
-
-
-def lively(config: ModelConfig, seed: int = 0) -> nn.Module:
-    """A model in eval mode in which every parameter matters: biases, norms' gains and all positions.
-
-    Embeddings are small enough for the norms' epsilon to show.
-    """
-    torch.manual_seed(seed)
-    model = build_model(config).eval()
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.dim() == 1:
-                parameter.add_(0.3 * torch.randn_like(parameter))
-            else:
-                parameter.normal_(std=0.05 if name.endswith(("wte.weight", "wpe.weight", "tokens.weight")) else 0.25)
-    return model
-
-
-def tokens(config: ModelConfig, rows: int = 2, length: int | None = None, seed: int = 1) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(config.vocab_size, (rows, length or config.block_size), generator=generator)
-
-
-def decoded(model: nn.Module, ids: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """Logits (B, T, V) of feeding one token at a time through a cache."""
-    cache = KVCache(model.config, len(ids), dtype)
-    with torch.no_grad():
-        return torch.cat([model(ids[:, [t]], cache=cache) for t in range(ids.size(1))], dim=1)
 
 
 @each_arch

@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from test_model import decoded, every_shape, lively, tiny, tokens
+from small_models import decoded, every_shape, lively, tiny, tokens
 
 from nanogpt.model.attention import causal_attention
 from nanogpt.model.kv_cache import KVCache

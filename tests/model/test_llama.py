@@ -1,6 +1,6 @@
 import pytest
 import torch
-from test_model import lively, tiny, tokens
+from small_models import lively, tiny, tokens
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from nanogpt.checkpoint.folder import save_checkpoint

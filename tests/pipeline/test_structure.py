@@ -1,13 +1,21 @@
-"""The house as it stands: arrows point downhill, and DVC knows what each stage really imports."""
+"""Imports follow the order of rooms in docs/architecture.md, and dvc.yaml names the rooms that each stage imports."""
 
+from pathlib import Path
 from typing import get_args
 
-from imports import ROOT
+import pytest
+from imports import ROOT, closure, imported
 from ruamel.yaml import YAML
 
 from nanogpt.data.sources.document import Source
 from nanogpt.pipeline.sections import SECTIONS
+from nanogpt.training.fingerprint import NEVER_IN_RESULTS
 
+# A room imports only from itself and from those before it.
+ROOMS = [
+    "runtime", "hardware", "data/tokens", "data/sources", "data/prepare", "model", "checkpoint", "training", "lora",
+    "inference", "evaluation", "benchmark", "pipeline",
+]  # fmt: skip
 STAGES = {
     "check": "check",
     "prepare": "prepare",
@@ -17,27 +25,78 @@ STAGES = {
     "sample": "sample",
     "benchmark": "benchmark",
 }
-DVC = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
+DVC = YAML(typ="safe").load(ROOT / "dvc.yaml")
 PARAMS = YAML(typ="safe").load(ROOT / "params.yaml")
+MODULES = sorted(path.relative_to(ROOT) for path in (ROOT / "nanogpt").rglob("*.py"))
+
+
+def room(path: Path) -> str:
+    return path.parent.relative_to("nanogpt").as_posix()
+
+
+def is_docstring_alone(path: Path) -> bool:
+    return path.name == "__init__.py" and "import" not in (ROOT / path).read_text(encoding="utf-8")
 
 
 def spec(stage: str) -> dict:
-    return DVC[stage].get("do", DVC[stage])
+    found = DVC["stages"][stage]
+    return found.get("do", found)
+
+
+def test_every_module_is_in_a_room():
+    assert {room(path) for path in MODULES if not is_docstring_alone(path)} == set(ROOMS)
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if not is_docstring_alone(path)], ids=str)
+def test_imports_point_downhill(path):
+    rooms = {room(other) for other in imported(path) if other.parts[0] == "nanogpt" and not is_docstring_alone(other)}
+    assert {other for other in rooms if ROOMS.index(other) > ROOMS.index(room(path))} == set()
+    assert not any(other.parts[0] == "stages" for other in imported(path))
+
+
+def test_no_module_imports_itself_by_way_of_others():
+    cycles = [path for path in MODULES if any(path in closure(other) for other in imported(path) - {path})]
+    assert [path for path in cycles if path.name != "__init__.py"] == []
+
+
+def test_an_init_holds_a_docstring_alone_but_for_the_table_of_sources():
+    inits = [path for path in MODULES if path.name == "__init__.py"]
+    assert [path.parent.name for path in inits if not is_docstring_alone(path)] == ["sources"]
+
+
+def test_no_module_is_longer_than_350_lines():
+    assert {path: n for path in MODULES if (n := (ROOT / path).read_text(encoding="utf-8").count("\n")) > 350} == {}
 
 
 def test_the_stages_are_those_of_the_contract():
-    assert list(DVC) == list(STAGES)
+    assert list(DVC["stages"]) == list(STAGES)
     for stage, script in STAGES.items():
         assert spec(stage)["cmd"].split()[:3] == ["python", "-m", f"stages.{script}"]
+
+
+@pytest.mark.parametrize("stage", [stage for stage in STAGES if stage != "check"])
+def test_code_deps_are_the_rooms_that_the_stage_imports(stage):
+    declared = {dep for dep in spec(stage)["deps"] if dep.startswith("nanogpt")}
+    modules = closure(Path("stages", f"{STAGES[stage]}.py"))
+    used = {f"nanogpt/{room(path)}" for path in modules if path.parts[0] == "nanogpt" and not is_docstring_alone(path)}
+    never = {name.replace(".", "/") for name in NEVER_IN_RESULTS}
+    assert not declared & never and len(declared) <= 8
+    needed = used - never
+    assert {path for path in needed if not any(f"{path}/".startswith(f"{dep}/") for dep in declared)} == set()
+    assert {dep for dep in declared if not any(f"{path}/".startswith(f"{dep}/") for path in needed)} == set()
+
+
+def test_check_depends_on_all_code():
+    assert [dep for dep in spec("check")["deps"] if not dep.startswith("$")] == ["nanogpt"]
 
 
 def test_every_setting_steers_a_stage_besides_check():
     declared = {key for stage in STAGES if stage != "check" for key in spec(stage).get("params", [])}
     for role in ("pretrain", "finetune"):
         declared |= {key.replace("${key}", role) for key in declared}
-    for source in get_args(Source):
-        declared |= {f"data.{key}" for key in leaves({source: PARAMS["data"][source]})}
-    assert set(leaves(PARAMS)) - declared == {"train.checkpoint_every"}  # it changes no result
+    declared |= {f"data.{source}" for source in get_args(Source)}
+    steering = {key for key in leaves(PARAMS) if any(f"{key}.".startswith(f"{name}.") for name in declared)}
+    assert set(leaves(PARAMS)) - steering == {"train.checkpoint_every"}  # it changes no result
     assert set(spec("check")["params"]) == set(PARAMS) == set(SECTIONS)
 
 
@@ -55,3 +114,8 @@ def test_outs_are_cached_and_metrics_are_not():
         for kind in ("metrics", "plots"):
             for entry in spec(stage).get(kind, []):
                 assert list(entry.values()) == [{"cache": False}]
+
+
+def test_models_are_artifacts():
+    outs = {out for stage in STAGES for out in spec(stage).get("outs", [])}
+    assert {found["path"] for found in DVC["artifacts"].values()} == {out for out in outs if out.startswith("models/")}

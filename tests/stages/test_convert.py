@@ -5,9 +5,9 @@ import sys
 
 import pytest
 import torch
+from foreign_models import gpt2, nanogpt_checkpoint, same_logits
 from imports import ROOT
-from test_folder import content, equal
-from test_foreign_checkpoints import gpt2, nanogpt_checkpoint, same_logits
+from model_folders import content, equal
 
 from nanogpt.checkpoint.folder import load_checkpoint, save_checkpoint
 from nanogpt.runtime import process

@@ -1,0 +1,40 @@
+"""What a model folder holds, and how to change it."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from nanogpt.checkpoint.folder import load_checkpoint
+from nanogpt.runtime.errors import UserError
+
+
+def ids_of(model, rows: int = 3) -> torch.Tensor:
+    c = model.config
+    return torch.randint(c.vocab_size, (rows, c.block_size), generator=torch.Generator().manual_seed(9))
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def equal(a: torch.nn.Module, b: torch.nn.Module) -> bool:
+    x, y = a.state_dict(), b.state_dict()
+    # GPT-2 has no groups of heads, and its config no place for their number
+    shapes = [replace(m.config, n_kv_head=m.config.n_head) if m.config.arch == "base" else m.config for m in (a, b)]
+    return shapes[0] == shapes[1] and x.keys() == y.keys() and all(torch.equal(x[name], y[name]) for name in x)
+
+
+def edit(folder: Path, **changed) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    assert changed.keys() - {"rope_theta"} <= config.keys()
+    config |= changed
+    (folder / "config.json").write_text(json.dumps({k: v for k, v in config.items() if v != "(deleted)"}))
+
+
+def refused(folder: Path, match: str) -> None:
+    with pytest.raises(UserError, match=match) as caught:
+        load_checkpoint(folder)
+    assert str(folder) in str(caught.value) and "\n" not in str(caught.value)
