@@ -67,7 +67,7 @@ def training_speed(args) -> dict:
 def prepare(args) -> dict:
     """Text to bins."""
     from nanogpt.benchmark import prepare_speed
-    from nanogpt.data.sources import Data, load_corpus
+    from nanogpt.data.sources.load import Data, load_corpus
     from nanogpt.data.tokens.settings import TokenizerSettings
     from nanogpt.runtime import params
 

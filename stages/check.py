@@ -8,7 +8,7 @@ def main() -> None:
     """Write the constant out; raises UserError for a mistake in the settings or the sources."""
     Flags(__doc__).parse_args()
     from nanogpt.data.prepare.train_tokenizer import validate_vocabulary
-    from nanogpt.data.sources import load_corpus, validate_corpus
+    from nanogpt.data.sources.load import load_corpus, validate_corpus
     from nanogpt.pipeline.sections import SECTIONS
     from nanogpt.runtime import atomic, params
     from nanogpt.training.init_from import check_init_from

@@ -27,7 +27,7 @@ def main() -> None:
         args.source = args.source or "files"
     everything = args.path and not args.num_samples  # not as many as params.yaml says of another source
     from nanogpt.data.prepare.prepare import prepare_corpus
-    from nanogpt.data.sources import Data, load_corpus
+    from nanogpt.data.sources.load import Data, load_corpus
     from nanogpt.data.tokens.settings import TokenizerSettings
     from nanogpt.data.tokens.tokenizer import load_from_checkpoint, load_tokenizer
     from nanogpt.runtime import params

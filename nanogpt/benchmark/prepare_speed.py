@@ -13,7 +13,8 @@ from pathlib import Path
 
 from nanogpt.data.prepare.prepare import prepare_corpus
 from nanogpt.data.prepare.train_tokenizer import train_tokenizer
-from nanogpt.data.sources import Corpus, DataSettings, files
+from nanogpt.data.sources import files
+from nanogpt.data.sources.document import Corpus, DataSettings
 from nanogpt.data.tokens.settings import TokenizerSettings
 from nanogpt.data.tokens.tokenizer import BytePairs, load_tokenizer
 from nanogpt.hardware import memory

@@ -2,7 +2,7 @@
 
 from nanogpt.benchmark.settings import BenchmarkSettings
 from nanogpt.checkpoint.settings import CheckpointSettings
-from nanogpt.data.sources import Data
+from nanogpt.data.sources.load import Data
 from nanogpt.data.tokens.settings import TokenizerSettings
 from nanogpt.inference.settings import SampleSettings
 from nanogpt.lora.settings import LoraSettings

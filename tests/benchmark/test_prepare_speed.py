@@ -7,7 +7,8 @@ import pytest
 from imports import ROOT
 
 from nanogpt.benchmark import prepare_speed
-from nanogpt.data.sources import DataSettings, files
+from nanogpt.data.sources import files
+from nanogpt.data.sources.document import DataSettings
 from nanogpt.data.tokens.settings import TokenizerSettings
 from nanogpt.runtime.errors import UserError
 

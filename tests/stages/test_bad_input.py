@@ -12,7 +12,8 @@ from imports import ROOT
 
 from nanogpt.checkpoint.folder import save_checkpoint
 from nanogpt.data.prepare.prepare import prepare_corpus
-from nanogpt.data.sources import DataSettings, files
+from nanogpt.data.sources import files
+from nanogpt.data.sources.document import DataSettings
 from nanogpt.data.tokens.settings import TokenizerSettings
 from nanogpt.data.tokens.tokenizer import load_tokenizer
 from nanogpt.model.build import build_model

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from nanogpt.data.prepare.train_tokenizer import train_tokenizer
 from nanogpt.data.prepare.write_bins import write_corpus
-from nanogpt.data.sources import Corpus
+from nanogpt.data.sources.document import Corpus
 from nanogpt.data.tokens.settings import TokenizerSettings
 from nanogpt.data.tokens.tokenizer import Tokenizer, load_tokenizer
 from nanogpt.runtime import atomic

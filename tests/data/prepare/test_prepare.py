@@ -8,7 +8,8 @@ import pytest
 from imports import ROOT
 
 from nanogpt.data.prepare.prepare import prepare_corpus
-from nanogpt.data.sources import Corpus, DataSettings, files
+from nanogpt.data.sources import files
+from nanogpt.data.sources.document import Corpus, DataSettings
 from nanogpt.data.tokens.bins import Bin
 from nanogpt.data.tokens.settings import TokenizerSettings
 from nanogpt.data.tokens.tokenizer import load_tokenizer

@@ -12,8 +12,9 @@ import pytest
 from atom_feed import Arxiv, paper, text
 from loopback import FAULTS, NOT_FOUND, Response, Server, wait_until
 
-from nanogpt.data.sources import DataSettings, arxiv_api
+from nanogpt.data.sources import arxiv_api
 from nanogpt.data.sources.arxiv_api import ArxivSettings, load
+from nanogpt.data.sources.document import DataSettings
 from nanogpt.runtime.errors import BadSetting, UserError
 
 
@@ -316,7 +317,8 @@ def test_no_network():
 def test_a_run_cut_short_loses_one_page_at_most(arxiv, server, tmp_path, how):
     program = f"""
 from nanogpt.runtime import process
-from nanogpt.data.sources import DataSettings, arxiv_api
+from nanogpt.data.sources.document import DataSettings
+from nanogpt.data.sources import arxiv_api
 arxiv_api.PAGE = 10
 settings = DataSettings("arxiv_api", 25, 0.1, "", "*", "text")
 process.run_stage(lambda: arxiv_api.load(settings, {own(server)!r}))

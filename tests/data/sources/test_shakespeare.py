@@ -15,7 +15,8 @@ from loopback import FAULTS, Response, Server, wait_until
 from shared import SHARED
 
 from nanogpt.data.prepare.prepare import prepare_corpus
-from nanogpt.data.sources import DataSettings, shakespeare
+from nanogpt.data.sources import shakespeare
+from nanogpt.data.sources.document import DataSettings
 from nanogpt.data.sources.shakespeare import ShakespeareSettings
 from nanogpt.data.tokens.bins import Bin
 from nanogpt.data.tokens.settings import TokenizerSettings
@@ -216,7 +217,8 @@ def test_a_folder_in_the_place_of_the_file(small, server, tmp_path):
 def test_a_run_cut_short_leaves_no_half_file(small, server, tmp_path, how):
     program = f"""
 from nanogpt.runtime import process
-from nanogpt.data.sources import DataSettings, shakespeare
+from nanogpt.data.sources.document import DataSettings
+from nanogpt.data.sources import shakespeare
 shakespeare.SIZE, shakespeare.SHA256 = {shakespeare.SIZE}, {shakespeare.SHA256!r}
 settings = DataSettings("shakespeare", None, 0.1, "", "*", "text")
 process.run_stage(lambda: shakespeare.load(settings, shakespeare.ShakespeareSettings({server.url!r})))
