@@ -1,6 +1,7 @@
 # `make repro` runs the pipeline, `make test` all tests; both set up .venv first.
+KNOWN := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
-	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+	$$p -c '$(KNOWN)' 2>/dev/null && echo $$p && break; done)
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .PHONY: install repro test quick torture lint
@@ -26,7 +27,8 @@ lint: install
 install: .venv/installed
 
 .venv/installed: requirements.txt
-	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or later found; install one, or name it: make PYTHON=/path/to/python3.12"; exit 1; }
+	@test -n "$(PYTHON)" && $(PYTHON) -c '$(KNOWN)' || { echo "error: Python 3.11, 3.12 or 3.13 is needed \
+	(found: $(or $(PYTHON),none of them)); install one, or name it: make PYTHON=/path/to/python3.12"; exit 1; }
 	$(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install --quiet --requirement requirements.txt
 	@touch $@

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 from clone import Clone, stages_run
+from imports import ROOMS, ROOT
 
 pytestmark = pytest.mark.slow
 
@@ -75,6 +76,24 @@ def test_a_setting_reruns_the_stages_it_touches_and_no_others(clone, change, rer
     assert clone.repro() == ["check", *rerun]
     clone.git("checkout", "--quiet", "HEAD", ".")
     clone.dvc("checkout", "--quiet")
+
+
+ROWS = re.findall(r"^\| `([\w/]+)` \| ([^|]+) \|$", (ROOT / "docs/architecture.md").read_text("utf-8"), re.MULTILINE)
+RERUNS = {place: [] if stages == "nothing" else stages.split(", ") for place, stages in ROWS}
+
+
+def test_the_table_of_reruns_has_a_row_for_each_room():
+    assert {row for row in RERUNS if row.startswith("nanogpt/")} == {f"nanogpt/{room}" for room in ROOMS}
+
+
+@pytest.mark.parametrize("place", RERUNS)
+def test_an_edit_reruns_the_stages_of_the_table(clone, place):
+    file = sorted(path for path in (clone.folder / place).iterdir() if path.suffix in (".py", ".md"))[-1]
+    before = file.read_text(encoding="utf-8")
+    file.write_text(before + "# an edit\n", encoding="utf-8")
+    changed = json.loads(clone.dvc("status", "--json").stdout)
+    file.write_text(before, encoding="utf-8")
+    assert set(changed) - {"check"} == set(RERUNS[place])
 
 
 def test_experiments(clone):

@@ -5,18 +5,13 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
-from imports import ROOT, closure, imported
+from imports import ROOMS, ROOT, closure, imported
 from ruamel.yaml import YAML
 
 from nanogpt.data.sources.document import Source
 from nanogpt.pipeline.sections import SECTIONS
 from nanogpt.training.fingerprint import NEVER_IN_RESULTS
 
-# A room imports only from itself and from those before it.
-ROOMS = [
-    "runtime", "hardware", "data/tokens", "data/sources", "data/prepare", "model", "checkpoint", "training", "lora",
-    "inference", "evaluation", "benchmark", "pipeline",
-]  # fmt: skip
 STAGES = {
     "check": "check",
     "prepare": "prepare",
