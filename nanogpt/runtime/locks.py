@@ -1,7 +1,13 @@
-"""One process at a time in a folder. The kernel lets go of the lock when its holder ends, however it ends."""
+"""Lock a run's folder for one process at a time.
+
+The kernel releases these locks (flock) when their holder ends, however it ends. The library filelock is not used: while
+it waits it creates the lock file again and again, also in a folder that its holder is just deleting.
+"""
 
 import contextlib
+import errno
 import fcntl
+import functools
 import os
 import shutil
 import sys
@@ -12,20 +18,26 @@ from typing import TextIO
 
 from nanogpt.runtime.errors import UserError
 
-WAIT_SECONDS = 60  # in which a run whose `dvc` was killed ends its step, saves and lets go
+WAIT_SECONDS = 60  # in which a run whose `dvc` was killed ends its step, saves and releases its lock
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)  # what a file system without locks answers
 
 
 @contextlib.contextmanager
-def hold_folder(folder: Path, patience: float = WAIT_SECONDS) -> Iterator[None]:
-    """Hold `folder` in the block; the file `lock` in it says which process does, and since when.
+def hold_folder(folder: Path, wait_seconds: float = WAIT_SECONDS) -> Iterator[None]:
+    """Lock `folder` in the block; the file `lock` in it says which process holds it, and since when.
 
-    Raises UserError where another process still holds it after so many seconds.
+    Raises UserError if another process still holds it after `wait_seconds`, or has deleted it meanwhile.
     """
-    with _opened(folder / "lock") as file:
-        _wait_for_lock(file, time.monotonic() + patience, folder)
-        if not _is_at(file, folder / "lock"):
+    path = folder / "lock"
+    try:
+        file = path.open("a+", encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be opened ({error.strerror}); delete it") from None
+    with file:
+        _wait_for_lock(file, wait_seconds, folder)
+        if not (path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat())):
             raise UserError(f"{folder}: the same training ran elsewhere and has just ended; its results are there")
-        with contextlib.suppress(OSError):  # a full disk: the lock holds without the words
+        with contextlib.suppress(OSError):  # a full disk: the lock holds without the text
             file.truncate(0)
             file.write(f"process {os.getpid()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}")
             file.flush()
@@ -33,7 +45,7 @@ def hold_folder(folder: Path, patience: float = WAIT_SECONDS) -> Iterator[None]:
 
 
 def remove_unless_held(folder: Path) -> bool:
-    """Delete a run's folder unless some process holds it; whether it is deleted."""
+    """Delete the folder of a run unless a process holds it; return whether it is gone."""
     with contextlib.suppress(FileNotFoundError), (folder / "lock").open("a", encoding="utf-8") as file:
         if not try_lock(file):
             return False
@@ -42,29 +54,35 @@ def remove_unless_held(folder: Path) -> bool:
 
 
 def is_held(folder: Path) -> bool:
-    """Whether some process holds `folder` now."""
+    """Return whether a process holds `folder` now."""
     with contextlib.suppress(OSError), (folder / "lock").open(encoding="utf-8") as file:
         return not try_lock(file)
     return False
 
 
-def _opened(path: Path) -> TextIO:
-    try:
-        return path.open("a+", encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be opened ({error.strerror}); delete it") from None
+def try_lock(file: TextIO) -> bool:
+    """Acquire an exclusive lock on an open file until it is closed; return False if another process holds it.
 
-
-def _is_at(file: TextIO, path: Path) -> bool:
-    """Whether this open file is what lies there: who waited may hold one whose folder was removed."""
+    On a file system without locks it warns once on stderr and returns True.
+    """
     try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except FileNotFoundError:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
         return False
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        _warn_of_no_locks()
+    return True
 
 
-def _wait_for_lock(file: TextIO, end: float, folder: Path) -> None:
-    waited = False
+@functools.cache
+def _warn_of_no_locks() -> None:
+    print("this file system has no locks: do not start the same training twice at once", file=sys.stderr)
+
+
+def _wait_for_lock(file: TextIO, wait_seconds: float, folder: Path) -> None:
+    end, waiting = time.monotonic() + wait_seconds, False
     while not try_lock(file):
         file.seek(0)
         holder = file.read() or "another process"
@@ -73,16 +91,7 @@ def _wait_for_lock(file: TextIO, end: float, folder: Path) -> None:
                 f"{folder} is in use by {holder}: the same training is running already; wait for it, or stop it, "
                 "and run this again"
             )
-        if not waited:
+        if not waiting:
             print(f"waiting for {holder}, which runs the same training in {folder}", file=sys.stderr, flush=True)
-            waited = True
+            waiting = True
         time.sleep(0.1)
-
-
-def try_lock(file: TextIO) -> bool:
-    """Take the kernel's lock of an open file, which is held until it is closed; False where another process has it."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

@@ -1,9 +1,11 @@
 """One process at a time in a run's folder, by real processes that end in all ways."""
 
+import errno
 import os
 import shutil
 import subprocess
 import sys
+import threading
 
 import pytest
 from imports import ROOT
@@ -65,18 +67,27 @@ def test_a_held_folder_is_not_removed(tmp_path):
     assert locks.remove_unless_held(folder)  # gone already
 
 
-def test_the_lock_of_a_dead_process_is_taken_over(tmp_path):
+def test_the_lock_of_a_process_that_ends_is_acquired(tmp_path):
     process = holder(tmp_path, 60)
     with pytest.raises(UserError, match=f"in use by process {process.pid}"), locks.hold_folder(tmp_path, 0):
         pass
-    process.kill()
-    process.wait()
-    with locks.hold_folder(tmp_path, 0):
-        assert str(os.getpid()) in (tmp_path / "lock").read_text()
-
-
-def test_who_is_about_to_end_is_waited_for(tmp_path):
-    process = holder(tmp_path, 0.5)
+    threading.Timer(0.3, process.kill).start()
     with locks.hold_folder(tmp_path, 30):
+        assert str(os.getpid()) in (tmp_path / "lock").read_text()
+    process.wait()
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_warned_of_once(tmp_path, monkeypatch, capsys, code):
+    def refuse(*_):
+        raise OSError(code, "no locks here")
+
+    locks._warn_of_no_locks.cache_clear()
+    monkeypatch.setattr(locks.fcntl, "flock", refuse)
+    for _ in range(2):
+        with locks.hold_folder(tmp_path, 0):
+            assert locks.remove_unless_held(tmp_path / "gone")
+    assert capsys.readouterr().err.count("no locks") == 1
+    code = errno.EIO
+    with pytest.raises(OSError, match="no locks here"), locks.hold_folder(tmp_path, 0):
         pass
-    assert process.wait() == 0
