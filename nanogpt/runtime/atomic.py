@@ -1,13 +1,11 @@
 """Files and folders that appear complete in one rename, or not at all."""
 
 import contextlib
-import ctypes
 import fcntl
 import glob
 import os
 import re
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,31 +19,31 @@ from nanogpt.runtime.errors import UserError
 def replace_file(path: os.PathLike | str) -> Iterator[BinaryIO]:
     """Yield a file to write that takes the place of `path` when the block succeeds.
 
-    Whoever reads `path` sees the old bytes or the new, never a part. The folder must exist. Raises OSError
-    as `open` and `write` do, and leaves the old file then.
+    A reader of `path` sees the old bytes or the new ones, never a part. The folder must exist. Raises OSError as `open`
+    and `write` do, and leaves the old file then.
     """
     path = Path(path)
-    aside = _temporary_sibling(path)
+    new = _temporary_sibling(path)
     try:
-        with aside.open("xb") as file:
+        with new.open("xb") as file:
             _lock(file.fileno())
             yield file
             file.flush()
             os.fsync(file.fileno())
-            os.replace(aside, path)
+            os.replace(new, path)
     except BaseException:
-        aside.unlink(missing_ok=True)
+        new.unlink(missing_ok=True)
         raise
 
 
 def write_bytes(path: os.PathLike | str, data: bytes) -> None:
-    """Write `data` to `path` through `file`."""
-    with replace_file(path) as aside:
-        aside.write(data)
+    """Write `data` to `path`, complete or not at all (see `replace_file`)."""
+    with replace_file(path) as file:
+        file.write(data)
 
 
 def write_text(path: os.PathLike | str, text: str) -> None:
-    """Like `write_bytes`, for text in UTF-8 with its line ends as they are."""
+    """Write `text` to `path` in UTF-8, complete or not at all; line ends stay as they are."""
     write_bytes(path, text.encode())
 
 
@@ -77,79 +75,64 @@ def check_replaceable(path: os.PathLike | str, marker: str) -> None:
 def replace_folder(path: os.PathLike | str, marker: str) -> Iterator[Path]:
     """Yield an empty folder beside `path` that takes the place of `path` when the block succeeds.
 
-    A folder that was at `path` is replaced whole, if it is of the kind that has a file `marker` (see
-    `check_out`); when the block raises, it stays as it was and the new one is removed. Missing parents
-    are made, and SHA256SUMS of what the block wrote.
+    An older folder at `path` is replaced whole if it has a file `marker` (see `check_replaceable`); it stays if the
+    block raises. Creates missing parents, and SHA256SUMS of what the block wrote.
     """
     check_replaceable(path, marker)
     path = Path(path).resolve()  # a link stays, and the block may change the working folder
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside, old = _temporary_sibling(path), None
-    aside.mkdir()
-    held = os.open(aside, os.O_RDONLY)
-    _lock(held)
+    old = path.with_name(f".{path.name}.replaced")
+    if old.exists():  # left by a process that was killed while it replaced `path`
+        shutil.rmtree(old) if path.exists() else old.rename(path)
+    new = _temporary_sibling(path)
+    new.mkdir()
+    fd = os.open(new, os.O_RDONLY)
+    _lock(fd)
     try:
-        yield aside
-        write_checksums(aside)
-        _flush_to_disk(aside)
-        if not path.exists():
-            aside.rename(path)
-        elif _exchange(aside, path):
-            old = aside
-        else:  # for an instant nothing lies at path: a folder cannot be renamed over one that holds files
-            old = _temporary_sibling(path, ".old")
+        yield new
+        write_checksums(new)
+        _flush_to_disk(new)
+        if path.exists():
             path.rename(old)
-            try:
-                aside.rename(path)
-            except BaseException:
-                old.rename(path)
-                raise
+        new.rename(path)
     except BaseException as error:
-        shutil.rmtree(aside, ignore_errors=True)
-        if of_system := re.search(r"\(os error (\d+)\)", str(error)):  # safetensors' way to say that a disk is full
-            number = int(of_system[1])
+        if old.exists() and not path.exists():
+            old.rename(path)
+        shutil.rmtree(new, ignore_errors=True)
+        if os_error := re.search(r"\(os error (\d+)\)", str(error)):  # safetensors' words for a full disk and the like
+            number = int(os_error[1])
             raise OSError(number, os.strerror(number), str(path)) from None
         raise
     finally:
-        os.close(held)
-    if old:
-        shutil.rmtree(old)
+        os.close(fd)
+    shutil.rmtree(old, ignore_errors=True)
 
 
-def _exchange(one: Path, other: Path) -> bool:
-    """Swap two folders in one step where the system can: renameat2 of Linux, renamex_np of macOS."""
-    names, libc, swap = (os.fsencode(one), os.fsencode(other)), ctypes.CDLL(None), 2
-    if sys.platform == "linux" and hasattr(libc, "renameat2"):
-        here = -100  # AT_FDCWD
-        return libc.renameat2(here, names[0], here, names[1], swap) == 0
-    return sys.platform == "darwin" and libc.renamex_np(*names, swap) == 0
+def _temporary_sibling(path: Path) -> Path:
+    """Return a free name in the folder of `path`, so that the rename stays on one file system.
 
-
-def _temporary_sibling(path: Path, suffix: str = ".tmp") -> Path:
-    """A free name in the same folder, so that the rename stays on one file system.
-
-    What a process that was killed has left under such a name is removed first: nobody holds it any more.
+    Removes what killed processes left under such names: those files are locked by no process any more.
     """
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        with contextlib.suppress(OSError):  # held, or gone meanwhile
-            fd = os.open(left, os.O_RDONLY)
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        with contextlib.suppress(OSError):  # locked, or gone meanwhile
+            fd = os.open(leftover, os.O_RDONLY)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(left) if left.is_dir() else left.unlink()
+                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
             finally:
                 os.close(fd)
-    return Path(tempfile.mktemp(prefix=f".{path.name}.", suffix=suffix, dir=path.parent))
+    return Path(tempfile.mktemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
 
 
 def _lock(fd: int) -> None:
-    """Lock what is being written; the kernel lets go of it when this process ends, however it ends."""
+    """Lock what is being written; the kernel releases the lock when this process ends, however it ends."""
     with contextlib.suppress(OSError):  # a file system without locks
         fcntl.flock(fd, fcntl.LOCK_EX)
 
 
 def _flush_to_disk(root: Path) -> None:
-    """Bring every file below `root` to the disk, so that a power cut cannot leave an empty one behind the rename."""
+    """Write every file below `root` through to the disk, so that a power cut leaves none empty after the rename."""
     for path in root.rglob("*"):
         if path.is_file():
-            with path.open("r+b") as file:  # Windows syncs only what is open for writing
+            with path.open("rb") as file:
                 os.fsync(file.fileno())
