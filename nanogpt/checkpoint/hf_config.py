@@ -9,7 +9,7 @@ from pathlib import Path
 
 from nanogpt.model.config import ModelConfig
 from nanogpt.model.llama import mlp_width
-from nanogpt.runtime.errors import BadSetting, UserError
+from nanogpt.runtime.errors import BadSetting, UserError, shorten
 
 # Far above any model that a CPU can run, and low enough that arithmetic with them stays cheap.
 MOST = {
@@ -53,11 +53,11 @@ def config_from_hf(hf: object, file: Path) -> ModelConfig:
     kind = hf.get("model_type") if isinstance(hf, dict) else None
     if kind not in ("gpt2", "llama"):
         raise UserError(
-            f"{file}: the architecture {_shown(kind)} is not one of ours; gpt2 (base) and llama (optimized) are"
+            f"{file}: the architecture {shorten(repr(kind))} is not one of ours; gpt2 (base) and llama (optimized) are"
         )
     for key, ours in FIXED[kind].items():
         if hf.get(key, ours) != ours:
-            raise UserError(f"{file}: {key} is {_shown(hf[key])}; in our models it is {ours!r}")
+            raise UserError(f"{file}: {key} is {shorten(repr(hf[key]))}; in our models it is {ours!r}")
     return _checked(CheckedValues(hf, file), _gpt2 if kind == "gpt2" else _llama)
 
 
@@ -95,7 +95,7 @@ class CheckedValues:
     def refuse(self, key: str, value: object, wanted: str) -> UserError:
         """The error for a value that is not as wanted."""
         return UserError(
-            f"{self.file}: {key} is {_shown(value)} and must be {wanted}; damaged, or another kind of model"
+            f"{self.file}: {key} is {shorten(repr(value))} and must be {wanted}; damaged, or another kind of model"
         )
 
     def _checked(self, key, default, valid, wanted):
@@ -163,8 +163,3 @@ def _rope_theta(given: CheckedValues) -> float:
             raise given.refuse(key, found, "of rope_type default, without scaling")
         rope |= found
     return CheckedValues(rope, given.file).number("rope_theta", 10_000.0, 1, 1e12)
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:79] + "…"

@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from nanogpt.model.build import build_model
 from nanogpt.model.config import ModelConfig
-from nanogpt.runtime.errors import UserError
+from nanogpt.runtime.errors import UserError, shorten
 
 SAFETENSORS, INDEX, PT = "model.safetensors", "model.safetensors.index.json", "model.pt"
 EMBEDDING = {"base": "transformer.wte.weight", "optimized": "model.embed_tokens.weight"}
@@ -207,7 +207,7 @@ def _map_safetensors(file: Path) -> dict[str, Tensor]:
         return load_file(file)  # maps the file; the header's lengths and offsets are checked against it
     except Exception as error:  # a header can name dtypes that torch lacks: KeyError and others
         kind = str(error) if isinstance(error, SafetensorError | OSError) else repr(error)
-        raise UserError(f"{file} is damaged ({kind.splitlines()[0][:200]}); write the folder again") from None
+        raise UserError(f"{file} is damaged ({shorten(kind)}); write the folder again") from None
 
 
 def _map_shards(folder: Path) -> dict[str, Tensor]:

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 
 from nanogpt.checkpoint.safe_links import STORES
 from nanogpt.runtime.checksums import verify_checksums
-from nanogpt.runtime.errors import UserError
+from nanogpt.runtime.errors import UserError, shorten
 
 CONFIG, WEIGHTS, BASE = "adapter_config.json", "adapter_model.safetensors", "base.json"
 # what PEFT writes without a bearing on a saved adapter: who wrote it, defaults, what a module itself tells
@@ -50,7 +50,7 @@ class Adapter:
     @property
     def origin(self) -> str:
         """The model it was trained on, for a message."""
-        return (_one_line(self.base) or "a model without a name") + (f" ({self.sha256[:12]})" if self.sha256 else "")
+        return (shorten(self.base) or "a model without a name") + (f" ({self.sha256[:12]})" if self.sha256 else "")
 
 
 def read_adapter(folder: Path | str) -> Adapter:
@@ -63,13 +63,13 @@ def read_adapter(folder: Path | str) -> Adapter:
     config = _read_json(_checked_file(folder, CONFIG, missing))
     found, where = dict(config), folder / CONFIG
     if found.pop("peft_type", None) != "LORA":
-        raise UserError(f"{folder} holds an adapter of the kind {_one_line_repr(config.get('peft_type'))}, not LoRA")
+        raise UserError(f"{folder} holds an adapter of the kind {shorten(repr(config.get('peft_type')))}, not LoRA")
 
     def take(key: str, default: object, right) -> object:
         value = found.pop(key, None)
         value = default if value is None else value
         if not right(value):
-            raise UserError(f"{where}: {key} = {_one_line_repr(value)} is not one that is known here; {_AGAIN}")
+            raise UserError(f"{where}: {key} = {shorten(repr(value))} is not one that is known here; {_AGAIN}")
         return value
 
     take("bias", "none", lambda value: value == "none")
@@ -88,7 +88,7 @@ def read_adapter(folder: Path | str) -> Adapter:
     for key in sorted(found.keys() - _IDLE):
         if found[key] not in (None, False, {}, []):
             raise UserError(
-                f"{where}: {_one_line_repr(key)} = {_one_line_repr(found[key])} is more than LoRA, rsLoRA or DoRA; "
+                f"{where}: {shorten(repr(key))} = {shorten(repr(found[key]))} is more than LoRA, rsLoRA or DoRA; "
                 "nothing was loaded: name another adapter"
             )
     return Adapter(**values, **_origin(folder))
@@ -113,7 +113,7 @@ def read_weights(folder: Path | str, shapes: dict[str, tuple[int, ...]]) -> dict
             if odd := names ^ shapes.keys():
                 name = min(odd)
                 raise UserError(
-                    f"{file}: {_one_line_repr(name)} is {'not for' if name in names else 'missing for'} this model"
+                    f"{file}: {shorten(repr(name))} is {'not for' if name in names else 'missing for'} this model"
                 )
             for name, shape in shapes.items():
                 entry = stored.get_slice(name)
@@ -123,7 +123,7 @@ def read_weights(folder: Path | str, shapes: dict[str, tuple[int, ...]]) -> dict
                     raise UserError(f"{file}: {name} is of the type {entry.get_dtype()}, not floating point")
             tensors = {name: stored.get_tensor(name) for name in shapes}
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{file} is damaged ({_one_line(error)}); {_AGAIN}") from None
+        raise UserError(f"{file} is damaged ({shorten(error)}); {_AGAIN}") from None
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
             raise UserError(f"{file}: {name} holds NaN or infinity; {_AGAIN}")
@@ -159,7 +159,7 @@ def _read_json(file: Path) -> dict:
         if not isinstance(found, dict):
             raise ValueError("not a JSON object")
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{file} is damaged ({_one_line(error)}); {_AGAIN}") from None
+        raise UserError(f"{file} is damaged ({shorten(error)}); {_AGAIN}") from None
     return found
 
 
@@ -169,13 +169,3 @@ def _is_number(value: object) -> bool:
 
 def _are_names(value: object) -> bool:
     return isinstance(value, list) and value != [] and all(isinstance(name, str) and name for name in value)
-
-
-def _one_line_repr(value: object) -> str:
-    return _one_line(repr(value))
-
-
-def _one_line(content: object) -> str:
-    """What a file made us say, on one line of bounded length."""
-    text = " ".join(str(content).split())
-    return text if len(text) <= 120 else text[:117] + "..."

@@ -1,8 +1,8 @@
-"""Mistakes of the person at the keyboard; `process.run` turns them into one message without a traceback."""
+"""Mistakes of the person at the keyboard; `process.run_stage` prints them as one message without a traceback."""
 
 
 class UserError(Exception):
-    """Something the user can put right; the message says what, where, and what to do."""
+    """Something that the user can put right; the message says what, where, and what to do."""
 
 
 class BadSetting(UserError):
@@ -12,9 +12,15 @@ class BadSetting(UserError):
     """
 
     def __init__(self, key: str, value: object, reason: str, remedy: str):
-        super().__init__(f"{key} = {value!r}: {reason}; {remedy}")
+        super().__init__(f"{key} = {shorten(repr(value))}: {reason}; {remedy}")
         self.key, self.value, self.reason, self.remedy = key, value, reason, remedy
 
     def inside(self, section: str) -> "BadSetting":
-        """The same complaint with its key seen from one level further out."""
+        """Return the same error with its key prefixed by the section around it."""
         return BadSetting(f"{section}.{self.key}", self.value, self.reason, self.remedy)
+
+
+def shorten(value: object, limit: int = 120) -> str:
+    """Return the text of `value` on one line of at most `limit` characters, for a message."""
+    text = " ".join(str(value).split())
+    return text if len(text) <= limit else text[: limit - 1] + "…"

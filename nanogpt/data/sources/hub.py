@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from nanogpt.data.sources.document import Corpus, DataSettings, Document
 from nanogpt.data.sources.pages import Pages
-from nanogpt.runtime.errors import BadSetting, UserError
+from nanogpt.runtime.errors import BadSetting, UserError, shorten
 from nanogpt.runtime.workdir import work_folder
 
 if TYPE_CHECKING:
@@ -214,20 +214,15 @@ def _reason(error: Exception, own: HubSettings, source: str, pages: Pages) -> st
         case errors.RevisionNotFoundError():
             return f"{own.repo}: no revision {own.revision!r}; set data.{source}.revision to a branch, tag or commit"
         case errors.HfHubHTTPError() if error.response.status_code in (401, 403):
-            return f"{own.repo}: the hub refuses ({_short(error)}); log in with `hf auth login`"
+            return f"{own.repo}: the hub refuses ({shorten(error, 200)}); log in with `hf auth login`"
     return _unreadable(own.repo, error, source)
 
 
 def _unreadable(what: str, error: Exception, source: str) -> str:
     return (
-        f"{what}: cannot be read ({type(error).__name__}: {_short(error)}); {AGAIN}; if that does not help, "
+        f"{what}: cannot be read ({type(error).__name__}: {shorten(error, 200)}); {AGAIN}; if that does not help, "
         f"set data.{source}.revision or data.{source}.repo to another"
     )
-
-
-def _short(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return text if len(text) <= 200 else text[:200] + "…"
 
 
 def _configure_libraries(own: HubSettings) -> None:
@@ -290,7 +285,7 @@ class RetryingClient:
             except httpx.TimeoutException:
                 trouble = f"no answer from {request.url.host} within {timeout_s} s"
             except httpx.RequestError as error:
-                trouble = f"no answer from {request.url.host} ({_short(error)})"
+                trouble = f"no answer from {request.url.host} ({shorten(error, 200)})"
             self.failing_since = self.failing_since or began
             failing_s = time.monotonic() - self.failing_since
             if failing_s + pause_s > PATIENCE * timeout_s:

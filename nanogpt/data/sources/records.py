@@ -19,7 +19,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from nanogpt.runtime.errors import UserError
+from nanogpt.runtime.errors import UserError, shorten
 
 if TYPE_CHECKING:
     import pyarrow.parquet
@@ -185,14 +185,14 @@ def _json_text(path: Path, number: int, line: bytes | None, field: str) -> str |
     if not isinstance(record, dict):
         example = json.dumps({field: "the text"}, ensure_ascii=False)
         return BadRecord(
-            "not a JSON object", f"{where}: not a JSON object but {_short(content)}; write it as {example}"
+            "not a JSON object", f"{where}: not a JSON object but {shorten(content, 40)}; write it as {example}"
         )
     if field not in record:
         return BadRecord("no such field", _no_field(where, field, list(record)))
     text = record[field]
     if not isinstance(text, str):
         return BadRecord(
-            "not text", f"{where}: the field {field!r} is not text but {_short(json.dumps(text))}; {CHOOSE}"
+            "not text", f"{where}: the field {field!r} is not text but {shorten(json.dumps(text), 40)}; {CHOOSE}"
         )
     if not _encodes(text):
         return BadRecord(
@@ -358,11 +358,6 @@ def _encodes(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _short(text: str) -> str:
-    text = text.strip()
-    return text if len(text) <= 40 else text[:40] + "…"
 
 
 LINED = {".txt": _txt, ".jsonl": _jsonl, ".csv": _csv}
