@@ -12,10 +12,8 @@ def main() -> None:
     from nanogpt.pipeline.sections import SECTIONS
     from nanogpt.runtime import atomic, params
     from nanogpt.training.init_from import check_init_from
-    from nanogpt.training.settings import check_seed
 
     everything = params.load_all(**SECTIONS)
-    check_seed(everything.seed)
     for role in ("pretrain", "finetune"):
         validate_corpus(load_corpus(getattr(everything.data, role), everything.data))
     validate_vocabulary(everything.tokenizer)

@@ -17,9 +17,10 @@ def main() -> None:
     from nanogpt.lora.finetune import finetune
     from nanogpt.lora.settings import LoraSettings
     from nanogpt.runtime import params
+    from nanogpt.runtime.ranges import Seed
     from nanogpt.training.settings import TrainSettings
 
-    given = params.load(seed=int, train=TrainSettings, lora=LoraSettings)
+    given = params.load(seed=Seed, train=TrainSettings, lora=LoraSettings)
     settings = override(given.lora, args)
     places = {"base": args.base_checkpoint, "first_domain": None} if args.base_checkpoint else {}
     places |= {"out": args.out, "metrics_folder": args.out} if args.out else {}

@@ -1,7 +1,7 @@
 """Train a model from scratch on data/pretrain: models/pretrain, metrics and curves."""
 
 from nanogpt.runtime import process
-from nanogpt.runtime.cli import Flags, override
+from nanogpt.runtime.cli import Flags, override, parse_seed
 
 
 def main() -> None:
@@ -9,7 +9,7 @@ def main() -> None:
     flags = Flags(__doc__)
     flags.add_argument("--arch", choices=["base", "optimized"], help="in place of model.arch")
     flags.add_argument("--init-from", metavar="PATH", help="checkpoint to start from, in place of train.init_from")
-    flags.add_argument("--seed", type=int, metavar="N", help="in place of seed")
+    flags.add_argument("--seed", type=parse_seed, metavar="N", help="in place of seed")
     flags.add_argument("--max-steps", type=int, metavar="N", help="in place of train.max_steps")
     flags.add_argument(
         "--data", default="data/pretrain", help="folder of bins and their tokenizer (default: %(default)s)"
@@ -19,10 +19,11 @@ def main() -> None:
     from nanogpt.checkpoint.settings import CheckpointSettings
     from nanogpt.model.config import ModelSettings
     from nanogpt.runtime import params
+    from nanogpt.runtime.ranges import Seed
     from nanogpt.training.pretrain import pretrain
     from nanogpt.training.settings import TrainSettings
 
-    given = params.load(seed=int, model=ModelSettings, train=TrainSettings, checkpoint=CheckpointSettings)
+    given = params.load(seed=Seed, model=ModelSettings, train=TrainSettings, checkpoint=CheckpointSettings)
     seed = given.seed if args.seed is None else args.seed
     places = {"out": args.out, "metrics_folder": args.out.removesuffix(".pt")} if args.out else {}
     pretrain(seed, override(given.model, args), override(given.train, args), given.checkpoint, args.data, **places)

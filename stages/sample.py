@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from nanogpt.runtime import process
-from nanogpt.runtime.cli import Flags, override
+from nanogpt.runtime.cli import Flags, override, parse_seed
 
 
 def main() -> None:
@@ -25,7 +25,7 @@ def main() -> None:
     flags.add_argument("--temperature", type=float, metavar="X", help="0 takes the likeliest token, 1 samples as it is")
     flags.add_argument("--top-k", type=int, metavar="N", help="sample from the N likeliest tokens only")
     flags.add_argument("--top-p", type=float, metavar="X", help="sample from the likeliest that sum up to X only")
-    flags.add_argument("--seed", type=int, help="same seed, same text")
+    flags.add_argument("--seed", type=parse_seed, help="same seed, same text")
     flags.add_argument("--interactive", action="store_true", help="ask for prompts on the terminal")
     args = flags.parse_args()
     talks = args.checkpoint or args.interactive
@@ -39,9 +39,10 @@ def main() -> None:
     from nanogpt.inference.settings import SampleSettings
     from nanogpt.runtime import atomic, params
     from nanogpt.runtime.metrics_file import write_metrics
+    from nanogpt.runtime.ranges import Seed
     from nanogpt.training.settings import TrainSettings
 
-    given = params.load(seed=int, train=TrainSettings, sample=SampleSettings)
+    given = params.load(seed=Seed, train=TrainSettings, sample=SampleSettings)
     settings = override(given.sample, args)
     seed = given.seed if args.seed is None else args.seed
     if talks:

@@ -5,11 +5,11 @@ from typing import Literal
 
 from nanogpt.hardware.device import Dtype
 from nanogpt.model.config import ModelConfig
-from nanogpt.runtime.errors import BadSetting
+from nanogpt.runtime.ranges import CheckedSettings, PositiveInt, Threads
 
 
 @dataclass(frozen=True)
-class BenchmarkSettings:
+class BenchmarkSettings(CheckedSettings):
     """Section `benchmark` of params.yaml: a shape of its own, so that changing `model` leaves it be."""
 
     n_layer: int
@@ -17,19 +17,15 @@ class BenchmarkSettings:
     n_kv_head: int
     n_embd: int
     block_size: int
-    vocab_size: int
-    batch_size: int
-    num_iters: int
+    vocab_size: PositiveInt
+    batch_size: PositiveInt
+    num_iters: PositiveInt
     dtype: Dtype
     compile: Literal["auto", "off"]
-    threads: int | Literal["auto"]
+    threads: Threads
 
     def __post_init__(self) -> None:
-        for key in ("vocab_size", "batch_size", "num_iters"):
-            if getattr(self, key) < 1:
-                raise BadSetting(key, getattr(self, key), "must be at least 1", "choose a positive whole number")
-        if self.threads != "auto" and not 1 <= self.threads <= 4096:
-            raise BadSetting("threads", self.threads, "not between 1 and 4096", "choose auto or a number of cores")
+        super().__post_init__()
         self.config("optimized")
 
     def config(self, arch: Literal["base", "optimized"]) -> ModelConfig:

@@ -4,27 +4,24 @@ from dataclasses import dataclass
 from typing import Literal
 
 from nanogpt.runtime.errors import BadSetting
+from nanogpt.runtime.ranges import CheckedSettings, Dropout, PositiveInt
 
 
 @dataclass(frozen=True)
-class ModelSettings:
+class ModelSettings(CheckedSettings):
     """Section `model` of params.yaml."""
 
     arch: Literal["base", "optimized"]
-    n_layer: int
-    n_head: int
-    n_kv_head: int
-    n_embd: int
-    block_size: int
-    dropout: float
+    n_layer: PositiveInt
+    n_head: PositiveInt
+    n_kv_head: PositiveInt
+    n_embd: PositiveInt
+    block_size: PositiveInt
+    dropout: Dropout
     tie_embeddings: bool
 
     def __post_init__(self) -> None:
-        for key in ("n_layer", "n_head", "n_kv_head", "n_embd", "block_size"):
-            if getattr(self, key) < 1:
-                raise BadSetting(key, getattr(self, key), "must be at least 1", "choose a positive whole number")
-        if not 0 <= self.dropout < 1:
-            raise BadSetting("dropout", self.dropout, "not a probability below 1", "choose 0.0 to 0.5")
+        super().__post_init__()
         if self.n_embd % self.n_head:
             nearest = max(1, round(self.n_embd / self.n_head)) * self.n_head
             raise BadSetting("n_embd", self.n_embd, f"{self.n_head} heads do not divide it", f"try {nearest}")

@@ -7,10 +7,11 @@ from nanogpt.data.tokens.settings import TokenizerSettings
 from nanogpt.inference.settings import SampleSettings
 from nanogpt.lora.settings import LoraSettings
 from nanogpt.model.config import ModelSettings
+from nanogpt.runtime.ranges import Seed
 from nanogpt.training.settings import TrainSettings
 
 SECTIONS = {
-    "seed": int,
+    "seed": Seed,
     "data": Data,
     "tokenizer": TokenizerSettings,
     "model": ModelSettings,

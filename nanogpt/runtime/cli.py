@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from nanogpt.runtime.errors import BadSetting, UserError
+from nanogpt.runtime.ranges import SEEDS
 
 
 class Flags(argparse.ArgumentParser):
@@ -45,6 +46,13 @@ def override(settings, flags: argparse.Namespace):
             raise UserError(f"{_flag(bad.key, bad.value)}: {bad.reason}; {bad.remedy}") from None
         flags = " ".join(_flag(name, value) for name, value in given.items())
         raise UserError(f"{flags} does not go with params.yaml: {bad}") from None
+
+
+def parse_seed(text: str) -> int:
+    """Convert the text of a flag --seed (`add_argument(type=parse_seed)`), with the bounds of `seed` in params.yaml."""
+    if not (text.isdecimal() and SEEDS.test(int(text))):
+        raise argparse.ArgumentTypeError(f"{text} is {SEEDS.reason}; {SEEDS.remedy}")
+    return int(text)
 
 
 def _flag(name: str, value: object) -> str:

@@ -17,6 +17,7 @@ from ruamel.yaml.scalarbool import ScalarBoolean
 
 from nanogpt.runtime import params_watch
 from nanogpt.runtime.errors import BadSetting, UserError
+from nanogpt.runtime.ranges import check_value
 
 PATH = Path("params.yaml")
 
@@ -91,6 +92,9 @@ def _convert(value: object, kind: type, key: str) -> object:
     if dataclasses.is_dataclass(kind):
         return _section(value, kind, key)
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is typing.Annotated:
+        check_value(key, kind, converted := _convert(value, arguments[0], key))
+        return converted
     if origin is typing.Literal:
         if value not in arguments or isinstance(value, bool):
             raise BadSetting(

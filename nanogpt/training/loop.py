@@ -20,13 +20,14 @@ from nanogpt.model.score import validate
 from nanogpt.runtime import process
 from nanogpt.runtime.errors import UserError
 from nanogpt.runtime.progress import Progress
+from nanogpt.runtime.ranges import Seed, check_value
 from nanogpt.training import memory_estimate
 from nanogpt.training.optimizer import build_adamw
 from nanogpt.training.resume import ResumableRun
 from nanogpt.training.run_record import RunRecord
 from nanogpt.training.saved_states import tensor_bytes
 from nanogpt.training.schedule import learning_rate
-from nanogpt.training.settings import TrainSettings, check_seed
+from nanogpt.training.settings import TrainSettings
 from nanogpt.training.step import compile_loss, update
 
 MAX_SKIPPED_IN_ROW = 10  # steps in a row without a finite loss and gradient, before a run gives up
@@ -53,7 +54,7 @@ def train(
     not finite, for a seed that is negative or too large, and where memory or disk are short. Raises
     KeyboardInterrupt after a signal to stop, once the step is done and saved.
     """
-    check_seed(seed)
+    check_value("seed", Seed, seed)
     choices = resolve_run(model.config, settings, work)
     device, dtype = choices.apply()
     if work and device.type == "cpu":

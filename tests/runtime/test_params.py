@@ -1,6 +1,6 @@
 import math
 import re
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -44,32 +44,15 @@ def complaint(path: Path, **sections: type) -> str:
     return str(caught.value)
 
 
-def leaves(value):
-    if is_dataclass(value):
-        for field in fields(value):
-            yield from leaves(getattr(value, field.name))
-    elif isinstance(value, list):
-        for item in value:
-            yield from leaves(item)
-    else:
-        yield value
-
-
 def test_the_real_file_loads():
     everything = params.load_all(FILE, **SECTIONS)
     assert set(vars(everything)) == set(SECTIONS)
-    for name, kind in SECTIONS.items():
-        assert type(getattr(everything, name)) is kind
-    assert {type(leaf) for name in SECTIONS for leaf in leaves(getattr(everything, name))} <= {
-        int, float, bool, str, type(None),
-    }  # fmt: skip
     # by hand, from the file's text
     lines = FILE.read_text().splitlines()
     for key, value in (
+        ("seed", everything.seed),
         ("train.lr", everything.train.lr),
-        ("model.n_embd", everything.model.n_embd),
         ("data.finetune.num_samples", everything.data.finetune.num_samples),
-        ("lora.alpha", everything.lora.alpha),
     ):
         assert float(lines[line_of(lines, key)].split(":")[1].split("#")[0]) == value
 
@@ -83,41 +66,25 @@ MISTAKES = [
     # edits, key complained of, value shown, reason, remedy
     ({"model__dropout": "dropuot: 0.0"}, "model.dropuot", "0.0", "unknown key", r"did you mean dropout\?"),
     ({"train__lr": "zzz: [1]"}, "train.zzz", r"\[1\]", "unknown key", r"known here: max_steps, .*, init_from"),
-    ({"data__finetune__path": "pth: x"}, "data.finetune.pth", "'x'", "unknown key", r"did you mean path\?"),
     ({"train__lr": DELETED}, "train.lr", "None", "this key is missing", "add it; .*"),
-    ({"data__pretrain__field": DELETED}, "data.pretrain.field", "None", "this key is missing", "add it; .*"),
     # whole numbers
-    ({"train__max_steps": "many"}, "train.max_steps", "'many'", "this is text, not a number", "write it without q.*"),
     ({"train__max_steps": '"100"'}, "train.max_steps", "'100'", "this is text, not a number", "write it without q.*"),
     ({"train__max_steps": "1e3"}, "train.max_steps", "1000.0", "not a whole number", "write one, like 100"),
     ({"train__max_steps": "true"}, "train.max_steps", "True", "not a whole number", "write one, like 100"),
     ({"train__max_steps": "&t true"}, "train.max_steps", "True", "not a whole number", "write one, like 100"),
-    ({"train__max_steps": "null"}, "train.max_steps", "None", "not a whole number", "write one, like 100"),
-    ({"train__max_steps": "[1, 2]"}, "train.max_steps", r"\[1, 2\]", "not a whole number", "write one, like 100"),
     ({"train__max_steps": "2020-01-31"}, "train.max_steps", r"datetime.*", "not a whole number", "write one, .*"),
-    ({"seed": "true"}, "seed", "True", "not a whole number", "write one, like 100"),
+    ({"seed": "-1"}, "seed", "-1", "not between 0 and 4294967295", "choose .*"),
+    ({"data__stories__seed": "4294967296"}, "data.stories.seed", "4294967296", "not between 0 .*", "choose .*"),
     ({"seed": "{}"}, "seed", "{}", "not a whole number", "write one, like 100"),
     # numbers
     ({"train__lr": '"1e-05"'}, "train.lr", "'1e-05'", "this is text, not a number", "write it without quotes, .*"),
-    ({"train__lr": "fast"}, "train.lr", "'fast'", "this is text, not a number", "write it without quotes, .*"),
     ({"train__lr": "true"}, "train.lr", "True", "not a number", "write one, like 0.1"),
-    ({"train__lr": ""}, "train.lr", "None", "not a number", "write one, like 0.1"),
     ({"train__lr": ".nan"}, "train.lr", "nan", "not a finite number", "write an ordinary number"),
     ({"train__lr": ".inf"}, "train.lr", "inf", "not a finite number", "write an ordinary number"),
-    ({"train__lr": "-.inf"}, "train.lr", "-inf", "not a finite number", "write an ordinary number"),
-    (
-        {"sample__top_p": ".nan"},
-        "sample.top_p",
-        "nan",
-        "not a finite number",
-        "write an ordinary number or write null",
-    ),
+    ({"sample__top_p": ".nan"}, "sample.top_p", "nan", "not a finite number", "write an .* or write null"),
     # the other types
-    ({"model__tie_embeddings": "1"}, "model.tie_embeddings", "1", "not true or false", "write true or false"),
     ({"model__tie_embeddings": "yes"}, "model.tie_embeddings", "'yes'", "not true or false", "write true or false"),
     ({"data__pretrain__path": "3"}, "data.pretrain.path", "3", "not text", "put it in quotes"),
-    ({"data__pretrain__path": "null"}, "data.pretrain.path", "None", "not text", "put it in quotes"),
-    ({"model__arch": "Base"}, "model.arch", "'Base'", "not one of the choices", r"choose base \| optimized"),
     ({"train__compile": "true"}, "train.compile", "True", "not one of the choices", r"choose auto \| on \| off"),
     ({"model__arch": "[base]"}, "model.arch", r"\['base'\]", "not one of the choices", r"choose base \| optimized"),
     ({"train__threads": "all"}, "train.threads", "'all'", ".*not a number", "write it without .* or choose auto"),
@@ -125,34 +92,20 @@ MISTAKES = [
     ({"sample__top_k": '"5"'}, "sample.top_k", "'5'", "this is text, not a number", "write it .* or write null"),
     ({"sample__prompts": "hello"}, "sample.prompts", "'hello'", "not a list", r"write it as \[one, another\]"),
     ({"sample__prompts": "[one, 2]"}, r"sample.prompts\[1\]", "2", "not text", "put it in quotes"),
-    ({"sample__prompts": "[null]"}, r"sample.prompts\[0\]", "None", "not text", "put it in quotes"),
-    (
-        {"lora__target_modules": "c_attn"},
-        "lora.target_modules",
-        "'c_attn'",
-        ".*choices",
-        r"choose all-linear \| all or .*",
-    ),
+    ({"lora__target_modules": "x"}, "lora.target_modules", "'x'", ".*choices", r"choose all-linear \| all or .*"),
     ({"lora__target_modules": "[]"}, "lora.target_modules", r"\[\]", "names no module", "write all-linear"),
     # right types, wrong values
     ({"model__n_head": "4", "model__n_embd": "190"}, "model.n_embd", "190", "4 heads do not divide it", "try 192"),
     ({"model__n_head": "4", "model__n_kv_head": "3"}, "model.n_kv_head", "3", "it does not .* 4 h.*", r".*\[1, 2, 4\]"),
     ({"model__n_layer": "0"}, "model.n_layer", "0", "must be at least 1", "choose a positive whole number"),
-    ({"model__dropout": "1"}, "model.dropout", "1.0", "not a probability below 1", "choose .*"),
-    ({"benchmark__n_embd": "321"}, "benchmark.n_embd", "321", "5 heads do not divide it", "try 320"),
-    ({"benchmark__num_iters": "0"}, "benchmark.num_iters", "0", "must be at least 1", "choose .*"),
     ({"train__lr": "0"}, "train.lr", "0.0", "not between 0 and 1", "choose .*"),
     ({"train__lr": "0.001", "train__min_lr": "0.01"}, "train.min_lr", "0.01", "not .* lr = 0.001", "a tenth .*"),
     ({"train__max_steps": "5", "train__warmup_steps": "5"}, "train.warmup_steps", "5", "not .* max_steps = 5", "a .*"),
-    ({"train__warmup_steps": "-1"}, "train.warmup_steps", "-1", "not between 0 .*", "a twentieth .*"),
     ({"train__beta2": "1.0"}, "train.beta2", "1.0", "not between 0 and 1", ".* usual"),
     ({"train__grad_clip": "0"}, "train.grad_clip", "0.0", "must be above 0", ".*"),
     ({"train__weight_decay": "-0.1"}, "train.weight_decay", "-0.1", "is negative", "choose .*"),
-    ({"train__log_every": "0"}, "train.log_every", "0", "must be at least 1", "choose .*"),
     ({"lora__r": "0"}, "lora.r", "0", "must be at least 1", "choose 4 to 64"),
     ({"lora__alpha": "0"}, "lora.alpha", "0.0", "must be above 0", ".*"),
-    ({"lora__dropout": "1.5"}, "lora.dropout", "1.5", "not a probability below 1", "choose .*"),
-    ({"lora__batch_size": "0"}, "lora.batch_size", "0", "must be at least 1", "choose .*"),
     ({"lora__lr": "0.001", "lora__min_lr": "0.01"}, "lora.min_lr", "0.01", "not .* lr = 0.001", "a tenth .*"),
     ({"lora__max_steps": "5", "lora__warmup_steps": "9"}, "lora.warmup_steps", "9", "not .* max_steps = 5", "a .*"),
     ({"sample__temperature": "-1"}, "sample.temperature", "-1.0", "negative or not finite", "choose .*"),
@@ -185,7 +138,7 @@ def test_an_unknown_section(tmp_path, section, suggestion):
     assert complaint(path).startswith(f"{path}, line {line}: {section} = 3: unknown section; {suggestion}")
 
 
-@pytest.mark.parametrize("key", ["1", "null", "true", "2.5", "[a, b]"])
+@pytest.mark.parametrize("key", ["1", "null", "[a, b]"])
 def test_a_key_that_is_no_name(tmp_path, key):
     path = tmp_path / "params.yaml"
     path.write_text(FILE.read_text() + f"? {key}\n: x\n")
@@ -207,26 +160,14 @@ def test_a_value_in_place_of_a_section(tmp_path):
     assert message.startswith(f"{path}, line 2: train = 5: not a section; it needs the keys max_steps, batch_size, ")
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"a: [1\n",
-        b"a: 1\na: 2\n",
-        b"\ta: 1\n",
-        b"a: 'x\n",
-        b"a: \xff\n",
-        b"a: \x00\n",
-        b"a: 2021-02-31\n",
-        b"a: 1\n---\n",
-    ],
-)
+@pytest.mark.parametrize("content", [b"a: [1\n", b"a: 1\na: 2\n", b"a: \xff\n", b"a: 2021-02-31\n", b"a: 1\n---\n"])
 def test_what_is_not_yaml(tmp_path, content):
     path = tmp_path / "params.yaml"
     path.write_bytes(content)
     assert re.match(rf"{re.escape(str(path))}(, line \d+)?: not valid YAML \(.+\)$", complaint(path, a=int))
 
 
-@pytest.mark.parametrize("content", ["", "# nothing\n", "- 1\n", "text\n", "3\n"])
+@pytest.mark.parametrize("content", ["", "- 1\n", "text\n"])
 def test_what_is_not_a_mapping(tmp_path, content):
     path = tmp_path / "params.yaml"
     path.write_text(content)
@@ -247,7 +188,7 @@ class Floats:
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("1e-05", 0.00001), ("1e-5", 0.00001), ("1E+3", 1000.0), ("3", 3.0), (".5", 0.5), ("-0.25", -0.25), ("0", 0.0)],
+    [("1e-05", 0.00001), ("1E+3", 1000.0), ("3", 3.0)],
 )
 def test_numbers_as_yaml_1_2_writes_them(tmp_path, text, value):
     path = tmp_path / "params.yaml"

@@ -25,7 +25,7 @@ from math import log2
 from random import Random
 
 from nanogpt.data.sources.document import Corpus, DataSettings, Document
-from nanogpt.runtime.errors import BadSetting
+from nanogpt.runtime.ranges import CheckedSettings, Seed
 
 Rules = Mapping[str, Sequence[str | tuple[int, str]]]
 Tables = Mapping[str, str]
@@ -37,14 +37,10 @@ Row = dict[str, str]  # column -> cell, and "^" + column -> cell with a capital;
 
 
 @dataclass(frozen=True)
-class GeneratorSettings:
+class GeneratorSettings(CheckedSettings):
     """Section `data.stories` or `data.abstracts` of params.yaml: which texts are drawn."""
 
-    seed: int
-
-    def __post_init__(self) -> None:
-        if self.seed < 0:
-            raise BadSetting("seed", self.seed, "is negative", "choose a small whole number, like 1")
+    seed: Seed
 
 
 class Grammar:

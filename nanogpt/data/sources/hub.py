@@ -19,11 +19,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from nanogpt.data.sources.document import Corpus, DataSettings, Document
 from nanogpt.data.sources.pages import Pages
-from nanogpt.runtime.errors import BadSetting, UserError, shorten
+from nanogpt.runtime.errors import UserError, shorten
+from nanogpt.runtime.ranges import CheckedSettings, Require
 from nanogpt.runtime.workdir import work_folder
 
 if TYPE_CHECKING:
@@ -40,17 +41,13 @@ AGAIN = "run the same command again: what was fetched is kept"
 
 
 @dataclass(frozen=True)
-class HubSettings:
+class HubSettings(CheckedSettings):
     """Section `data.tinystories` or `data.scientific_papers` of params.yaml."""
 
     repo: str
     revision: str
     split: str
-    fields: list[str]
-
-    def __post_init__(self) -> None:
-        if not self.fields:
-            raise BadSetting("fields", self.fields, "no field to take the text from", "name one or more, like [text]")
+    fields: Annotated[list[str], Require(len, "no field to take the text from", "name one or more, like [text]")]
 
 
 def load(settings: DataSettings, own: HubSettings) -> Corpus:
