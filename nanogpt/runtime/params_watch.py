@@ -1,4 +1,7 @@
-"""What DVC records of params.yaml for a stage: the keys that dvc.yaml lists, as they are when the stage has ended."""
+"""Check at a stage's end that its settings did not change while it ran, for DVC records them as they are then.
+
+dvc.api.params_show knows the same values, but takes 2 s a call.
+"""
 
 import os
 import re
@@ -11,35 +14,30 @@ from nanogpt.runtime.errors import UserError
 
 
 def watch_params() -> None:
-    """Have a stage that `dvc` runs fail at its end where its settings are no longer those it began with.
-
-    DVC would take its result for one of the new settings.
-    """
+    """Let a stage that `dvc` runs fail at its end if the settings that DVC records for it have changed by then."""
     if stage := os.environ.get("DVC_STAGE"):
         before = recorded_values(stage)
         process.add_final_check(lambda: _check_unchanged(before, recorded_values(stage)))
 
 
 def recorded_values(stage: str) -> dict[str, object]:
-    """The value of each key that dvc.yaml lists for a stage, None for what params.yaml lacks.
+    """Return what DVC records of params.yaml for a stage: the value of each key that dvc.yaml lists, None if missing.
 
-    `stage` is DVC's name for it: `prepare@pretrain` is of the item `pretrain` of a foreach, and ${key}, ${item.…} and
-    ${a key of params.yaml} in dvc.yaml are filled in. Raises UserError where a file is no YAML.
+    `stage` is DVC's name for it: `prepare@pretrain` is the item `pretrain` of a foreach. ${key}, ${item.…} and ${a key
+    of params.yaml} are substituted in dvc.yaml. Raises UserError for a file that is not YAML.
     """
-    params, (name, _, key) = _read("params.yaml"), stage.partition("@")
+    params, (name, _, item) = _read("params.yaml"), stage.partition("@")
     spec = _read("dvc.yaml")["stages"].get(name, {})
-    known = {"key": key, "item": spec.get("foreach", {}).get(key), **params}
-    return {
-        filled: _look_up(params, filled)
-        for filled in (_substitute(key, known) for key in spec.get("do", spec).get("params", []))
-    }
+    context = {"key": item, "item": spec.get("foreach", {}).get(item), **params}
+    keys = [_substitute(key, context) for key in spec.get("do", spec).get("params", [])]
+    return {key: _find(params, key) for key in keys}
 
 
 def _check_unchanged(before: dict[str, object], now: dict[str, object]) -> None:
     if changed := [key for key in before if now.get(key) != before[key]]:
         raise UserError(
-            f"params.yaml: {', '.join(changed)} changed while this stage ran, whose result is that of the settings "
-            "before; put them back, or leave them, and run `dvc repro` again"
+            f"params.yaml: {', '.join(changed)} changed while this stage ran, and its result is that of the old "
+            "settings; restore them, or keep the new ones, and run `dvc repro` again"
         )
 
 
@@ -47,16 +45,16 @@ def _read(name: str) -> dict:
     try:
         return YAML(typ="safe").load(Path(name))
     except (OSError, YAMLError, ValueError):
-        raise UserError(f"{name} cannot be read, or is no YAML (any more)") from None
+        raise UserError(f"{name} cannot be read, or is no longer valid YAML; `git diff {name}` shows changes") from None
 
 
-def _substitute(text: str, known: dict) -> str:
+def _substitute(text: str, context: dict) -> str:
     while found := re.search(r"\$\{([^}]+)\}", text):
-        text = text.replace(found[0], str(_look_up(known, found[1])))
+        text = text.replace(found[0], str(_find(context, found[1])))
     return text
 
 
-def _look_up(document: dict, key: str) -> object:
+def _find(document: dict, key: str) -> object:
     value = document
     for part in key.split("."):
         value = value.get(part) if isinstance(value, dict) else None
