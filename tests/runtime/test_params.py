@@ -135,14 +135,14 @@ def test_an_unknown_section(tmp_path, section, suggestion):
     path = tmp_path / "params.yaml"
     path.write_text(FILE.read_text() + f"{section}: 3\n")
     line = len(path.read_text().splitlines())
-    assert complaint(path).startswith(f"{path}, line {line}: {section} = 3: unknown section; {suggestion}")
+    assert complaint(path).startswith(f"{path}, line {line}: {section} = 3: unknown key; {suggestion}")
 
 
 @pytest.mark.parametrize("key", ["1", "null", "[a, b]"])
 def test_a_key_that_is_no_name(tmp_path, key):
     path = tmp_path / "params.yaml"
     path.write_text(FILE.read_text() + f"? {key}\n: x\n")
-    assert "unknown section" in complaint(path)
+    assert "unknown key" in complaint(path)
     path.write_text(f"a:\n  ? {key}\n  : x\n")
     assert f"{path}, line 1: a." in complaint(path, a=Floats)
 
@@ -150,7 +150,7 @@ def test_a_key_that_is_no_name(tmp_path, key):
 def test_a_missing_section(tmp_path):
     path = tmp_path / "params.yaml"
     path.write_text("seed: 1\n")
-    assert complaint(path, seed=int, train=TrainSettings).startswith(f"{path}: the section 'train' is missing; ")
+    assert complaint(path, seed=int, train=TrainSettings).startswith(f"{path}: train = None: this key is missing; ")
 
 
 def test_a_value_in_place_of_a_section(tmp_path):
@@ -176,7 +176,7 @@ def test_what_is_not_a_mapping(tmp_path, content):
 
 def test_a_missing_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=r"^params\.yaml does not exist; run from the project's folder"):
+    with pytest.raises(UserError, match=r"^params\.yaml does not exist; run this from the project's folder"):
         params.load(seed=int)
     assert "does not exist" in complaint(tmp_path, seed=int)  # a folder
 
