@@ -76,7 +76,7 @@ def _read(path: os.PathLike | str) -> Iterator[dict]:
     """Yield the file's content in plain Python types; a BadSetting in the block becomes a UserError with its line."""
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"{path} does not exist; run this from the project's folder, where params.yaml lies")
+        raise UserError(f"{path} does not exist; run from the project's folder, where params.yaml lies")
     try:
         document = YAML(typ="rt", pure=True).load(path)  # YAML 1.2: DVC writes 1e-05, a float there
     except (YAMLError, ValueError) as error:  # ValueError: bytes that are not UTF-8, the 31st of February

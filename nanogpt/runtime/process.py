@@ -1,4 +1,4 @@
-"""How a stage's process ends: when it is done, on a mistake, on a signal, or with the process that started it."""
+"""Run a stage's main and end its process: when it is done, on a mistake, on a signal, or with its parent process."""
 
 import contextlib
 import errno
@@ -14,9 +14,9 @@ from nanogpt.runtime.errors import UserError
 
 INTERRUPTED = 130
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-# What the disk says, and its owner can put right; any other OSError is a mistake of ours.
+# Errors of the disk, which its owner can put right; any other OSError is a mistake of ours.
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
-ENDS_WITH_PARENT = "NANOGPT_ENDS_WITH_PARENT"  # in the environment of what `launch` starts; DVC_ROOT says the same
+ENDS_WITH_PARENT = "NANOGPT_ENDS_WITH_PARENT"  # environment variable that `launch_stage` sets; DVC_ROOT means the same
 SHELLS = ("sh", "bash", "dash", "zsh", "ksh", "fish", "busybox")
 WATCH_SECONDS = 0.5
 
@@ -24,21 +24,21 @@ _final_checks: list[Callable[[], None]] = []
 
 
 def add_final_check(check: Callable[[], None]) -> None:
-    """Have `run` call this when main is done; what it raises ends the process as if main had raised it."""
+    """Let `run_stage` call `check` when main is done; an exception of it ends the process as one of main does."""
     _final_checks.append(check)
 
 
 def run_final_checks() -> None:
-    """What `before_success` was given, for a main with something to do after it."""
+    """Call all checks of `add_final_check` now, for a main with something to do after them."""
     for check in _final_checks:
         check()
 
 
 def run_stage(main: Callable[[], None]) -> None:
-    """Call a stage's main and end the process as the contract says: 0, 1 (user's mistake) or 130.
+    """Call a stage's main; exit with status 1 on a mistake of the user (one line on stderr) and 130 if interrupted.
 
-    SIGTERM and SIGHUP interrupt like Ctrl-C. A stage that `dvc` started is interrupted when that dies, so
-    that it cannot write over what the next `dvc repro` makes.
+    SIGTERM and SIGHUP interrupt like Ctrl-C. A stage that `dvc` started is interrupted when that dvc dies, so that it
+    does not write over what the next `dvc repro` makes.
     """
     _install_handlers(_interrupt)
     sys.unraisablehook = _reraise_lost_interrupt
@@ -54,21 +54,21 @@ def run_stage(main: Callable[[], None]) -> None:
             raise
         where = f"{error.filename}: " if error.filename else ""
         sys.exit(f"error: {where}{error.strerror}; put that right, and run the same command again")
-    except KeyboardInterrupt as stop:
-        _write_stderr(f"interrupted: {str(stop) or 'nothing half-done was kept; run the same command again'}")
+    except KeyboardInterrupt as interrupt:
+        _write_stderr(f"interrupted: {str(interrupt) or 'nothing half-done was kept; run the same command again'}")
         sys.exit(INTERRUPTED)
 
 
 def launch_stage(command: Sequence[str]) -> int:
-    """Run a stage that ends with this process and shares its terminal: its status, negative where a signal ended it.
+    """Run a stage that ends with this process and shares its terminal; return its status, -N if signal N ended it.
 
-    Raises KeyboardInterrupt where it is interrupted, or this process, which then tells it and waits until it has saved.
+    Raises KeyboardInterrupt if the stage is interrupted, or if this process is, once the stage has saved its state.
     """
     with subprocess.Popen(command, env=os.environ | {ENDS_WITH_PARENT: "1"}) as child:
         try:
             status = child.wait()
         except KeyboardInterrupt:
-            child.terminate()  # to have got Ctrl-C too does no harm
+            child.terminate()  # does no harm if Ctrl-C has reached it too
             child.wait()
             raise
     if status == INTERRUPTED:
@@ -76,30 +76,29 @@ def launch_stage(command: Sequence[str]) -> int:
     return status
 
 
-class Stop:
+class StopRequest:
     """Whether this process was asked to stop."""
 
     requested = False
 
 
 @contextlib.contextmanager
-def defer_signals() -> Iterator[Stop]:
-    """In the block a signal to stop only sets `requested`; Ctrl-C after that interrupts at once.
+def defer_signals() -> Iterator[StopRequest]:
+    """Let the first signal in the block only set `requested`; Ctrl-C after that interrupts at once.
 
-    Other signals after the first one change nothing: where a terminal closes or a container is evicted, `dvc` gets
-    them too, and a stage whose dvc is gone is told again. Outside of the main thread, which alone can handle signals,
-    none is seen.
+    Other signals after the first one are ignored: when a terminal closes or a container is evicted, `dvc` gets them
+    too, and a stage whose dvc is gone is signalled again. In threads other than the main one no signal is seen.
     """
-    stop = Stop()
+    stop = StopRequest()
 
-    def ask(number, frame):
-        requested, stop.requested = stop.requested, True
-        if requested and number == signal.SIGINT:
+    def request_stop(number, frame):
+        again, stop.requested = stop.requested, True
+        if again and number == signal.SIGINT:
             _interrupt(number, frame)
-        if not requested:
+        if not again:
             _write_stderr("stopping after this step; Ctrl-C then stops at once")
 
-    before = _install_handlers(ask)
+    before = _install_handlers(request_stop)
     try:
         yield stop
     finally:
@@ -115,7 +114,7 @@ def _interrupt(number, frame):
 
 
 def _ignore_further_signals() -> None:
-    """What is ending need not be told again, which would interrupt its last words; Ctrl-C still does."""
+    """Ignore all signals but Ctrl-C from now on, so that they do not interrupt a process that is ending already."""
     for number in set(SIGNALS) - {signal.SIGINT}:
         if signal.getsignal(number) is _interrupt:
             signal.signal(number, _ignore_signal)
@@ -126,30 +125,29 @@ def _ignore_signal(number, frame):
 
 
 def _write_stderr(text: str) -> None:
-    """Print to stderr, also in the midst of another print; where nobody reads any more, throw away what follows."""
+    """Print to stderr, also from a signal handler; if the terminal is closed, discard all later output."""
     try:
         os.write(2, f"{text}\n".encode())
-    except OSError:  # the terminal was closed
-        closed, nobody = os.fstat(2), os.open(os.devnull, os.O_WRONLY)
+    except OSError:
+        closed, devnull = os.fstat(2), os.open(os.devnull, os.O_WRONLY)
         for fd in (1, 2):
             if os.path.samestat(os.fstat(fd), closed):
-                os.dup2(nobody, fd)
+                os.dup2(devnull, fd)
 
 
 def _reraise_lost_interrupt(lost) -> None:
-    """Python drops what is raised in some callbacks, as of its imports: an interruption that fell there comes again."""
-    if issubclass(lost.exc_type, KeyboardInterrupt):
-        for number in SIGNALS:
-            if signal.getsignal(number) is _ignore_signal:
-                signal.signal(number, _interrupt)
-        ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-        threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGTERM if ignored else signal.SIGINT)).start()
-    else:
-        sys.__unraisablehook__(lost)
+    """Send the signal again if Python has dropped its KeyboardInterrupt, as it does in some callbacks of imports."""
+    if not issubclass(lost.exc_type, KeyboardInterrupt):
+        return sys.__unraisablehook__(lost)
+    for number in SIGNALS:
+        if signal.getsignal(number) is _ignore_signal:
+            signal.signal(number, _interrupt)
+    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGTERM if ignored else signal.SIGINT)).start()
 
 
 def _install_handlers(handler: Callable) -> dict[signal.Signals, Callable]:
-    """Handle the signals that are not ignored (as under nohup); what handled them before."""
+    """Handle all SIGNALS that are not ignored (as under nohup); return the handlers before."""
     if threading.current_thread() is not threading.main_thread():
         return {}
     before = {number: signal.getsignal(number) for number in SIGNALS}
@@ -157,14 +155,15 @@ def _install_handlers(handler: Callable) -> dict[signal.Signals, Callable]:
 
 
 def _interrupt_with_parent() -> None:
+    """Wait until the process that started this stage ends, shells between them left out; then interrupt the stage."""
     import psutil  # takes 20 ms, for which no `--help` has to wait
 
     try:
         parent = next(parent for parent in psutil.Process().parents() if parent.name() not in SHELLS)
-        ours = os.getpgid(parent.pid) == os.getpgrp()  # else it had ended before, and another process has taken us in
+        ours = os.getpgid(parent.pid) == os.getpgrp()  # else ours has ended already, and another process adopted us
         while ours and parent.is_running() and parent.status() != psutil.STATUS_ZOMBIE:
             time.sleep(WATCH_SECONDS)
     except (psutil.Error, ProcessLookupError, StopIteration):  # gone already
         pass
-    _write_stderr("what started this stage has ended")
+    _write_stderr("the process that started this stage has ended")
     os.kill(os.getpid(), signal.SIGTERM)

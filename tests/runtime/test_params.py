@@ -176,7 +176,7 @@ def test_what_is_not_a_mapping(tmp_path, content):
 
 def test_a_missing_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=r"^params\.yaml does not exist; run this from the project's folder"):
+    with pytest.raises(UserError, match=r"^params\.yaml does not exist; run from the project's folder"):
         params.load(seed=int)
     assert "does not exist" in complaint(tmp_path, seed=int)  # a folder
 
