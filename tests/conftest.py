@@ -1,4 +1,4 @@
-"""Small things that several test files train, save and load."""
+"""Fixtures that several test files share: tokenizers, bins, small models, settings of short runs."""
 
 import os
 import signal
@@ -32,8 +32,8 @@ TEXTS = [
 
 
 @pytest.fixture(autouse=True)
-def torch_as_it_was():
-    """Training sets torch's threads, products and way with denormals: none of it reaches the next test."""
+def restore_torch_settings():
+    """Undo what training sets in torch (threads, precision of products, denormals), so that no test sees another's."""
     torch = sys.modules.get("torch")
     before = torch and torch.get_num_threads()
     yield
@@ -46,8 +46,8 @@ def torch_as_it_was():
 
 
 @pytest.fixture(autouse=True)
-def no_final_checks():
-    """What a stage has yet to check at its end is no other test's."""
+def clear_final_checks():
+    """Drop final checks that a test has added, so that they do not run in another."""
     yield
     if process := sys.modules.get("nanogpt.runtime.process"):
         process._final_checks.clear()
@@ -55,7 +55,7 @@ def no_final_checks():
 
 @pytest.fixture
 def inside(tmp_path, monkeypatch):
-    """`.work` is below a folder of the test's own, outside of DVC."""
+    """Change into an empty folder, so that `.work` lies there, as outside of DVC; return it."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DVC_ROOT", raising=False)
     return tmp_path
@@ -68,7 +68,7 @@ def texts() -> list[str]:
 
 @pytest.fixture(scope="session")
 def byte():
-    """A byte tokenizer: ids 0 to 255 and the end token 256, an embedding of 320 rows."""
+    """Return a byte tokenizer: ids 0 to 255 and the end token 256, an embedding of 320 rows."""
     from nanogpt.data.prepare.train_tokenizer import train_tokenizer
     from nanogpt.data.tokens.settings import TokenizerSettings
 
@@ -77,7 +77,7 @@ def byte():
 
 @pytest.fixture(scope="session")
 def char():
-    """A char tokenizer of the texts, which refuses other characters."""
+    """Return a char tokenizer of TEXTS, which refuses other characters."""
     from nanogpt.data.prepare.train_tokenizer import train_tokenizer
     from nanogpt.data.tokens.settings import TokenizerSettings
 
@@ -130,14 +130,8 @@ def training() -> Callable:
 
     def settings(**changed) -> TrainSettings:
         values = {"max_steps": 20, "batch_size": 4, "grad_accum": 1, "lr": 3e-3, "min_lr": 3e-4, "warmup_steps": 3}
-        values |= {
-            "weight_decay": 0.1,
-            "beta1": 0.9,
-            "beta2": 0.98,
-            "grad_clip": 1.0,
-            "eval_every": 10,
-            "eval_batches": 2,
-        }
+        values |= {"weight_decay": 0.1, "beta1": 0.9, "beta2": 0.98, "grad_clip": 1.0}
+        values |= {"eval_every": 10, "eval_batches": 2}
         values |= {"log_every": 5, "dtype": "float32", "compile": "off", "threads": 1, "device": "cpu"}
         values |= {"checkpoint_every": "60s", "init_from": "data/own/model"}
         return TrainSettings(**values | changed)

@@ -1,4 +1,4 @@
-"""SHA256SUMS: what a folder held when it was written, in the format of `sha256sum --check`."""
+"""Write and verify SHA256SUMS, the checksums of a folder's files in the format of `sha256sum --check`."""
 
 import hashlib
 from collections.abc import Iterable
@@ -10,22 +10,22 @@ NAME = "SHA256SUMS"
 
 
 def sha256(path: Path) -> str:
-    """Hex digest of a file's content."""
+    """Return the hex digest of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_checksums(folder: Path) -> None:
-    """Write the sums of all files below `folder` but hidden ones and its README.md, which anyone may edit."""
+    """Write SHA256SUMS of all files below `folder`, except hidden ones and README.md, which anyone may edit."""
     files = sorted(path for path in folder.rglob("[!.]*") if path.is_file() and path.name not in (NAME, "README.md"))
     lines = [f"{sha256(path)}  {path.relative_to(folder).as_posix()}\n" for path in files]
     (folder / NAME).write_text("".join(lines), encoding="utf-8", newline="\n")
 
 
 def verify_checksums(folder: Path | str, names: Iterable[str]) -> None:
-    """Raise UserError where a file of `names` is not what was written.
+    """Raise UserError if a file of `names` differs from its checksum in SHA256SUMS.
 
-    Folders without SHA256SUMS, which come from elsewhere, and files that it does not name pass.
+    Folders without SHA256SUMS, which come from elsewhere, and files that it does not list pass.
     """
     folder = Path(folder)
     try:
@@ -36,6 +36,6 @@ def verify_checksums(folder: Path | str, names: Iterable[str]) -> None:
     for name in names:
         if name in sums and not ((folder / name).is_file() and sha256(folder / name) == sums[name]):
             raise UserError(
-                f"{folder / name}: not what was written there ({NAME} says otherwise); write the folder again or take "
-                f"it back with `dvc checkout`, or delete {folder / NAME} if the change was meant"
+                f"{folder / name}: changed since it was written (its checksum in {NAME} differs); write the folder "
+                f"again or restore it with `dvc checkout`, or delete {folder / NAME} if you changed it on purpose"
             )

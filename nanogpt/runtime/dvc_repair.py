@@ -1,4 +1,4 @@
-"""Files of DVC's own that a kill can tear, as DVC writes them in place: no `dvc` runs then until they are mended."""
+"""Repair files of DVC that a kill can leave half written, as DVC writes them in place: until then no `dvc` runs."""
 
 import contextlib
 import json
@@ -10,37 +10,35 @@ from pathlib import Path
 from nanogpt.runtime import atomic, locks
 from nanogpt.runtime.errors import UserError
 
-TMP, RUNS = Path(".dvc/tmp"), Path(".dvc/cache/runs")
+TMP, RUN_CACHE = Path(".dvc/tmp"), Path(".dvc/cache/runs")
 RWLOCK, LOCK_FILE = TMP / "rwlock", Path("dvc.lock")
-WAIT_SECONDS = 3  # for a dvc that writes, as DVC has itself
+WAIT_SECONDS = 3  # for a dvc that writes; DVC itself waits as long
 
 
 def repair() -> list[str]:
-    """Put right what is torn in the project in the current folder; what was done, a line each.
+    """Repair what is damaged in the project in the current folder; return one line for each repair.
 
-    Nothing is lost by it: what is not in the last commit's dvc.lock, DVC's run cache restores.
-    Raises UserError while a `dvc` is at work on these files, and for a dvc.lock with a conflict of git's in it.
+    No result is lost: what is not in the last commit's dvc.lock, DVC restores from its run cache. Raises UserError
+    while a `dvc` works on these files, and for a dvc.lock with a merge conflict of git in it.
     """
     if not TMP.is_dir():
         return []
     done = []
-    with (
-        _hold_lock_of_dvc(TMP / "rwlock.lock"),
-        _hold_lock_of_dvc(TMP / "lock"),
-    ):  # what DVC holds to write them, the kernel's locks too
+    with _hold_dvc_lock(TMP / "rwlock.lock"), _hold_dvc_lock(TMP / "lock"):  # both are held by a DVC that writes them
         if RWLOCK.exists() and not _is_json(RWLOCK):
             RWLOCK.unlink()
-            done.append(f"{RWLOCK} was torn: removed")
+            done.append(f"{RWLOCK} was damaged: removed")
         if LOCK_FILE.exists() and not _is_lock_file(LOCK_FILE):
-            done.append(f"{LOCK_FILE} was torn: {_restore(LOCK_FILE)}")
-        for folder in [path for path in RUNS.glob("*/*") if path.is_dir() and not any(path.iterdir())]:
+            done.append(f"{LOCK_FILE} was damaged: {_restore(LOCK_FILE)}")
+        for folder in [path for path in RUN_CACHE.glob("*/*") if path.is_dir() and not any(path.iterdir())]:
             folder.rmdir()
             done.append(f"{folder} was empty: removed")
     return done
 
 
 @contextlib.contextmanager
-def _hold_lock_of_dvc(path: Path) -> Iterator[None]:
+def _hold_dvc_lock(path: Path) -> Iterator[None]:
+    """Hold a lock of DVC's, which are kernel locks (flock) as ours."""
     end = time.monotonic() + WAIT_SECONDS
     with path.open("a", encoding="utf-8") as file:
         while not locks.try_lock(file):
@@ -59,7 +57,7 @@ def _is_json(path: Path) -> bool:
 
 
 def _is_lock_file(path: Path) -> bool:
-    """Whether DVC can read it, and by its own functions: half of YAML can be YAML, but not of a lock file's shape."""
+    """Return whether DVC can read it, asking DVC: half of a lock file can be valid YAML, but not of a lock's schema."""
     from dvc.dvcfile import Lockfile
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
@@ -72,12 +70,12 @@ def _is_lock_file(path: Path) -> bool:
 
 
 def _restore(path: Path) -> str:
-    """Set it aside, and put back the last commit's where there is one; what was done."""
+    """Rename the file, and restore the last commit's if there is one; return what was done."""
     if b"\n<<<<<<< " in path.read_bytes():
-        raise UserError(f"{path} holds a conflict of git's: settle it with `git checkout --ours {path}`, or --theirs")
+        raise UserError(f"{path} holds a merge conflict: settle it with `git checkout --ours {path}`, or --theirs")
     committed = subprocess.run(["git", "show", f"HEAD:./{path}"], capture_output=True)
-    path.rename(f"{path}.torn")
+    path.rename(f"{path}.damaged")
     if committed.returncode:
-        return f"it is {path}.torn now"
+        return f"renamed to {path}.damaged"
     atomic.write_bytes(path, committed.stdout)
-    return f"it is {path}.torn now, and the last commit's is back"
+    return f"renamed to {path}.damaged, and that of the last commit restored"

@@ -1,4 +1,4 @@
-"""Metrics files: small nested JSON that `dvc metrics diff` can compare."""
+"""Write metrics files: small nested JSON that `dvc metrics diff` compares."""
 
 import json
 from pathlib import Path
@@ -7,13 +7,13 @@ from nanogpt.runtime import atomic
 
 
 def write_metrics(path: Path | str, figures: dict) -> None:
-    """Write figures to six significant digits. Raises ValueError for one that is not a finite number."""
-    text = json.dumps(_rounded(figures), indent=2, allow_nan=False) + "\n"
+    """Write figures with six significant digits; creates missing folders. Raises ValueError for NaN and infinity."""
+    text = json.dumps(_round(figures), indent=2, allow_nan=False) + "\n"
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     atomic.write_text(path, text)
 
 
-def _rounded(value):
+def _round(value):
     if isinstance(value, dict):
-        return {key: _rounded(item) for key, item in value.items()}
+        return {key: _round(item) for key, item in value.items()}
     return float(f"{value:.6g}") if isinstance(value, float) else value

@@ -1,4 +1,4 @@
-"""Where work in progress lies: `.work`, beside DVC's outs, which outlives a stage that failed."""
+"""Folders for work in progress, in `.work`: DVC does not track them, so they stay when a stage fails."""
 
 import contextlib
 import hashlib
@@ -10,20 +10,20 @@ from pathlib import Path
 
 from nanogpt.runtime import locks
 
-RESUMABLE_STAGES = ("pretrain", "lora-finetune")  # stages whose runs are resumable
-DONE = "done"  # file in the folder of a run whose outs are complete: the path of the dvc.lock that is to record it
+RESUMABLE_STAGES = ("pretrain", "lora-finetune")
+DONE = "done"  # file in the folder of a run whose outs are complete; holds the path of the dvc.lock to record it
 OLD_DAYS = 14
 
 
 def work_root() -> Path:
-    """`.work` of the repository, also where DVC runs an experiment in a copy of it (DVC_ROOT)."""
+    """Return `.work` of the repository, also if DVC runs an experiment in a copy of it (DVC_ROOT)."""
     return Path(os.environ.get("DVC_ROOT", ""), ".work")
 
 
 def work_folder(kind: str, name: str, identity: dict) -> Path:
-    """The folder for what `identity` (JSON values) describes, made if missing: `.work/<kind>/<name>-<digest>`.
+    """Return the folder `.work/<kind>/<name>-<digest of identity>`, created if missing; `identity` has JSON values.
 
-    Raises OSError where the disk cannot be written.
+    Raises OSError if it cannot be created.
     """
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
     path = work_root() / kind / f"{name}-{digest}"
@@ -32,7 +32,7 @@ def work_folder(kind: str, name: str, identity: dict) -> Path:
 
 
 def remove_committed_runs() -> None:
-    """Remove the folders of runs that DVC has committed since they were done."""
+    """Delete the folders of runs whose outs DVC has recorded in its dvc.lock."""
     for folder in _run_folders():
         with contextlib.suppress(FileNotFoundError):
             if _is_committed(folder / DONE):
@@ -40,7 +40,7 @@ def remove_committed_runs() -> None:
 
 
 def _is_committed(done: Path) -> bool:
-    """Whether the dvc.lock that a run was for was written after it, or is gone with an experiment's copy."""
+    """Return whether a run's dvc.lock was written after the run, or is gone with the copy of an experiment."""
     lock_file = Path(done.read_text(encoding="utf-8", errors="replace"))
     if not lock_file.parent.exists():
         return True
@@ -48,10 +48,10 @@ def _is_committed(done: Path) -> bool:
 
 
 def list_leftovers(days: float) -> list[tuple[Path, int, float]]:
-    """Folders of runs that nobody holds and nobody wrote to for so many days: place, bytes, age in days."""
+    """List folders of runs that no process holds or has written to for `days`: (path, bytes, age in days)."""
     found = []
     for folder in _run_folders():
-        with contextlib.suppress(FileNotFoundError):  # another process writes there, or removes it
+        with contextlib.suppress(FileNotFoundError):  # another process writes there, or deletes it
             files = [path.lstat() for path in folder.iterdir()]
             age = (time.time() - max([folder.stat().st_mtime, *(file.st_mtime for file in files)])) / 86400
             if age >= days and not locks.is_held(folder):
@@ -64,7 +64,7 @@ def _run_folders() -> list[Path]:
 
 
 def warn_of_old_runs() -> None:
-    """Say on stderr how much the runs hold that nobody has written to for OLD_DAYS days."""
+    """Print to stderr how many MiB the runs hold that no process has written to for OLD_DAYS days."""
     if old := list_leftovers(OLD_DAYS):
         mib = sum(size for _, size, _ in old) / 2**20
         print(

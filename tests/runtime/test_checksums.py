@@ -38,13 +38,11 @@ def test_what_was_written_passes(folder):
 def test_what_was_not_is_refused(folder, change):
     change(folder / "a")
     verify_checksums(folder, ["b/two words"])
-    with pytest.raises(
-        UserError, match=r"out/a: not what was written there .* delete .*SHA256SUMS if the change was meant"
-    ):
+    with pytest.raises(UserError, match=r"out/a: changed since it was written .* delete .*SHA256SUMS if"):
         verify_checksums(folder, ["a"])
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"no sums at all\n" * 3])
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"no sums at all\n" * 3])
 def test_damaged_sums_are_no_traceback(folder, content):
     (folder / "SHA256SUMS").write_bytes(content)
     verify_checksums(folder, ["a"])

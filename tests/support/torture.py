@@ -50,8 +50,8 @@ WAYS = {
     "SIGINT all": (signal.SIGINT, "all"),  # Ctrl-C
 }
 TIMED = {"tokens_per_s", "overhead_share", "first_step_s", "validation_s", "saving_s", "peak_mib", "wall_s"}
-# What DVC says of a file of its own that a kill has torn; `make repro` and `python -m stages.mend` mend it.
-TORN = r"Unable to read RWLock-file|'\./dvc\.lock' (validation failed|is invalid)|join\(\) argument must be str"
+# What DVC says of a file that a kill has damaged; `make repro` and `python -m stages.mend` repair it.
+DAMAGED = r"Unable to read RWLock-file|'\./dvc\.lock' (validation failed|is invalid)|join\(\) argument must be str"
 LONGEST = 300  # seconds for a whole `dvc repro`: what takes longer hangs
 
 
@@ -224,7 +224,7 @@ class Toll:
     kills: Counter = field(default_factory=Counter)  # of (stage, way)
     complete: int = 0
     resumed: list[int] = field(default_factory=list)  # steps that were not done again
-    torn: list[str] = field(default_factory=list)  # DVC's own files that were mended
+    damaged: list[str] = field(default_factory=list)  # DVC's own files that were repaired
     faults: list[str] = field(default_factory=list)
 
 
@@ -247,9 +247,9 @@ def disturb(reference: Reference, clone: Clone, kills: list[Kill], toll: Toll, s
             toll.kills[hit, kill.way] += 1
             say(f"kill {toll.kills.total()}: {kill.way}, in {hit}; dvc ended with {status}")
             left.pop(0)
-        elif status and re.search(TORN, run.text) and (torn := mended(clone)):
-            toll.torn += torn
-            say("; ".join(torn))
+        elif status and re.search(DAMAGED, run.text) and (damaged := repaired_files(clone)):
+            toll.damaged += damaged
+            say("; ".join(damaged))
         elif status:
             toll.faults.append(f"dvc repro, run again, ended with {status}: {run.text}")
             return
@@ -261,10 +261,10 @@ def disturb(reference: Reference, clone: Clone, kills: list[Kill], toll: Toll, s
     say(f"complete: {'all as undisturbed' if not faults else '; '.join(faults)}")
 
 
-def mended(clone: Clone) -> list[str]:
-    """What `python -m stages.mend` has found torn."""
+def repaired_files(clone: Clone) -> list[str]:
+    """What `python -m stages.mend` has repaired."""
     lines = clone.run(sys.executable, "-m", "stages.mend").stdout.splitlines()
-    return [line for line in lines if line != "no file of DVC's is torn"]
+    return [line for line in lines if not line.startswith("no file")]
 
 
 def strike(run: Run, kill: Kill, order: list[str]) -> str | None:
@@ -323,8 +323,8 @@ def summary(toll: Toll, stages: Iterable[str]) -> str:
         "",
         f"{toll.kills.total()} kills, {toll.complete} complete runs",
         f"{len(toll.resumed)} times a training went on from a state, {sum(toll.resumed)} steps were not done again",
-        f"{len(toll.torn)} files of DVC's own were torn, and mended by `python -m stages.mend`",
-        *toll.torn,
+        f"{len(toll.damaged)} files of DVC were damaged, and repaired by `python -m stages.mend`",
+        *toll.damaged,
         f"{len(toll.faults)} faults",
         *toll.faults,
     ]
