@@ -3,7 +3,6 @@
 import contextlib
 import json
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,12 +38,9 @@ def repair() -> list[str]:
 @contextlib.contextmanager
 def _hold_dvc_lock(path: Path) -> Iterator[None]:
     """Hold a lock of DVC's, which are kernel locks (flock) as ours."""
-    end = time.monotonic() + WAIT_SECONDS
     with path.open("a", encoding="utf-8") as file:
-        while not locks.try_lock(file):
-            if time.monotonic() > end:
-                raise UserError(f"{path}: a dvc is at work here; run this again when it has ended")
-            time.sleep(0.1)
+        if not locks.try_lock(file, WAIT_SECONDS):
+            raise UserError(f"{path}: a dvc is at work here; run this again when it has ended")
         yield
 
 

@@ -34,7 +34,13 @@ def hold_folder(folder: Path, wait_seconds: float = WAIT_SECONDS) -> Iterator[No
     except OSError as error:
         raise UserError(f"{path}: cannot be opened ({error.strerror}); delete it") from None
     with file:
-        _wait_for_lock(file, wait_seconds, folder)
+        if not try_lock(file):
+            print(f"waiting for {_read_holder(file)}, which runs the same training in {folder}", file=sys.stderr)
+            if not try_lock(file, wait_seconds):
+                in_use = f"{folder} is in use by {_read_holder(file)}"
+                raise UserError(
+                    f"{in_use}: the same training runs already; wait for it or stop it, then run this again"
+                )
         if not (path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat())):
             raise UserError(f"{folder}: the same training ran elsewhere and has just ended; its results are there")
         with contextlib.suppress(OSError):  # a full disk: the lock holds without the text
@@ -60,20 +66,26 @@ def is_held(folder: Path) -> bool:
     return False
 
 
-def try_lock(file: TextIO) -> bool:
-    """Acquire an exclusive lock on an open file until it is closed; return False if another process holds it.
+def try_lock(file: TextIO, wait_seconds: float = 0) -> bool:
+    """Acquire an exclusive lock on an open file until it is closed.
 
-    On a file system without locks it warns once on stderr and returns True.
+    Returns False if another process still holds it after `wait_seconds`. On a file system without locks it warns once
+    on stderr and returns True.
     """
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        if error.errno not in NO_LOCKS:
-            raise
-        _warn_of_no_locks()
-    return True
+    end = time.monotonic() + wait_seconds
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() >= end:
+                return False
+            time.sleep(0.1)
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            _warn_of_no_locks()
+            return True
 
 
 @functools.cache
@@ -81,17 +93,6 @@ def _warn_of_no_locks() -> None:
     print("this file system has no locks: do not start the same training twice at once", file=sys.stderr)
 
 
-def _wait_for_lock(file: TextIO, wait_seconds: float, folder: Path) -> None:
-    end, waiting = time.monotonic() + wait_seconds, False
-    while not try_lock(file):
-        file.seek(0)
-        holder = file.read() or "another process"
-        if time.monotonic() > end:
-            raise UserError(
-                f"{folder} is in use by {holder}: the same training is running already; wait for it, or stop it, "
-                "and run this again"
-            )
-        if not waiting:
-            print(f"waiting for {holder}, which runs the same training in {folder}", file=sys.stderr, flush=True)
-            waiting = True
-        time.sleep(0.1)
+def _read_holder(file: TextIO) -> str:
+    file.seek(0)
+    return file.read() or "another process"
