@@ -59,19 +59,17 @@ def test_a_failed_block_keeps_the_old_folder(tmp_path, error):
     assert os.listdir(tmp_path) == ["out"]
 
 
-def test_a_failed_rename_brings_the_old_folder_back(tmp_path, monkeypatch):
-    out = tmp_path / "out"
+def test_a_failed_rename_restores_the_old_folder(tmp_path, monkeypatch):
+    out, rename = tmp_path / "out", Path.rename
     with atomic.replace_folder(out, MARKER) as new:
         (new / "old").write_text("old")
-    rename, calls = type(out).rename, []
 
-    def interrupted(self, target):
-        calls.append(target)
-        if len(calls) == 2:
+    def fail_for_new(self, target):
+        if self.suffix == ".tmp":
             raise KeyboardInterrupt
         return rename(self, target)
 
-    monkeypatch.setattr(type(out), "rename", interrupted)
+    monkeypatch.setattr(Path, "rename", fail_for_new)
     with pytest.raises(KeyboardInterrupt), atomic.replace_folder(out, MARKER):
         pass
     assert (out / "old").read_text() == "old"

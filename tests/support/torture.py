@@ -188,7 +188,9 @@ def strays(folder: Path) -> list[str]:
     """What killed runs left: files beside the outs, and folders of unfinished trainings."""
     aside = [path for top in ("data", "models", "metrics", ".work") for path in (folder / top).rglob(".*.*")]
     runs = [path for stage in TRAININGS for path in (folder / ".work" / stage).glob("*")]
-    return [str(path.relative_to(folder)) for path in aside + runs if path.suffix in (".tmp", ".old") or path in runs]
+    return [
+        str(path.relative_to(folder)) for path in aside + runs if path.suffix in (".tmp", ".replaced") or path in runs
+    ]
 
 
 def processes(folder: Path, word: str = "") -> list[psutil.Process]:
