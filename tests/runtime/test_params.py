@@ -98,6 +98,8 @@ MISTAKES = [
     ({"model__n_head": "4", "model__n_embd": "190"}, "model.n_embd", "190", "4 heads do not divide it", "try 192"),
     ({"model__n_head": "4", "model__n_kv_head": "3"}, "model.n_kv_head", "3", "it does not .* 4 h.*", r".*\[1, 2, 4\]"),
     ({"model__n_layer": "0"}, "model.n_layer", "0", "must be at least 1", "choose a positive whole number"),
+    ({"model__dropout": "1"}, "model.dropout", "1.0", "not a probability below 1", "choose .*"),
+    ({"train__warmup_steps": "-1"}, "train.warmup_steps", "-1", "not between 0 .*", "a twentieth .*"),
     ({"train__lr": "0"}, "train.lr", "0.0", "not between 0 and 1", "choose .*"),
     ({"train__lr": "0.001", "train__min_lr": "0.01"}, "train.min_lr", "0.01", "not .* lr = 0.001", "a tenth .*"),
     ({"train__max_steps": "5", "train__warmup_steps": "5"}, "train.warmup_steps", "5", "not .* max_steps = 5", "a .*"),
