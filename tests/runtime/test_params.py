@@ -70,16 +70,12 @@ MISTAKES = [
     # whole numbers
     ({"train__max_steps": '"100"'}, "train.max_steps", "'100'", "this is text, not a number", "write it without q.*"),
     ({"train__max_steps": "1e3"}, "train.max_steps", "1000.0", "not a whole number", "write one, like 100"),
-    ({"train__max_steps": "true"}, "train.max_steps", "True", "not a whole number", "write one, like 100"),
     ({"train__max_steps": "&t true"}, "train.max_steps", "True", "not a whole number", "write one, like 100"),
     ({"train__max_steps": "2020-01-31"}, "train.max_steps", r"datetime.*", "not a whole number", "write one, .*"),
     ({"seed": "-1"}, "seed", "-1", "not between 0 and 4294967295", "choose .*"),
     ({"data__stories__seed": "4294967296"}, "data.stories.seed", "4294967296", "not between 0 .*", "choose .*"),
-    ({"seed": "{}"}, "seed", "{}", "not a whole number", "write one, like 100"),
     # numbers
     ({"train__lr": '"1e-05"'}, "train.lr", "'1e-05'", "this is text, not a number", "write it without quotes, .*"),
-    ({"train__lr": "true"}, "train.lr", "True", "not a number", "write one, like 0.1"),
-    ({"train__lr": ".nan"}, "train.lr", "nan", "not a finite number", "write an ordinary number"),
     ({"train__lr": ".inf"}, "train.lr", "inf", "not a finite number", "write an ordinary number"),
     ({"sample__top_p": ".nan"}, "sample.top_p", "nan", "not a finite number", "write an .* or write null"),
     # the other types
@@ -89,7 +85,6 @@ MISTAKES = [
     ({"model__arch": "[base]"}, "model.arch", r"\['base'\]", "not one of the choices", r"choose base \| optimized"),
     ({"train__threads": "all"}, "train.threads", "'all'", ".*not a number", "write it without .* or choose auto"),
     ({"train__threads": "0"}, "train.threads", "0", "not between 1 and 4096", "choose auto or .*"),
-    ({"sample__top_k": '"5"'}, "sample.top_k", "'5'", "this is text, not a number", "write it .* or write null"),
     ({"sample__prompts": "hello"}, "sample.prompts", "'hello'", "not a list", r"write it as \[one, another\]"),
     ({"sample__prompts": "[one, 2]"}, r"sample.prompts\[1\]", "2", "not text", "put it in quotes"),
     ({"lora__target_modules": "x"}, "lora.target_modules", "'x'", ".*choices", r"choose all-linear \| all or .*"),
@@ -109,7 +104,6 @@ MISTAKES = [
     ({"lora__r": "0"}, "lora.r", "0", "must be at least 1", "choose 4 to 64"),
     ({"lora__alpha": "0"}, "lora.alpha", "0.0", "must be above 0", ".*"),
     ({"lora__lr": "0.001", "lora__min_lr": "0.01"}, "lora.min_lr", "0.01", "not .* lr = 0.001", "a tenth .*"),
-    ({"lora__max_steps": "5", "lora__warmup_steps": "9"}, "lora.warmup_steps", "9", "not .* max_steps = 5", "a .*"),
     ({"sample__temperature": "-1"}, "sample.temperature", "-1.0", "negative or not finite", "choose .*"),
     ({"sample__top_k": "0"}, "sample.top_k", "0", "must be at least 1", "choose .*"),
     ({"sample__top_p": "1.5"}, "sample.top_p", "1.5", "not between 0 and 1", "choose .*"),
