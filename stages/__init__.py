@@ -1,1 +1,1 @@
-"""The pipeline's entry points: each reads its params, calls the package, writes its outs."""
+"""Command lines of the pipeline: each reads its flags and settings and calls one function of the package."""

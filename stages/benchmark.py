@@ -1,18 +1,16 @@
-"""Time training on this machine (metrics/benchmark.json), its parts, how its cost grows, or text to tokens."""
-
-from dataclasses import replace
+"""Time training on this machine (metrics/benchmark.json), its parts, or how its cost grows."""
 
 from nanogpt.runtime import process
 from nanogpt.runtime.cli import Flags, override
 
-WHAT = ("training", "variants", "parts", "improvements", "ablation", "growth", "prepare", "all")
+WHAT = ("training", "variants", "parts", "improvements", "ablation", "growth", "all")
 
 
 def main() -> None:
     """Measure, print the table, write the figures."""
     flags = Flags(__doc__)
     flags.add_argument(
-        "--what", choices=WHAT, default="training", help="default: %(default)s; all: every one but growth and prepare"
+        "--what", choices=WHAT, default="training", help="default: %(default)s; all: every one but growth"
     )
     flags.add_argument(
         "--dtype", choices=["auto", "float32", "bfloat16"], help="bfloat16 adds its variants, float32 not"
@@ -20,20 +18,14 @@ def main() -> None:
     flags.add_argument("--compile", choices=["auto", "off"], help="off leaves compiled variants out")
     flags.add_argument("--batch-size", type=int, metavar="N", help="sequences a step")
     flags.add_argument("--block-size", type=int, metavar="N", help="tokens a sequence")
-    flags.add_argument("--num-iters", type=int, metavar="N", help="timed steps of each variant; turns of prepare")
-    flags.add_argument("--path", help="prepare: file or folder of text to repeat to size (default: data.pretrain)")
-    flags.add_argument(
-        "--megabytes", type=int, metavar="N", default=100, help="prepare: how much (default: %(default)s)"
-    )
-    flags.add_argument("--kind", choices=["gpt2", "bpe", "byte"], help="prepare: in place of tokenizer.kind")
-    flags.add_argument("--vocab-size", type=int, metavar="N", help="prepare: in place of tokenizer.vocab_size")
+    flags.add_argument("--num-iters", type=int, metavar="N", help="timed steps of each variant")
     flags.add_argument("--out", help="file to write (default: metrics/benchmark.json for training, none for others)")
     args = flags.parse_args()
     from nanogpt.hardware.cores import describe_processor
     from nanogpt.runtime.metrics_file import write_metrics
 
     print(describe_processor(), flush=True)
-    figures = prepare(args) if args.what == "prepare" else training_speed(args)
+    figures = training_speed(args)
     if out := args.out or (args.what == "training" and "metrics/benchmark.json"):
         write_metrics(out, figures)
 
@@ -62,22 +54,6 @@ def training_speed(args) -> dict:
     if args.what == "training" and not args.out:
         training_speed.save_charts(figures["training"], "metrics")
     return figures if args.what == "all" else figures[args.what]
-
-
-def prepare(args) -> dict:
-    """Text to bins."""
-    from nanogpt.benchmark import prepare_speed
-    from nanogpt.data.sources.load import Data, load_corpus
-    from nanogpt.data.tokens.settings import TokenizerSettings
-    from nanogpt.runtime import params
-
-    given = params.load(data=Data, tokenizer=TokenizerSettings)
-    args.source = "files" if args.path else None
-    settings = override(given.data.pretrain, args)
-    source = load_corpus(replace(settings, num_samples=None) if args.path else settings, given.data)
-    figures = prepare_speed.benchmark(source, override(given.tokenizer, args), args.megabytes, args.num_iters or 3)
-    print(prepare_speed.table(figures))
-    return figures
 
 
 if __name__ == "__main__":

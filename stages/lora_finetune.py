@@ -12,8 +12,9 @@ def main() -> None:
     flags.add_argument("--r", type=int, help="rank, in place of lora.r")
     flags.add_argument("--kind", choices=["lora", "rslora", "dora"], help="in place of lora.kind")
     flags.add_argument("--max-steps", type=int, metavar="N", help="in place of lora.max_steps")
-    flags.add_argument("--out", help="adapter folder to write, metrics inside it (default: models/lora and metrics/)")
+    flags.add_output("--out", help="adapter folder to write, metrics inside it (default: models/lora and metrics/)")
     args = flags.parse_args()
+    flags.require_output(args)
     from nanogpt.lora.finetune import finetune
     from nanogpt.lora.settings import LoraSettings
     from nanogpt.runtime import params
@@ -22,7 +23,8 @@ def main() -> None:
 
     given = params.load(seed=Seed, train=TrainSettings, lora=LoraSettings)
     settings = override(given.lora, args)
-    places = {"base": args.base_checkpoint, "first_domain": None} if args.base_checkpoint else {}
+    places = {"overwrite": args.overwrite or not args.out}
+    places |= {"base": args.base_checkpoint, "first_domain": None} if args.base_checkpoint else {}
     places |= {"out": args.out, "metrics_folder": args.out} if args.out else {}
     finetune(given.seed, settings, settings.training(given.train), data=args.data, **places)
 

@@ -14,8 +14,9 @@ def main() -> None:
     flags.add_argument(
         "--data", default="data/pretrain", help="folder of bins and their tokenizer (default: %(default)s)"
     )
-    flags.add_argument("--out", help="model folder to write, metrics inside it (default: models/pretrain and metrics/)")
+    flags.add_output("--out", help="model folder to write, metrics inside it (default: models/pretrain and metrics/)")
     args = flags.parse_args()
+    flags.require_output(args)
     from nanogpt.checkpoint.settings import CheckpointSettings
     from nanogpt.model.config import ModelSettings
     from nanogpt.runtime import params
@@ -25,7 +26,8 @@ def main() -> None:
 
     given = params.load(seed=Seed, model=ModelSettings, train=TrainSettings, checkpoint=CheckpointSettings)
     seed = given.seed if args.seed is None else args.seed
-    places = {"out": args.out, "metrics_folder": args.out.removesuffix(".pt")} if args.out else {}
+    places = {"overwrite": args.overwrite or not args.out}
+    places |= {"out": args.out, "metrics_folder": args.out.removesuffix(".pt")} if args.out else {}
     pretrain(seed, override(given.model, args), override(given.train, args), given.checkpoint, args.data, **places)
 
 

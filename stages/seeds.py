@@ -7,7 +7,7 @@ from nanogpt.runtime.cli import Flags, override
 
 
 def main() -> None:
-    """Train what is not trained yet, print the table; --out writes it too. Interrupted, it goes on where it was."""
+    """Train what is not trained yet and print the table. A run after an interruption continues the series."""
     flags = Flags(__doc__)
     flags.add_argument("--seeds", type=int, default=5, metavar="N", help="how many, from 1 on (default: %(default)s)")
     flags.add_argument(
@@ -16,7 +16,7 @@ def main() -> None:
     flags.add_argument(
         "--data", default="data/pretrain", help="folder of bins and their tokenizer (default: %(default)s)"
     )
-    flags.add_argument("--out", metavar="PATH.md", help="write the table here too, and its figures to PATH.json")
+    flags.add_output("--out", metavar="PATH.md", help="write the table here too, and its figures to PATH.json")
     args = flags.parse_args()
     if args.seeds < 2:
         flags.error(f"--seeds {args.seeds}: an interval needs at least 2")
@@ -25,8 +25,11 @@ def main() -> None:
     from nanogpt.evaluation.seeds import compare_seeds
     from nanogpt.runtime import atomic, params
     from nanogpt.runtime.metrics_file import write_metrics
+    from nanogpt.runtime.outputs import check_outputs
     from nanogpt.training.settings import TrainSettings
 
+    if args.out:
+        check_outputs({args.out: None, Path(args.out).with_suffix(".json"): None}, overwrite=args.overwrite)
     max_steps = override(params.load(train=TrainSettings).train, args).max_steps
     page, figures = compare_seeds(args.data, range(1, args.seeds + 1), max_steps)
     print(page)

@@ -39,7 +39,6 @@ def save_checkpoint(
     weights on disk. card: the folder's README.md, kept in a .pt file too. Equal arguments give equal bytes.
     """
     path = Path(path)
-    check_output(path)
     config, state = hf_config(model.config, tok.eot, dtype), weights.stored_tensors(model, dtype)
     if path.suffix == ".pt":
         with tempfile.TemporaryDirectory() as folder:
@@ -68,14 +67,9 @@ def config_and_tokenizer(model: nn.Module, tok: Tokenizer) -> dict:
         return {"config": hf_config(model.config, tok.eot, "float32"), "tokenizer": _tokenizer_files(Path(folder))}
 
 
-def check_output(path: Path | str) -> None:
-    """Raise UserError where `save` would erase anything but an older model."""
-    if Path(path).suffix != ".pt":
-        atomic.check_replaceable(path, "config.json")
-        return
-    atomic.check_writable(path)
-    if Path(path).is_dir():
-        raise UserError(f"{path} is a folder, and a file is to be written; choose another name")
+def output_marker(path: Path | str) -> str | None:
+    """What `check_outputs` asks of a checkpoint's path: config.json for a model folder, None for a .pt file."""
+    return None if Path(path).suffix == ".pt" else "config.json"
 
 
 def load_checkpoint(path: Path | str, tokens: Path | str | None = None) -> tuple[nn.Module, Tokenizer]:

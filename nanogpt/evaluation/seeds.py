@@ -123,7 +123,7 @@ def _train_run(run: str, flags: dict[str, object]) -> None:
     print(run, file=sys.stderr, flush=True)
     words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
     try:
-        status = launch_stage([sys.executable, "-m", STAGE, *words])
+        status = launch_stage([sys.executable, "-m", STAGE, *words, "--overwrite"])
     except KeyboardInterrupt:
         raise KeyboardInterrupt(KEPT) from None
     if status:

@@ -9,11 +9,10 @@ from torch import nn
 from nanogpt.checkpoint.folder import load_checkpoint
 from nanogpt.data.tokens.bins import Bin
 from nanogpt.data.tokens.tokenizer import Tokenizer
-from nanogpt.hardware.device import Dtype
 from nanogpt.inference.completions import complete
 from nanogpt.inference.settings import SampleSettings
 from nanogpt.lora.adapter import open_adapted
-from nanogpt.model.score import Score, figures, scores
+from nanogpt.model.score import Score, score_domains, score_figures
 from nanogpt.runtime.errors import UserError
 
 PRETRAINED = "pretrained"  # the column that the others are measured against
@@ -26,7 +25,6 @@ def compare_models(
     merged: Path | str | None,
     settings: SampleSettings,
     seed: int,
-    dtype: Dtype,
     also: Sequence[str] = (),
     strict: bool = True,
 ) -> tuple[str, dict]:
@@ -49,9 +47,9 @@ def compare_models(
         for prompt in settings.prompts:
             with _note_left_out(left_out, name, name not in also):
                 samples[prompt][name] = complete(model, tok, prompt, settings, seed)
-        results[name] = scores(model, domains, tok.byte_lengths(), dtype)
+        results[name] = score_domains(model, domains, tok.byte_lengths(), "float32")
     return markdown_page(results, samples, titles, left_out), {
-        name: figures(by_domain, None if name == PRETRAINED else results[PRETRAINED])
+        name: score_figures(by_domain, None if name == PRETRAINED else results[PRETRAINED])
         for name, by_domain in results.items()
     }
 

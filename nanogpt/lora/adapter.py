@@ -51,11 +51,6 @@ def save_adapter(
         _write_json(target / BASE, {"model_type": model_type, "sha256": sha256 or model_identity(base)})
 
 
-def check_output(folder: Path | str) -> None:
-    """Raise UserError where `save` would erase anything but an older adapter."""
-    atomic.check_replaceable(folder, CONFIG)
-
-
 def open_adapted(folder: Path | str, base: Path | str | None = None) -> tuple["PeftModel", Tokenizer]:
     """The model that an adapter was trained on with the adapter on it, and the tokenizer.
 
@@ -141,11 +136,11 @@ def _tensor_shapes(model: nn.Module, found: Adapter) -> dict[str, tuple[int, ...
     if r > model.config.n_embd:
         raise UserError(f"the adapter's rank of {r} is above the model's width of {model.config.n_embd}")
     for target in found.targets:  # a name, or the end of a path, as in PEFT
-        names = [name for name in modules if f".{display_name}".endswith(f".{target}")]
+        names = [name for name in modules if f".{name}".endswith(f".{target}")]
         if not names:
             raise UserError(f"this model has no module {target!r}")
         for name in names:
-            prefix, (rows, columns) = f"base_model.model.{display_name}.lora_", modules[name].weight.shape
+            prefix, (rows, columns) = f"base_model.model.{name}.lora_", modules[name].weight.shape
             if isinstance(modules[name], nn.Embedding):  # (V, C)
                 shapes |= {f"{prefix}embedding_A": (r, rows), f"{prefix}embedding_B": (columns, r)}
             else:  # (out, in)

@@ -9,11 +9,13 @@ from nanogpt.checkpoint.identity import model_identity
 from nanogpt.checkpoint.model_card import adapter_card
 from nanogpt.data.tokens.batches import Windows
 from nanogpt.data.tokens.bins import Bin
-from nanogpt.lora.adapter import check_output, display_name, save_adapter
+from nanogpt.lora.adapter import display_name, save_adapter
+from nanogpt.lora.adapter_file import CONFIG
 from nanogpt.lora.attach import attach_adapter
 from nanogpt.lora.settings import LoraSettings
 from nanogpt.model.score import score_domains, score_figures
 from nanogpt.runtime.metrics_file import write_metrics
+from nanogpt.runtime.outputs import check_outputs, training_files
 from nanogpt.training.loop import resolve_run, train
 from nanogpt.training.resume import resumable_run
 from nanogpt.training.settings import TrainSettings
@@ -28,16 +30,18 @@ def finetune(
     first_domain: Path | str | None = "data/pretrain",
     out: Path | str = "models/lora",
     metrics_folder: Path | str = "metrics",
+    overwrite: bool = True,
 ) -> dict:
     """Score `base`, train an adapter for it, score again, write the adapter to `out`; returns the metrics.
 
     `data` and `first_domain` are folders of bins in the base's tokens: the text to adapt to, and the one that the base
     was trained on, to measure what is forgotten (None leaves that out). `training` has lora's own figures already, see
     `LoraSettings.training`. Curves and metrics go to `metrics_folder`. An interrupted call is resumed by the next one
-    with equal arguments. Raises UserError as `train` does.
+    with equal arguments. Raises UserError as `train` does, and where an output may not be written (`check_outputs`).
     """
     started = time.monotonic()
-    check_output(out)
+    inputs = [base, data, *([] if first_domain is None else [first_domain])]
+    check_outputs({out: CONFIG} | training_files(metrics_folder, "lora-finetune"), inputs, overwrite)
     net, tok = load_checkpoint(base)
     sha256 = model_identity(base)  # of what was loaded, not of what may lie there after training
     domains = {"finetune": Bin.open(data, "val", tok)}

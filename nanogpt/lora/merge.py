@@ -2,15 +2,23 @@
 
 import copy
 import dataclasses
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from nanogpt.checkpoint.folder import output_marker, read_card, save_checkpoint
+from nanogpt.checkpoint.model_card import merged_card
+from nanogpt.checkpoint.settings import CheckpointSettings
 from nanogpt.data.tokens.batches import Windows
 from nanogpt.data.tokens.bins import Bin
+from nanogpt.lora.adapter import display_name, find_base, open_adapted
 from nanogpt.runtime.errors import UserError
+from nanogpt.runtime.metrics_file import write_metrics
+from nanogpt.runtime.outputs import check_outputs
+from nanogpt.runtime.workdir import remove_committed_runs
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -22,6 +30,33 @@ WINDOWS = 16  # of the validation text, always the same ones
 # nats that the loss may move: fp32 moves it by about 1e-7; bf16 keeps 8 bits of a weight, so that each moves by up
 # to 2^-8 of its size, which in trained models moved the loss by 0.0014 at most (0.02 is 2% of perplexity)
 BOUNDS = {"float32": 1e-3, "bfloat16": 0.02}
+
+
+def merge_folder(
+    settings: CheckpointSettings,
+    adapter: Path | str = "models/lora",
+    base: Path | str | None = None,
+    data: Path | str = "data/finetune",
+    out: Path | str = "models/merged",
+    metrics_file: Path | str = "metrics/merge.json",
+    overwrite: bool = True,
+) -> dict[str, float]:
+    """Merge an adapter folder into its base and save the result as a model folder, or a .pt file.
+
+    `base` is the model folder that the adapter was trained on, or None for the one that the adapter names; `data` is
+    the folder of bins that the models are compared on, whose differences are returned (see `merge_adapter`). Raises
+    UserError where an input does not fit or an output may not be written (see `check_outputs`).
+    """
+    remove_committed_runs()
+    base = base or find_base(adapter)
+    check_outputs({out: output_marker(out), metrics_file: None}, [base, adapter, data], overwrite)
+    adapted, tok = open_adapted(adapter, base)
+    merged, figures = merge_adapter(adapted, Bin.open(data, "val", tok), settings.dtype)
+    parts = {display_name(part): read_card(part) for part in (base, adapter)}
+    card = merged_card(merged.config.arch, parts, settings.format)
+    save_checkpoint(out, merged, tok, format=settings.format, dtype=settings.dtype, card=card)
+    write_metrics(metrics_file, figures)
+    return figures
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from nanogpt.runtime.checksums import write_checksums
-from nanogpt.runtime.errors import UserError
+from nanogpt.runtime.outputs import check_folder_kind
 
 
 @contextlib.contextmanager
@@ -47,38 +47,14 @@ def write_text(path: os.PathLike | str, text: str) -> None:
     write_bytes(path, text.encode())
 
 
-def check_writable(path: os.PathLike | str) -> None:
-    """Raise UserError where nothing can be written at `path`, for its folder is a file, or not ours to write in."""
-    path = Path(path).resolve()
-    above = next((folder for folder in path.parents if folder.exists()), path)
-    if not above.is_dir():
-        raise UserError(f"{path}: {above} is a file and no folder; choose another name")
-    if not os.access(above, os.W_OK | os.X_OK):
-        raise UserError(f"{path}: {above} cannot be written to; choose another place")
-
-
-def check_replaceable(path: os.PathLike | str, marker: str) -> None:
-    """Raise UserError where the folder `path` cannot be, or would erase anything but an older folder of its kind.
-
-    One of its kind has a file called `marker`.
-    """
-    check_writable(path)
-    path = Path(path).resolve()
-    if path.exists() and not path.is_dir():
-        raise UserError(f"{path} is a file, and a folder is to be written; choose another name")
-    holds = path.is_dir() and any(path.iterdir())
-    if (holds and not (path / marker).is_file()) or Path.cwd().is_relative_to(path):
-        raise UserError(f"{path} holds other things (no {marker}), and would be replaced whole; choose another name")
-
-
 @contextlib.contextmanager
 def replace_folder(path: os.PathLike | str, marker: str) -> Iterator[Path]:
     """Yield an empty folder beside `path` that takes the place of `path` when the block succeeds.
 
-    An older folder at `path` is replaced whole if it has a file `marker` (see `check_replaceable`); it stays if the
+    An older folder at `path` is replaced whole if it has a file `marker` (see `check_folder_kind`); it stays if the
     block raises. Creates missing parents, and SHA256SUMS of what the block wrote.
     """
-    check_replaceable(path, marker)
+    check_folder_kind(path, marker)
     path = Path(path).resolve()  # a link stays, and the block may change the working folder
     path.parent.mkdir(parents=True, exist_ok=True)
     old = path.with_name(f".{path.name}.replaced")

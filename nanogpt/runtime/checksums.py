@@ -22,17 +22,22 @@ def write_checksums(folder: Path) -> None:
     (folder / NAME).write_text("".join(lines), encoding="utf-8", newline="\n")
 
 
+def read_checksums(folder: Path) -> dict[str, str]:
+    """The hex digests in a folder's SHA256SUMS by file name, empty where it cannot be read."""
+    try:
+        lines = (folder / NAME).read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return {}
+    return {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+
+
 def verify_checksums(folder: Path | str, names: Iterable[str]) -> None:
     """Raise UserError if a file of `names` differs from its checksum in SHA256SUMS.
 
     Folders without SHA256SUMS, which come from elsewhere, and files that it does not list pass.
     """
     folder = Path(folder)
-    try:
-        lines = (folder / NAME).read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return
-    sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    sums = read_checksums(folder)
     for name in names:
         if name in sums and not ((folder / name).is_file() and sha256(folder / name) == sums[name]):
             raise UserError(

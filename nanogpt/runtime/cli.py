@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import os
 import sys
 from pathlib import Path
 from typing import NoReturn
@@ -16,6 +17,30 @@ class Flags(argparse.ArgumentParser):
     def __init__(self, description: str):
         prog = f"python -m stages.{Path(sys.argv[0]).stem}"
         super().__init__(prog=prog, description=description, allow_abbrev=False)
+        self.output = ""
+
+    def add_output(self, flag: str, **options) -> None:
+        """Add the flag that names what is written, and --overwrite."""
+        self.output = self.add_argument(flag, **options).dest
+        self.add_argument("--overwrite", action="store_true", help=f"replace what an earlier run wrote to {flag}")
+
+    def changes(self, args: argparse.Namespace) -> list[str]:
+        """The flags that were given and that change what is made: all but the output, --overwrite and --role."""
+        neutral = (self.output, "overwrite", "role")
+        given = (name for name, value in vars(args).items() if name not in neutral and value != self.get_default(name))
+        return [f"--{name.replace('_', '-')}" for name in given]
+
+    def require_output(self, args: argparse.Namespace) -> None:
+        """End with status 1 where flags change what is made and it would replace what params.yaml makes.
+
+        DVC may: a stage of dvc.yaml with such flags writes its own outs.
+        """
+        output = f"--{self.output.replace('_', '-')}"
+        if vars(args)[self.output] is None and "DVC_STAGE" not in os.environ:
+            if args.overwrite:
+                self.error(f"--overwrite is for {output}, which is missing")
+            if changes := self.changes(args):
+                self.error(f"{changes[0]} changes what is made: name where to write it with {output}, like out/NAME")
 
     def parse_args(self, args: list[str] | None = None, namespace: argparse.Namespace | None = None):
         """As argparse does, after turning `--num_samples` into `--num-samples`."""

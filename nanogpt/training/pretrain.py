@@ -4,7 +4,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from nanogpt.checkpoint.folder import check_output, config_and_tokenizer, save_checkpoint
+from nanogpt.checkpoint.folder import config_and_tokenizer, output_marker, save_checkpoint
 from nanogpt.checkpoint.model_card import pretrained_card
 from nanogpt.checkpoint.settings import CheckpointSettings
 from nanogpt.data.tokens.batches import Windows
@@ -12,8 +12,8 @@ from nanogpt.data.tokens.bins import Bin
 from nanogpt.data.tokens.tokenizer import load_tokenizer
 from nanogpt.model.config import ModelSettings
 from nanogpt.model.score import score_bin
-from nanogpt.runtime import atomic
 from nanogpt.runtime.metrics_file import write_metrics
+from nanogpt.runtime.outputs import check_outputs, training_files
 from nanogpt.training.init_from import describe_origin, initial_model
 from nanogpt.training.loop import train
 from nanogpt.training.resume import resumable_run
@@ -28,18 +28,18 @@ def pretrain(
     data: Path | str = "data/pretrain",
     out: Path | str = "models/pretrain",
     metrics_folder: Path | str = "metrics",
+    overwrite: bool = True,
 ) -> dict:
     """Train, score every validation document, write the model to `out` and curves and metrics to `metrics_folder`.
 
     `data` is a folder of bins with their tokenizer. Returns the metrics (see `RunRecord.metrics`). An interrupted call
     is resumed by the next one with equal arguments. Raises UserError as `train` does, and before training where an
-    input is missing or damaged or an output cannot be written.
+    input is missing or damaged or an output may not be written (see `check_outputs`).
     """
     started = time.monotonic()
     tok = load_tokenizer(Path(data, "tokenizer"))
-    check_output(out)
-    metrics_file = Path(metrics_folder, "pretrain.json")
-    atomic.check_writable(metrics_file)
+    outputs = {out: output_marker(out)} | training_files(metrics_folder, "pretrain")
+    check_outputs(outputs, [data, training.init_from], overwrite)
     net = initial_model(model, training.init_from, tok, seed)
     origin = describe_origin(training.init_from)
     train_data, val_data = (Bin.open(data, split, tok) for split in ("train", "val"))
@@ -55,5 +55,5 @@ def pretrain(
         save_checkpoint(out, net, tok, **asdict(checkpoint), card=card)
         record.save(metrics_folder, "pretrain")
         metrics = record.metrics(score, val_data, started)
-        write_metrics(metrics_file, metrics)
+        write_metrics(Path(metrics_folder, "pretrain.json"), metrics)
     return metrics
