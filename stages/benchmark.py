@@ -19,11 +19,14 @@ def main() -> None:
     flags.add_argument("--batch-size", type=int, metavar="N", help="sequences a step")
     flags.add_argument("--block-size", type=int, metavar="N", help="tokens a sequence")
     flags.add_argument("--num-iters", type=int, metavar="N", help="timed steps of each variant")
-    flags.add_argument("--out", help="file to write (default: metrics/benchmark.json for training, none for others)")
+    flags.add_output("--out", help="file to write (default: metrics/benchmark.json for training, none for others)")
     args = flags.parse_args()
     from nanogpt.hardware.cores import describe_processor
     from nanogpt.runtime.metrics_file import write_metrics
+    from nanogpt.runtime.outputs import check_outputs
 
+    if args.out:
+        check_outputs({args.out: None}, overwrite=args.overwrite)
     print(describe_processor(), flush=True)
     figures = training_speed(args)
     if out := args.out or (args.what == "training" and "metrics/benchmark.json"):

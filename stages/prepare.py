@@ -41,7 +41,8 @@ def main() -> None:
         of_files = (args.source or settings.source) == "files"
         if unused := [name for name in OF_FILES if vars(args)[name] is not None and not of_files]:
             flags.error(f"--{unused[0]} is for the source files, not for {args.source or settings.source}")
-        settings = override(replace(settings, num_samples=None) if whole else settings, args)
+        settings = override(settings, args)
+        settings = replace(settings, num_samples=None) if whole else settings
         out = args.out or f"data/{role}"
         tokenizer = args.tokenizer or ("data/pretrain/tokenizer" if role == "finetune" and not args.out else None)
         inputs = [path for path in (tokenizer, of_files and settings.path) if path]
