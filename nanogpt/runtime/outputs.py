@@ -1,6 +1,7 @@
 """Checks where a command may write: over what this project wrote there before, and never over its own input."""
 
 import contextlib
+import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -19,13 +20,13 @@ def check_outputs(
     and a folder that holds its marker and, besides the other outputs and README.md, exactly what its SHA256SUMS says.
     An output that is one of `inputs` or contains one never passes, links resolved.
     """
-    files = {Path(path).resolve() for path, marker in outputs.items() if marker is None}
+    files = {Path(os.path.realpath(path)) for path, marker in outputs.items() if marker is None}
     for path, marker in outputs.items():
         with _explain_os_error(path):
             place = Path(path).resolve()
             for source in inputs:
                 if Path(source).resolve().is_relative_to(place):
-                    raise UserError(f"{path} is, or contains, {source}, which this command reads; choose another name")
+                    raise UserError(f"{path} holds {source}, which this command reads; choose another name")
             if marker:
                 check_folder_kind(path, marker)
                 if place.is_dir() and (stray := _find_stray_file(place, files)):
@@ -45,13 +46,14 @@ def check_writable(path: Path | str) -> None:
     """Raise UserError where nothing can be created at `path`, tried with a temporary folder beside it."""
     with _explain_os_error(path):
         place = Path(path).resolve()
-        name = place.name
-        while not place.parent.exists():
-            place, name = place.parent, place.parent.name
-        if not place.parent.is_dir():
-            raise UserError(f"{path}: {place.parent} is a file, not a folder; choose another name")
-        place.exists()  # raises OSError for a name that is too long
-        with tempfile.TemporaryDirectory(prefix=f".{name[:100]}.", suffix=".tmp", dir=place.parent):
+        folder, names = place.parent, [place.name]
+        while not folder.exists():
+            folder, names = folder.parent, [*names, folder.name]
+        if not folder.is_dir():
+            raise UserError(f"{path}: {folder} is a file, not a folder; choose another name")
+        for name in names:
+            (folder / name).exists()  # raises OSError where it is too long
+        with tempfile.TemporaryDirectory(prefix=".output.", suffix=".tmp", dir=folder):
             pass
 
 
@@ -96,5 +98,6 @@ def _find_stray_file(folder: Path, known: set[Path]) -> str | None:
 def _explain_os_error(path: Path | str) -> Iterator[None]:
     try:
         yield
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror}; choose another place") from None
+    except (OSError, RuntimeError) as error:  # RuntimeError: a link that leads to itself
+        reason = getattr(error, "strerror", error)
+        raise UserError(f"{path} cannot be written: {reason}; choose another place") from None

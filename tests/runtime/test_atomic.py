@@ -102,46 +102,12 @@ def test_a_kill_between_the_renames_loses_nothing(tmp_path, renames):
     assert os.listdir(tmp_path) == ["out"]
 
 
-def test_what_is_of_another_kind_is_not_replaced(tmp_path, monkeypatch):
+def test_what_is_of_another_kind_is_not_replaced(tmp_path):
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "text.txt").write_text("my text")
-    (tmp_path / "book.txt").write_text("my book")
-    (tmp_path / "work").mkdir()
-    (tmp_path / "work" / MARKER).touch()
-    (tmp_path / "work" / "inside").mkdir()
-    monkeypatch.chdir(tmp_path / "work" / "inside")
-    for path, reason in [("own", "holds other things"), ("book.txt", "is a file"), ("work", "would be replaced whole")]:
-        with pytest.raises(UserError, match=reason), atomic.replace_folder(tmp_path / path, MARKER):
-            raise AssertionError("the block must not run")
-    assert sorted(os.listdir(tmp_path)) == ["book.txt", "own", "work"]
-    (tmp_path / "empty").mkdir()
-    with atomic.replace_folder(tmp_path / "empty", MARKER) as new:
-        (new / MARKER).touch()
-    assert (tmp_path / "empty" / MARKER).exists()
-
-
-@pytest.mark.parametrize("path", ["book.txt/new", "book.txt/new/deeper"])
-def test_a_place_that_cannot_be_is_refused_before_the_block(tmp_path, path):
-    (tmp_path / "book.txt").write_text("my book")
-    with (
-        pytest.raises(UserError, match=r"book\.txt is a file and no folder"),
-        atomic.replace_folder(tmp_path / path, MARKER),
-    ):
+    with pytest.raises(UserError, match="holds other things"), atomic.replace_folder(tmp_path / "own", MARKER):
         raise AssertionError("the block must not run")
-    atomic.check_writable(tmp_path / "new/deeper")
-
-
-def test_a_place_of_somebody_elses_is_refused():
-    """Root may write anywhere, so where these tests are root's, a process of nobody's asks."""
-    pid = os.fork()
-    if not pid:
-        try:
-            os.getuid() or os.setuid(65534)
-            atomic.check_writable("/usr/new")
-        except UserError as error:
-            os._exit(0 if "/usr cannot be written to; choose another place" in str(error) else 2)
-        os._exit(1)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert os.listdir(tmp_path / "own") == ["text.txt"]
 
 
 def test_what_safetensors_says_of_the_disk_is_the_systems_error(tmp_path):
