@@ -63,9 +63,12 @@ def _load(path: Path) -> dict:
 
 
 def _yaml() -> YAML:
-    """A reader and writer that keeps comments, quotes and long lines, and reads 1e-05 as a number as params does."""
+    """A reader and writer that keeps comments, quotes, long lines and null, and reads 1e-05 as a number."""
     yaml = YAML(typ="rt", pure=True)
     yaml.width, yaml.preserve_quotes = 4096, True
+    yaml.representer.add_representer(
+        type(None), lambda self, _: self.represent_scalar("tag:yaml.org,2002:null", "null")
+    )
     return yaml
 
 

@@ -1,0 +1,110 @@
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from clone import SMALL, Clone
+from imports import ROOT
+from ruamel.yaml import YAML
+
+from nanogpt.pipeline.recipe import apply_recipe, list_recipes
+from nanogpt.pipeline.sections import SECTIONS
+from nanogpt.runtime import params
+from nanogpt.runtime.errors import UserError
+
+RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("*"))
+OTHER = {"seed", "benchmark", "checkpoint"}  # sections that recipes leave alone
+MACHINE = {"dtype", "compile", "threads", "device", "checkpoint_every", "init_from"}  # settings of train, the same
+
+
+def flat(value: dict, prefix: str = "") -> dict:
+    found = {}
+    for key, item in value.items():
+        found |= flat(item, f"{prefix}{key}.") if isinstance(item, dict) else {prefix + key: item}
+    return found
+
+
+def read(path: Path | str) -> dict:
+    return flat(YAML(typ="safe", pure=True).load(Path(path)))
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_sets_everything_that_a_recipe_may_set(project, name):
+    """So what a recipe gives does not depend on those before it."""
+    before, recipe = read("params.yaml"), read(f"recipes/{name}.yaml")
+    data = {"data.pretrain", "data.finetune"}
+    expected = {
+        key for key in before
+        if key.split(".")[0] not in OTHER and (not key.startswith("data.") or key.rpartition(".")[0] in data)
+    } - {f"train.{key}" for key in MACHINE}  # fmt: skip
+    assert recipe.keys() == expected
+    changes = apply_recipe(name)
+    after = read("params.yaml")
+    assert after == before | recipe
+    assert len(changes) == sum(before[key] != after[key] for key in before)
+    params.load_all(**SECTIONS)
+    assert apply_recipe(name) == []
+
+
+def test_comments_and_other_lines_stay(project):
+    before = Path("params.yaml").read_text().splitlines()
+    changes = apply_recipe("papers-base")
+    assert "train.max_steps: 2000 -> 160000" in changes
+    after = Path("params.yaml").read_text().splitlines()
+    assert [line.partition("#")[2] for line in after] == [line.partition("#")[2] for line in before]
+    assert sum(old != new for old, new in zip(before, after, strict=True)) == len(changes)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("n_layer:", "n_layers:", r"recipes/x\.yaml: model\.n_layers is not a key of params\.yaml"),
+        ("model:", "mode:", r"recipes/x\.yaml: mode\.arch is not a key of params\.yaml"),
+        ("dropout: 0.0", "dropout: 2.0", r"recipes/x\.yaml in params\.yaml: model\.dropout = 2\.0: .*nothing was"),
+        ("n_embd: 320", "n_embd: [", r"recipes/x\.yaml cannot be read"),
+    ],
+)
+def test_a_wrong_recipe_changes_nothing(project, old, new, message):
+    before = Path("params.yaml").read_text()
+    text = Path("recipes/papers-base.yaml").read_text()
+    assert old in text
+    Path("recipes/x.yaml").write_text(text.replace(old, new, 1))
+    with pytest.raises(UserError, match=message) as caught:
+        apply_recipe("x")
+    assert "\n" not in str(caught.value) and Path("params.yaml").read_text() == before
+
+
+def test_a_name_that_is_no_recipe(project):
+    for name in ("nothing", "../params", "x/y"):
+        with pytest.raises(UserError, match="choose one of papers-base, papers-optimized"):
+            apply_recipe(name)
+    assert list(list_recipes()) == [name.removesuffix(".yaml") for name in RECIPES]
+
+
+@pytest.mark.slow
+def test_a_setting_of_ones_own_wins(tmp_path):
+    clone = Clone(tmp_path)
+    recipe = clone.folder / "recipes" / "papers-base.yaml"
+    document = YAML().load(recipe)  # the recipe at the small sizes of the clone, so that it runs in seconds
+    for section, key in ((s, k) for s in ("model", "train", "lora", "tokenizer", "sample") for k in document[s]):
+        if f"{section}.{key}" in SMALL:
+            document[section][key] = SMALL[f"{section}.{key}"]
+    document["train"]["max_steps"] = 3
+    document["tokenizer"]["kind"] = "bpe"
+    document["data"]["pretrain"] |= {"source": "stories", "num_samples": 200, "val_fraction": 0.05}
+    document["data"]["finetune"] |= {"source": "stories", "num_samples": 150, "val_fraction": 0.05}
+    YAML().dump(document, recipe)
+    clone.run(sys.executable, "-m", "stages.recipe", "papers-base")
+    clone.commit("recipe")
+    clone.dvc("exp", "run", "-S", "train.max_steps=2", "pretrain")
+    found = read(clone.folder / "params.yaml")
+    assert (found["train.max_steps"], found["model.n_embd"]) == (2, SMALL["model.n_embd"])
+    assert len((clone.folder / "metrics" / "pretrain-train.csv").read_text().splitlines()) == 1 + 2
