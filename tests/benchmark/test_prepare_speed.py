@@ -44,7 +44,7 @@ def test_rates_and_their_ratio(tmp_path):
 @pytest.mark.slow
 def test_from_the_command_line(tmp_path):
     (tmp_path / "own.txt").write_text("\n\n".join(TEXTS * 50), "utf-8")
-    command = [sys.executable, "-m", "stages.benchmark", "--what", "prepare", "--path", str(tmp_path / "own.txt")]
+    command = [sys.executable, "-m", "stages.prepare_speed", "--path", str(tmp_path / "own.txt")]
     command += ["--megabytes", "1", "--kind", "byte", "--num-iters", "1"]
     done = subprocess.run(
         command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False

@@ -83,22 +83,23 @@ MODEL, NEW = ("models/pretrain/*",), "--out models/new"
 READ_FILE = ("sample --checkpoint {}", f"convert --checkpoint {{}} {NEW}", f"pretrain --init-from {{}} {NEW}")
 READ_MODEL = ("lora_finetune", "merge", "sample", *(command.format("models/pretrain") for command in READ_FILE))
 ADAPTER = ("models/lora/*",)
-READ_ADAPTER = ("merge", "merge --base-checkpoint models/pretrain", "sample", "sample --also models/lora")
+READ_ADAPTER = ("merge", "merge --base-checkpoint models/pretrain --output-dir models/new", "sample", "sample --also models/lora")
 FETCHED = "prepare --source tinystories --num-samples 30 --out data/new"
 PREPARE = "prepare --path {} --out data/new"
+FINETUNE = "prepare --role finetune --tokenizer data/pretrain/tokenizer --out data/new"
 KINDS = (
     Kind("params.yaml", ("params.yaml",), ("check",), as_read),
     Kind("settings in use", ("params.yaml",), (), anything),
     Kind("bins", (*BINS, "data/*/SHA256SUMS"), READ_BINS),
     Kind("tokenizer", TOKENS, ("pretrain", "prepare --role finetune")),
-    Kind("bins without sums", (*BINS, *TOKENS), (*READ_BINS, "prepare --role finetune"), anything, "data/*/SHA256SUMS"),
+    Kind("bins without sums", (*BINS, *TOKENS), (*READ_BINS, FINETUNE), anything, "data/*/SHA256SUMS"),
     Kind("model", MODEL, READ_MODEL),
     Kind("model without sums", MODEL, READ_MODEL, anything, "models/pretrain/SHA256SUMS"),
     Kind("model as .pt file", ("models/one.pt",), (*READ_FILE, f"lora_finetune --base-checkpoint {{}} {NEW}")),
     Kind("adapter", ADAPTER, READ_ADAPTER),
     Kind("adapter without sums", ADAPTER, READ_ADAPTER, anything, "models/lora/SHA256SUMS"),
-    Kind("saved state", (".work/pretrain/*/*",), ("pretrain", "pretrain", "pretrain --seed 2"), begun=True),
-    Kind("saved adapter state", (".work/lora-finetune/*/*",), ("lora_finetune", "lora_finetune --r 1"), begun=True),
+    Kind("saved state", (".work/pretrain/*/*",), ("pretrain", "pretrain", f"pretrain --seed 2 {NEW}"), begun=True),
+    Kind("saved adapter state", (".work/lora-finetune/*/*",), ("lora_finetune", f"lora_finetune --r 1 {NEW}"), begun=True),
     Kind("measured rates", (".work/rates/*/*",), ("pretrain",), anything),
     Kind("fetched pages", (".work/corpora/*/*",), (FETCHED,)),
     *(
