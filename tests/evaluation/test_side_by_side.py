@@ -231,9 +231,7 @@ def test_further_checkpoints(project, byte, monkeypatch):
     monkeypatch.chdir(project)
     save_checkpoint("models/merged.pt", *load_checkpoint("models/merged"))
     also = ["models/pretrain", "models/merged.pt", "models/lora"]
-    page, figures = compare_models(
-        "models/pretrain", "models/lora", "models/merged", settings(), 1, also=also
-    )
+    page, figures = compare_models("models/pretrain", "models/lora", "models/merged", settings(), 1, also=also)
     assert list(figures) == ["pretrained", "adapted", "merged", *also]
     assert figures["models/merged.pt"] == figures["merged"]
     assert figures["models/lora"] == figures["adapted"]

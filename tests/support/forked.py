@@ -30,7 +30,6 @@ class Done:
     status: int
     out: str
     err: str
-    seconds: float
 
 
 def run(folder: Path, command: str, before: Callable[[], None] = lambda: None) -> Done:
@@ -46,7 +45,7 @@ def run(folder: Path, command: str, before: Callable[[], None] = lambda: None) -
                 os.kill(pid, signal.SIGKILL)
             time.sleep(0.003)
         texts = [os.pread(file.fileno(), 1 << 24, 0).decode(errors="replace") for file in (out, err)]
-    return Done(os.waitstatus_to_exitcode(ended[1]), *texts, time.monotonic() - start)
+    return Done(os.waitstatus_to_exitcode(ended[1]), *texts)
 
 
 def _be_stage(folder: Path, words: list[str], before: Callable[[], None], out: int, err: int) -> None:

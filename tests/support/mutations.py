@@ -11,7 +11,6 @@ import shutil
 import signal
 import sys
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -77,13 +76,19 @@ class Kind:
 
 
 TOKENS = ("data/pretrain/tokenizer/*",)
+OTHER_SEED, OTHER_RANK = "pretrain --seed 2 --out models/new", "lora_finetune --r 1 --out models/new"
 BINS = ("data/*/*.bin", "data/*/manifest.json", "data/*/manifest.json")
 READ_BINS = ("pretrain", "lora_finetune", "merge", "sample")
 MODEL, NEW = ("models/pretrain/*",), "--out models/new"
 READ_FILE = ("sample --checkpoint {}", f"convert --checkpoint {{}} {NEW}", f"pretrain --init-from {{}} {NEW}")
 READ_MODEL = ("lora_finetune", "merge", "sample", *(command.format("models/pretrain") for command in READ_FILE))
 ADAPTER = ("models/lora/*",)
-READ_ADAPTER = ("merge", "merge --base-checkpoint models/pretrain --output-dir models/new", "sample", "sample --also models/lora")
+READ_ADAPTER = (
+    "merge",
+    "merge --base-checkpoint models/pretrain --output-dir models/new",
+    "sample",
+    "sample --also models/lora",
+)
 FETCHED = "prepare --source tinystories --num-samples 30 --out data/new"
 PREPARE = "prepare --path {} --out data/new"
 FINETUNE = "prepare --role finetune --tokenizer data/pretrain/tokenizer --out data/new"
@@ -98,8 +103,8 @@ KINDS = (
     Kind("model as .pt file", ("models/one.pt",), (*READ_FILE, f"lora_finetune --base-checkpoint {{}} {NEW}")),
     Kind("adapter", ADAPTER, READ_ADAPTER),
     Kind("adapter without sums", ADAPTER, READ_ADAPTER, anything, "models/lora/SHA256SUMS"),
-    Kind("saved state", (".work/pretrain/*/*",), ("pretrain", "pretrain", f"pretrain --seed 2 {NEW}"), begun=True),
-    Kind("saved adapter state", (".work/lora-finetune/*/*",), ("lora_finetune", f"lora_finetune --r 1 {NEW}"), begun=True),
+    Kind("saved state", (".work/pretrain/*/*",), ("pretrain", "pretrain", OTHER_SEED), begun=True),
+    Kind("saved adapter state", (".work/lora-finetune/*/*",), ("lora_finetune", OTHER_RANK), begun=True),
     Kind("measured rates", (".work/rates/*/*",), ("pretrain",), anything),
     Kind("fetched pages", (".work/corpora/*/*",), (FETCHED,)),
     *(
@@ -205,15 +210,6 @@ def _differing(one: dict, other: dict) -> list[str]:
     return sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))
 
 
-def table(results: list[Result]) -> str:
-    lines = [f"{'damaged':20}" + "".join(f"{title:>9}" for title in ("cases", *RIGHT, "wrong"))]
-    for kind in [*(kind.name for kind in KINDS), "all"]:
-        counts = Counter(result.verdict for result in results if kind in (result.kind, "all"))
-        right = [counts[verdict] for verdict in RIGHT]
-        lines.append(f"{kind:20}" + "".join(f"{n:9}" for n in (counts.total(), *right, counts.total() - sum(right))))
-    return "\n".join(lines)
-
-
 def main() -> None:
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("--cases", type=int, default=300, help="how many, from number 0 on (default: %(default)s)")
@@ -222,23 +218,21 @@ def main() -> None:
     args = flags.parse_args()
     torch.set_num_threads(1)
     sys.dont_write_bytecode = True
-    start = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="mutations."))
-    cases, results = Cases(folder), []
-    begun = time.monotonic()
+    cases, counts = Cases(folder), Counter()
     for number in range(args.cases) if args.case is None else [args.case]:
-        results.append(result := cases.run(args.seed, number, keep=args.case is not None))
+        result = cases.run(args.seed, number, keep=args.case is not None)
+        counts[result.kind, result.verdict if result.verdict in RIGHT else "wrong"] += 1
         if result.verdict not in RIGHT:
             how = f"--seed {args.seed} --case {number}: {result.command}, {result.damaged}"
             print(f"{how}: {result.verdict}", flush=True)
     if args.case is None:
         shutil.rmtree(folder)
-        took, slowest = time.monotonic() - begun, max(result.done.seconds for result in results)
-        print(table(results))
-        print(f"{begun - start:.0f} s to begin, {took:.0f} s for the cases, {slowest:.1f} s the slowest")
+        for kind in KINDS:
+            print(f"{kind.name:20}" + "".join(f"{counts[kind.name, how]:5} {how}" for how in (*RIGHT, "wrong")))
     else:
         print(*(f"{name}: {value}" for name, value in vars(result).items()), f"in {folder / 'case'}", sep="\n")
-    sys.exit(any(result.verdict not in RIGHT for result in results))
+    sys.exit(any(how == "wrong" for _, how in counts))
 
 
 if __name__ == "__main__":
