@@ -7,7 +7,7 @@ from nanogpt.runtime.cli import Flags, override
 def main() -> None:
     """Read the settings and fine-tune."""
     flags = Flags(__doc__)
-    flags.add_argument("--base-checkpoint", help="model to adapt, scored on --data alone (default: models/pretrain)")
+    flags.add_argument("--base-checkpoint", help="model to adapt, scored on --data only (default: models/pretrain)")
     flags.add_argument("--data", default="data/finetune", help="folder of bins (default: %(default)s)")
     flags.add_argument("--r", type=int, help="rank, in place of lora.r")
     flags.add_argument("--kind", choices=["lora", "rslora", "dora"], help="in place of lora.kind")

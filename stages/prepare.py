@@ -34,7 +34,7 @@ def main() -> None:
 
     given = params.load(data=Data, tokenizer=TokenizerSettings)
     data = replace(given.data, files=override(given.data.files, args))
-    whole = args.path and not args.num_samples  # params.yaml's number is meant for another source
+    whole = args.path and args.num_samples is None  # params.yaml's number is meant for another source
     args.source = args.source or ("files" if args.path else None)
     for role in [args.role or "pretrain"] if args.role or args.out else ["pretrain", "finetune"]:
         settings = getattr(data, role)

@@ -76,7 +76,7 @@ def main() -> None:
     if args.out or not custom:
         write_metrics(figures_file, figures)
         atomic.write_text(page_file, page)
-        print(f"{page_file}: {len(figures)} models side by side, their figures in {figures_file}; read it")
+        print(f"{page_file}: {len(figures)} models side by side, their figures in {figures_file}")
 
 
 if __name__ == "__main__":

@@ -90,3 +90,19 @@ def test_a_value_that_does_not_go_with_the_file_names_both():
     expected = r"^--max-steps 5 does not go with params.yaml: warmup_steps = 10: not below 5; choose less$"
     with pytest.raises(UserError, match=expected):
         override(SETTINGS, parse("--max-steps", "5"))
+
+
+def test_flags_that_change_the_result_need_an_output_except_in_dvc(monkeypatch):
+    flags = Flags("A stage.")
+    flags.add_argument("--role")
+    flags.add_argument("--top-k", type=int, default=5)
+    flags.add_output("--output-dir")
+    for words in ([], ["--role", "a"], ["--top-k", "5"], ["--top-k", "0", "--output-dir", "x", "--overwrite"]):
+        flags.require_output(flags.parse_args(words))
+    args = flags.parse_args(["--top-k", "0"])
+    with pytest.raises(SystemExit, match="--top-k changes what is made: name where to write it with --output-dir"):
+        flags.require_output(args)
+    with pytest.raises(SystemExit, match="--overwrite is for --output-dir"):
+        flags.require_output(flags.parse_args(["--overwrite"]))
+    monkeypatch.setenv("DVC_STAGE", "some")
+    flags.require_output(args)

@@ -25,7 +25,7 @@ LIMIT_BYTES = 12 << 30  # of addresses: libraries take 3 GiB, and a small file m
 
 @dataclass(frozen=True)
 class Done:
-    """How a stage ended; the status is -9 where it was stopped at LIMIT_SECONDS."""
+    """How a stage ended; the status is -9 where it was killed after LIMIT_SECONDS."""
 
     status: int
     out: str
@@ -77,8 +77,8 @@ def _refused(*_) -> None:
     raise ConnectionRefusedError("no test goes to the network")
 
 
-def stopped() -> None:
-    """Let this process be interrupted in its third step of training."""
+def interrupt_third_step() -> None:
+    """Interrupt this process in its third step of training."""
     from nanogpt.training import loop
 
     steps, update = [], loop.update

@@ -26,7 +26,7 @@ sys.path.append(str(ROOT))  # where this file is run and not imported
 from damage import at, damage, places
 from forked import LIMIT_SECONDS, Done, run
 from other_readers import anything, as_read, as_written, nothing_else
-from small_project import BEGUN, VARIANTS, Project
+from small_project import INTERRUPTED, VARIANTS, Project
 
 # Settings at the edge of what they may be, for the stage that uses them
 
@@ -64,7 +64,7 @@ class Kind:
     """Files, one of which is damaged, and commands, one of which reads it then.
 
     `other` says what is wrong with another result than the undamaged gives, "" where it is right. `without` are files
-    that are removed before, and `begun` says that there are runs to go on with.
+    that are removed before; with `interrupted` there are runs to resume.
     """
 
     name: str
@@ -72,7 +72,7 @@ class Kind:
     commands: tuple[str, ...]
     other: Callable[[Project, Path, str], str] = nothing_else
     without: str = ""
-    begun: bool = False
+    interrupted: bool = False
 
 
 TOKENS = ("data/pretrain/tokenizer/*",)
@@ -103,8 +103,8 @@ KINDS = (
     Kind("model as .pt file", ("models/one.pt",), (*READ_FILE, f"lora_finetune --base-checkpoint {{}} {NEW}")),
     Kind("adapter", ADAPTER, READ_ADAPTER),
     Kind("adapter without sums", ADAPTER, READ_ADAPTER, anything, "models/lora/SHA256SUMS"),
-    Kind("saved state", (".work/pretrain/*/*",), ("pretrain", "pretrain", OTHER_SEED), begun=True),
-    Kind("saved adapter state", (".work/lora-finetune/*/*",), ("lora_finetune", OTHER_RANK), begun=True),
+    Kind("saved state", (".work/pretrain/*/*",), ("pretrain", "pretrain", OTHER_SEED), interrupted=True),
+    Kind("saved adapter state", (".work/lora-finetune/*/*",), ("lora_finetune", OTHER_RANK), interrupted=True),
     Kind("measured rates", (".work/rates/*/*",), ("pretrain",), anything),
     Kind("fetched pages", (".work/corpora/*/*",), (FETCHED,)),
     *(
@@ -165,15 +165,15 @@ class Cases:
     def _copy(self, name: str, variant: str, kind: Kind) -> Project:
         project = Project(self.folder / name)
         shutil.copytree(self.folder / variant, project.folder)
-        if kind.begun:
+        if kind.interrupted:
             shutil.rmtree(project.folder / ".work")
-            (project.folder / BEGUN).rename(project.folder / ".work")
+            (project.folder / INTERRUPTED).rename(project.folder / ".work")
         for path in project.folder.glob(kind.without) if kind.without else ():
             path.unlink()
         return project
 
     def _undamaged(self, variant: str, kind: Kind, command: str) -> dict[str, object]:
-        key = (variant, kind.without, kind.begun, command)
+        key = (variant, kind.without, kind.interrupted, command)
         if key not in self._known:
             project = self._copy("undamaged", variant, kind)
             done = run(project.folder, command)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from clone import SMALL, Clone
-from forked import run, stopped
+from forked import interrupt_third_step, run
 from imports import ROOT
 from record_files import pack, written
 
@@ -30,7 +30,7 @@ VARIANTS = {
         "tokenizer.unknown": "replace", "checkpoint.format": "pt", "lora.kind": "dora",
     },
 }  # fmt: skip
-BEGUN = ".work.begun"  # in the place of .work it is that of two runs that were stopped after two steps
+INTERRUPTED = ".work.interrupted"  # renamed to .work, it holds two runs that were interrupted after two steps
 OWN = [f"“Tea,” said the cat, “for {i}, at {i % 12} o'clock.”\n\nThe dog — naïve as ever — came." for i in range(40)]
 TIMES = {"tokens_per_s", "overhead_share", "first_step_s", "validation_s", "saving_s", "peak_mib", "wall_s"}
 
@@ -42,7 +42,7 @@ class Project(Clone):
         self.folder = folder
 
     def make(self, variant: str) -> None:
-        """All that the pipeline makes, runs that were stopped, own texts, fetched ones."""
+        """Write all outs of the pipeline, two interrupted runs, texts in files and fetched pages."""
         self.folder.mkdir(parents=True)
         shutil.copy(ROOT / "params.yaml", self.folder)
         self.set(**TINY | VARIANTS[variant])
@@ -52,11 +52,11 @@ class Project(Clone):
         for command in ("check", "prepare", "pretrain", "lora_finetune", "merge", "sample", one):
             self._run(command)
         self._run("check", before=self._fetch)
-        shutil.copytree(self.folder / ".work", self.folder / BEGUN)
+        shutil.copytree(self.folder / ".work", self.folder / INTERRUPTED)
         for command in ("pretrain", "lora_finetune"):
-            self._run(command, stopped, 130)
+            self._run(command, interrupt_third_step, 130)
         for kind in ("pretrain", "lora-finetune"):
-            (self.folder / ".work" / kind).rename(self.folder / BEGUN / kind)
+            (self.folder / ".work" / kind).rename(self.folder / INTERRUPTED / kind)
 
     def _run(self, command: str, before: Callable[[], None] = lambda: None, status: int = 0) -> None:
         done = run(self.folder, command, before)
