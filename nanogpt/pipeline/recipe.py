@@ -58,7 +58,7 @@ def _load(path: Path) -> dict:
     except (OSError, ValueError, YAMLError) as error:
         raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
     if not isinstance(document, dict):
-        raise UserError(f"{path} holds no settings; take it back with `git checkout {path}`")
+        raise UserError(f"{path} holds no settings; restore it with `git checkout {path}`")
     return document
 
 
