@@ -19,7 +19,8 @@ def flip(random: Random, data: bytes) -> bytes:
 
 
 def overwrite(random: Random, data: bytes) -> bytes:
-    start, end = _part(random, data)
+    start = random.randrange(len(data))
+    end = min(len(data), start + random.choice((1, 4, 16, 200, 1000)))
     return data[:start] + random.choice((random.randbytes, bytes))(end - start) + data[end:]
 
 
@@ -31,25 +32,8 @@ def extend(random: Random, data: bytes) -> bytes:
     return data + random.choice((b"\0", b"\n", random.randbytes(50), data[:100], data))
 
 
-def double(random: Random, data: bytes) -> bytes:
-    start, end = _part(random, data)
-    return data[:end] + data[start:]
-
-
-def swap(random: Random, data: bytes) -> bytes:
-    start, end = _part(random, data)
-    to = random.randrange(end, len(data) + 1)
-    size = min(end - start, len(data) - to)
-    return data[:start] + data[to : to + size] + data[end:to] + data[start:end] + data[to + size :]
-
-
 def empty(random: Random, data: bytes) -> bytes:
     return b""
-
-
-def _part(random: Random, data: bytes) -> tuple[int, int]:
-    start = random.randrange(len(data))
-    return start, min(len(data), start + random.choice((1, 4, 16, 200, 1000)))
 
 
 # Damage to text
@@ -68,12 +52,6 @@ def number(random: Random, data: bytes) -> bytes:
 def delete_line(random: Random, data: bytes) -> bytes:
     lines = data.splitlines(keepends=True)
     del lines[random.randrange(len(lines))]
-    return b"".join(lines)
-
-
-def double_line(random: Random, data: bytes) -> bytes:
-    lines = data.splitlines(keepends=True)
-    lines.insert(random.randrange(len(lines) + 1), random.choice(lines))
     return b"".join(lines)
 
 
@@ -142,8 +120,8 @@ def at(document: object, path: tuple) -> object:
     return document
 
 
-BYTES = (flip, flip, overwrite, truncate, extend, double, swap, empty)
-TEXT = (*BYTES, number, number, delete_line, delete_line, double_line, stray, stray, nest)
+BYTES = (flip, flip, overwrite, truncate, extend, empty)
+TEXT = (*BYTES, number, number, delete_line, delete_line, stray, stray, nest)
 DAMAGES = {
     ".json": (*TEXT, *[json_value] * 16), ".jsonl": (*TEXT, *[jsonl_value] * 8), ".yaml": (*TEXT, *[yaml_value] * 24),
     ".txt": TEXT, ".csv": TEXT, "SHA256SUMS": TEXT,
