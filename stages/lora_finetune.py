@@ -14,7 +14,7 @@ def main() -> None:
     flags.add_argument("--max-steps", type=int, metavar="N", help="in place of lora.max_steps")
     flags.add_output("--out", help="adapter folder to write, metrics inside it (default: models/lora and metrics/)")
     args = flags.parse_args()
-    flags.require_output(args)
+    flags.choose_output(args)
     from nanogpt.lora.finetune import finetune
     from nanogpt.lora.settings import LoraSettings
     from nanogpt.runtime import params

@@ -17,7 +17,7 @@ def main() -> None:
         help="folder or .pt file to write, its metrics in NAME.merge.json (default: models/merged)",
     )
     args = flags.parse_args()
-    flags.require_output(args)
+    flags.choose_output(args)
     out = args.output_dir or "models/merged"
     if args.format and out.endswith(".pt"):
         flags.error(f"--format is for a folder, and {out} is one file; leave it out")

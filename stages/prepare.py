@@ -24,7 +24,7 @@ def main() -> None:
     flags.add_argument("--tokenizer", metavar="FOLDER", help="use its tokenizer, like that of models/pretrain")
     flags.add_output("--out", help="folder to write (default: data/<role>)")
     args = flags.parse_args()
-    flags.require_output(args)
+    flags.choose_output(args)
     from nanogpt.data.prepare.prepare import prepare_corpus
     from nanogpt.data.sources.load import Data, load_corpus
     from nanogpt.data.tokens.settings import TokenizerSettings

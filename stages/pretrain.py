@@ -16,7 +16,7 @@ def main() -> None:
     )
     flags.add_output("--out", help="model folder to write, metrics inside it (default: models/pretrain and metrics/)")
     args = flags.parse_args()
-    flags.require_output(args)
+    flags.choose_output(args)
     from nanogpt.checkpoint.settings import CheckpointSettings
     from nanogpt.model.config import ModelSettings
     from nanogpt.runtime import params

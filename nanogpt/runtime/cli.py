@@ -30,17 +30,16 @@ class Flags(argparse.ArgumentParser):
         given = (name for name, value in vars(args).items() if name not in neutral and value != self.get_default(name))
         return [f"--{name.replace('_', '-')}" for name in given]
 
-    def require_output(self, args: argparse.Namespace) -> None:
-        """End with status 1 where flags change what is made and it would replace what params.yaml makes.
+    def choose_output(self, args: argparse.Namespace) -> None:
+        """Where flags change what is made and name no output, let it be `out/<script>`, not what params.yaml makes.
 
         DVC may: a stage of dvc.yaml with such flags writes its own outs.
         """
-        output = f"--{self.output.replace('_', '-')}"
         if vars(args)[self.output] is None and "DVC_STAGE" not in os.environ:
-            if args.overwrite:
-                self.error(f"--overwrite is for {output}, which is missing")
-            if changes := self.changes(args):
-                self.error(f"{changes[0]} changes what is made: name where to write it with {output}, like out/NAME")
+            if self.changes(args):
+                setattr(args, self.output, f"out/{self.prog.rpartition('.')[2]}")
+            elif args.overwrite:
+                self.error(f"--overwrite is for --{self.output.replace('_', '-')}, which is missing")
 
     def parse_args(self, args: list[str] | None = None, namespace: argparse.Namespace | None = None):
         """As argparse does, after turning `--num_samples` into `--num-samples`."""

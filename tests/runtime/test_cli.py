@@ -1,4 +1,5 @@
 import argparse
+import sys
 from dataclasses import dataclass
 
 import pytest
@@ -92,17 +93,22 @@ def test_a_value_that_does_not_go_with_the_file_names_both():
         override(SETTINGS, parse("--max-steps", "5"))
 
 
-def test_flags_that_change_the_result_need_an_output_except_in_dvc(monkeypatch):
+def test_flags_that_change_the_result_get_an_output_of_their_own_except_in_dvc(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["stages/merge.py"])
     flags = Flags("A stage.")
     flags.add_argument("--role")
     flags.add_argument("--top-k", type=int, default=5)
     flags.add_output("--output-dir")
-    for words in ([], ["--role", "a"], ["--top-k", "5"], ["--top-k", "0", "--output-dir", "x", "--overwrite"]):
-        flags.require_output(flags.parse_args(words))
-    args = flags.parse_args(["--top-k", "0"])
-    with pytest.raises(SystemExit, match="--top-k changes what is made: name where to write it with --output-dir"):
-        flags.require_output(args)
+
+    def output(*words: str) -> str | None:
+        args = flags.parse_args(words)
+        flags.choose_output(args)
+        return args.output_dir
+
+    assert output() is output("--role", "a") is output("--top-k", "5") is None
+    assert output("--top-k", "0") == "out/merge"
+    assert output("--top-k", "0", "--output-dir", "x", "--overwrite") == "x"
     with pytest.raises(SystemExit, match="--overwrite is for --output-dir"):
-        flags.require_output(flags.parse_args(["--overwrite"]))
+        output("--overwrite")
     monkeypatch.setenv("DVC_STAGE", "some")
-    flags.require_output(args)
+    assert output("--top-k", "0") is None

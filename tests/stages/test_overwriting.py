@@ -77,11 +77,6 @@ def test_figures_beside_an_output(script, flags, theirs, refuse):
 @pytest.mark.parametrize(
     ("script", "flags", "message"),
     [
-        ("prepare", "--path own.txt", "--path changes what is made: name where to write it with --out"),
-        ("prepare", "--role finetune --num-samples 50", "--num-samples changes what is made"),
-        ("pretrain", "--arch optimized", "--arch changes"),
-        ("lora_finetune", "--r 4", "--r changes"),
-        ("merge", "--dtype bfloat16", "--output-dir"),
         ("merge", "--overwrite", "--overwrite is for --output-dir"),
         ("sample", "--overwrite", "--overwrite is for --out"),
         ("prepare", "--source stories --path own.txt --out new", "--path is for the source files, not for stories"),
@@ -95,6 +90,14 @@ def test_figures_beside_an_output(script, flags, theirs, refuse):
 )
 def test_flags_that_nothing_would_read_or_that_lack_an_output(script, flags, message, refuse):
     assert message in refuse(script, flags)
+
+
+def test_flags_without_an_output_write_to_a_place_of_their_own(project, run_stage, refuse):
+    before = Path("data/pretrain/manifest.json").read_bytes()
+    words = ["--role", "pretrain", "--path", "own.txt"]
+    assert not run_stage("prepare", *words)
+    assert Path("out/prepare/train.bin").is_file() and Path("data/pretrain/manifest.json").read_bytes() == before
+    assert "out/prepare exists; add --overwrite" in refuse("prepare", " ".join(words))
 
 
 def test_one_model_is_sampled_with_its_adapter(project, run_stage, capsys):
