@@ -1,4 +1,4 @@
-"""What `auto` comes to on this machine. A run that is resumed keeps to what it began with."""
+"""Resolves every `auto` setting (device, dtype, threads, compilation) for this machine."""
 
 import os
 import platform
@@ -14,8 +14,11 @@ from nanogpt.hardware.matmul_rates import measured_rates
 
 
 @dataclass(frozen=True)
-class Choices:
-    """How a training run computes: `dtype` is that of matrix products, `float32` whose kernels multiply in fp32."""
+class ComputeSetup:
+    """How a training run computes, with every `auto` resolved; a resumed run keeps the setup that it started with.
+
+    `dtype` is that of matrix products, `float32` the library that multiplies in fp32.
+    """
 
     device: str
     dtype: Literal["float32", "bfloat16"]
@@ -24,9 +27,9 @@ class Choices:
     compile: bool
 
     def apply(self) -> tuple[torch.device, torch.dtype]:
-        """Set this process up to compute so, and in the same order each time; device and dtype.
+        """Set up this process accordingly; return device and dtype.
 
-        Raises BadSetting for a device or a compiler that this machine lacks, where a run goes on that had it.
+        Raises BadSetting if this machine lacks the device or the compiler of the machine where the run started.
         """
         device = choose_device(self.device)
         if self.compile:
@@ -35,23 +38,23 @@ class Choices:
         return device, getattr(torch, self.dtype)
 
 
-def resolve_auto(device: str, dtype: Dtype, threads: int | str, compile: Compile, flops: float) -> Choices:
-    """What to compute with, as wanted or, where that is `auto`, as is fast here for a run of `flops`.
+def resolve_auto(device: str, dtype: Dtype, threads: int | str, compile_mode: Compile, flops: float) -> ComputeSetup:
+    """Resolve the settings of section `train` for a run of `flops` floating point operations on this machine.
 
     Raises BadSetting for a device or a compiler that this machine lacks.
     """
     found = choose_device(device)
-    return Choices(
+    return ComputeSetup(
         found.type,
         str(choose_dtype(dtype, found)).removeprefix("torch."),
         "oneDNN" if found.type == "cpu" and measured_rates().onednn_pays else "torch's own",
         usable_cores() if threads == "auto" else threads,
-        should_compile(compile, flops, found),
+        should_compile(compile_mode, flops, found),
     )
 
 
 def describe_machine() -> dict[str, str]:
-    """What else can change the bits of a result between two machines."""
+    """List what else can change the bits of a result between two machines."""
     return {
         "processor": processor_name(),
         "instruction set": instruction_set(),

@@ -1,7 +1,9 @@
-"""torch.compile: when it pays, and where its result is cached for the next run."""
+"""torch.compile: whether it is possible and worth its time, and where its result is cached for the next run."""
 
+import importlib.util
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from typing import Literal
 
@@ -11,41 +13,58 @@ from nanogpt.runtime.errors import BadSetting
 from nanogpt.runtime.workdir import work_folder
 
 Compile = Literal["auto", "on", "off"]
-# A step gets some percent faster (docs/speed.md), and compiling takes 20 s, or 3 s where the cache has it already.
-# So it pays on runs of 10 minutes: this many floating point operations at 500 GFLOP/s.
-WORTH_COMPILING = 3e14
+# A step gets some percent faster (docs/speed.md), and compiling takes 20 s, or 3 s with a cache. So it is worth it on
+# runs of 10 minutes: this many floating point operations at the 500 GFLOP/s of a CPU.
+MIN_FLOPS_TO_COMPILE = 3e14
+
+
+def missing_for_compile(device: torch.device) -> str | None:
+    """Name what torch.compile needs on `device` and does not find; None if nothing is missing.
+
+    On a CPU that is a C++ compiler: CXX, or g++ (clang++ on macOS). On CUDA it is the package triton and a C compiler:
+    CC, gcc or clang. Sources: `cpp.cxx` in torch/_inductor/config.py, and triton/runtime/build.py.
+    """
+    if device.type == "mps":
+        return None
+    if device.type == "cuda":
+        if not importlib.util.find_spec("triton"):
+            return "the package triton"
+        compilers = [os.environ["CC"]] if "CC" in os.environ else ["gcc", "clang"]
+        return None if any(map(shutil.which, compilers)) else "a C compiler (gcc)"
+    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+    return None if shutil.which(compiler) else f"a C++ compiler ({compiler})"
 
 
 def can_compile(device: torch.device) -> bool:
-    """Whether what torch.compile needs is there: on a CPU a C++ compiler."""
-    return device.type != "cpu" or any(shutil.which(name) for name in ("c++", "g++", "clang++"))
+    """Whether torch.compile finds all that it needs on `device`."""
+    return not missing_for_compile(device)
 
 
 def should_compile(wanted: Compile, flops: float, device: torch.device) -> bool:
-    """Whether to compile: as wanted, or with "auto" where a run of `flops` operations is long enough.
+    """Decide whether to compile: as wanted, or with "auto" if a run of `flops` operations on a CPU is long enough.
 
-    The choice does not depend on a clock, so a run that is repeated on a machine is compiled again or not again.
-    Raises BadSetting for "on" where that is not possible.
+    "auto" never compiles on other devices: no length from which it is worth it has been measured there. The decision
+    does not depend on a clock, so that a repeated run makes it again. Raises BadSetting for "on" if it is impossible.
     """
     if wanted == "on":
         check_compiler(device)
     if wanted != "auto":
         return wanted == "on"
-    return can_compile(device) and device.type in ("cpu", "cuda") and flops >= WORTH_COMPILING
+    return device.type == "cpu" and flops >= MIN_FLOPS_TO_COMPILE and can_compile(device)
 
 
 def check_compiler(device: torch.device) -> None:
-    """Raise BadSetting where torch.compile lacks what it needs."""
-    if not can_compile(device):
-        raise BadSetting("train.compile", "on", "there is no C++ compiler here", "install g++, or choose off")
+    """Raise BadSetting if torch.compile lacks what it needs on `device`."""
+    if missing := missing_for_compile(device):
+        raise BadSetting("train.compile", "on", f"{missing} is missing here", "install it, or choose off")
 
 
 def compile_cached(function: Callable) -> Callable:
-    """torch.compile with a cache that lies in `.work` and outlives the machine's restart."""
+    """torch.compile with its cache in `.work`, which survives a restart of the machine."""
     from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
     cache = work_folder("compiled", "torch", {"torch": torch.__version__})
-    # torch writes its own default there as soon as it is imported in full, which AdamW does
+    # AdamW imports the rest of torch, which sets its own default
     if os.environ.get("TORCHINDUCTOR_CACHE_DIR") in (None, os.path.abspath(default_cache_dir())):
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache.resolve())
     return torch.compile(function)

