@@ -18,7 +18,7 @@ from nanogpt.runtime.metrics_file import write_metrics
 from nanogpt.runtime.outputs import check_outputs, training_files
 from nanogpt.training.loop import resolve_run, train
 from nanogpt.training.resume import resumable_run
-from nanogpt.training.settings import TrainSettings
+from nanogpt.training.settings import TrainSettings, resolve_warmup
 
 
 def finetune(
@@ -42,6 +42,7 @@ def finetune(
     started = time.monotonic()
     inputs = [base, data, *([] if first_domain is None else [first_domain])]
     check_outputs({out: CONFIG} | training_files(metrics_folder, "lora-finetune"), inputs, overwrite)
+    lora, training = resolve_warmup(lora), resolve_warmup(training)
     net, tok = load_checkpoint(base)
     sha256 = model_identity(base)  # of what was loaded, not of what may lie there after training
     domains = {"finetune": Bin.open(data, "val", tok)}

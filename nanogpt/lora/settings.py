@@ -23,7 +23,7 @@ class LoraSettings(CheckedSettings):
     batch_size: PositiveInt
     lr: LearningRate
     min_lr: float
-    warmup_steps: int
+    warmup_steps: int | float
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,4 +1,4 @@
-"""The program as a part of what makes a run: the code that computes its result, and the libraries that it calls."""
+"""Fingerprint of the program: the code that computes a run's result, and the versions of the libraries it calls."""
 
 import importlib.metadata
 import sys
@@ -7,13 +7,12 @@ from pathlib import Path
 from nanogpt.runtime.checksums import sha256
 
 LIBRARIES = ("numpy", "peft", "torch")
-# No value that these compute reaches a result: no stage of dvc.yaml depends on them, and a run resumes after they were
-# edited.
+# No value computed here reaches a result: no training stage of dvc.yaml depends on it, and a run resumes after an edit.
 NEVER_IN_RESULTS = ("nanogpt.runtime", "stages")
 
 
 def fingerprint_program() -> dict[str, dict[str, str]]:
-    """SHA-256 of every module of the package that this process has imported, and the versions of LIBRARIES.
+    """Return the SHA-256 of each imported module of the package, and the versions of LIBRARIES.
 
     Modules of NEVER_IN_RESULTS are left out.
     """

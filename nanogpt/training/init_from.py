@@ -1,4 +1,4 @@
-"""What pretraining starts from: fresh weights, or those of a checkpoint (`train.init_from`)."""
+"""The initial model of pretraining: random weights, or those of a checkpoint (`train.init_from`)."""
 
 import dataclasses
 import os
@@ -18,24 +18,25 @@ from nanogpt.training import memory_estimate
 
 
 def initial_model(settings: ModelSettings, init_from: Path | str, tok: Tokenizer, seed: int) -> nn.Module:
-    """A model of the shape that params.yaml says, for a tokenizer, in fp32 on the CPU.
+    """Build the model that pretraining starts from, of the shape in params.yaml, in fp32 on the CPU.
 
-    Its weights depend on the seed alone where there is no checkpoint, else they are the checkpoint's;
-    tokens that it has no rows for, like the end token where it knows characters alone, get fresh ones.
-    Raises UserError for a checkpoint that is missing or damaged, of another shape, or of other tokens, and for a model
+    Without a checkpoint its weights depend on the seed alone. Otherwise they are the checkpoint's; tokens for which it
+    has no rows, like the end token in a model of characters, get random ones.
+    Raises UserError for a checkpoint that is missing or damaged or has another shape or other tokens, and for a model
     that is too large for the memory here.
     """
     path = Path(init_from)
     if not holds_checkpoint(path):
-        memory_estimate.check_weights_fit(model_config(settings, tok.vocab_size))
+        memory_estimate.check_minimum(model_config(settings, tok.vocab_size))
         return new_model(settings, tok.vocab_size, seed)
-    found, own = _read_checkpoint(settings, path)
-    if own and own.sha256 != tok.sha256:
+    found, found_tok = _read_checkpoint(settings, path)
+    if found_tok and found_tok.sha256 != tok.sha256:
         raise UserError(
-            f"train.init_from = {path}: it knows the {own.n_tokens} tokens of a {own.kind} tokenizer, and the corpus "
-            f"is in {tok.n_tokens} others ({tok.kind}); prepare it with --tokenizer, or with train.init_from set"
+            f"train.init_from = {path}: it knows the {found_tok.n_tokens} tokens of a {found_tok.kind} tokenizer, and "
+            f"the corpus is in {tok.n_tokens} others ({tok.kind}); prepare it with --tokenizer, or with "
+            "train.init_from set"
         )
-    if not own:
+    if not found_tok:
         _check_kind(path, tok.kind)
     rows = max(found.config.vocab_size, tok.n_tokens)
     torch.manual_seed(seed)
@@ -47,22 +48,22 @@ def initial_model(settings: ModelSettings, init_from: Path | str, tok: Tokenizer
 
 
 def describe_origin(init_from: Path | str) -> str:
-    """What is started from, told by content and not by place."""
+    """Describe what training starts from; a checkpoint is identified by its content, not by its path."""
     return f"the checkpoint {model_identity(init_from)[:12]}" if holds_checkpoint(init_from) else "fresh weights"
 
 
 def check_init_from(settings: ModelSettings, tokens: TokenizerSettings, init_from: Path | str) -> None:
-    """Raise UserError, before anything is prepared, for a checkpoint that `start` would refuse after that."""
+    """Raise UserError, before data is prepared, for a checkpoint that `initial_model` would refuse afterwards."""
     path = Path(init_from)
     if not holds_checkpoint(path):
         return
-    _, own = _read_checkpoint(settings, path)
-    if not own:
+    _, found_tok = _read_checkpoint(settings, path)
+    if not found_tok:
         _check_kind(path, "bpe" if tokens.kind == "auto" else tokens.kind)
-    elif path.suffix == ".pt" and own.kind in ("bpe", "char"):
+    elif path.suffix == ".pt" and found_tok.kind in ("bpe", "char"):
         raise UserError(
-            f"train.init_from = {path}: the corpus must be in its tokens; make a folder of it, whose tokenizer is then "
-            f"taken: `python -m stages.convert --checkpoint {path} --out NEW`"
+            f"train.init_from = {path}: the corpus must be in its tokens; convert it to a folder, whose tokenizer is "
+            f"then used: `python -m stages.convert --checkpoint {path} --out NEW`"
         )
 
 
@@ -72,11 +73,11 @@ def _read_checkpoint(settings: ModelSettings, path: Path) -> tuple[nn.Module, To
             f"train.init_from = {path} does not exist; name a model folder or a .pt file, or an empty folder"
         )
     if path.suffix == ".pt" and has_tokenizer(path):
-        found, own = load_checkpoint(path)
+        found, found_tok = load_checkpoint(path)
     else:
-        found, own = load_model(path), load_from_checkpoint(path)
+        found, found_tok = load_model(path), load_from_checkpoint(path)
     _check_shape(settings, found.config, path)
-    return found, own
+    return found, found_tok
 
 
 def _check_kind(path: Path, kind: str) -> None:

@@ -1,4 +1,4 @@
-"""The one training loop: pretraining and fine-tuning differ in which parameters learn."""
+"""The training loop of both pretraining and fine-tuning, which differ in the parameters that require gradients."""
 
 import contextlib
 import math
@@ -12,7 +12,7 @@ from torch import nn
 
 from nanogpt.data.tokens.batches import Windows
 from nanogpt.hardware import memory
-from nanogpt.hardware.auto import Choices, describe_machine, resolve_auto
+from nanogpt.hardware.auto import ComputeSetup, describe_machine, resolve_auto
 from nanogpt.hardware.device import autocast
 from nanogpt.model.build import model_flops
 from nanogpt.model.config import ModelConfig
@@ -27,56 +27,56 @@ from nanogpt.training.resume import ResumableRun
 from nanogpt.training.run_record import RunRecord
 from nanogpt.training.saved_states import tensor_bytes
 from nanogpt.training.schedule import learning_rate
-from nanogpt.training.settings import TrainSettings
+from nanogpt.training.settings import TrainSettings, resolve_warmup
 from nanogpt.training.step import compile_loss, update
 
 MAX_SKIPPED_IN_ROW = 10  # steps in a row without a finite loss and gradient, before a run gives up
 
 
-def resolve_run(config: ModelConfig, settings: TrainSettings, work: ResumableRun | None = None) -> Choices:
-    """What a run computes with: what it began with, where `work` has a state of it, or else what `auto` comes to."""
-    if work and work.state:
-        return Choices(**work.state["choices"])
+def resolve_run(config: ModelConfig, settings: TrainSettings, run: ResumableRun | None = None) -> ComputeSetup:
+    """Resolve what a training run computes with: as in the saved state of `run`, or else as is best on this machine."""
+    if run and run.state:
+        return ComputeSetup(**run.state["setup"])
     flops = model_flops(config, settings.step_sequences * config.block_size) * settings.max_steps
     return resolve_auto(settings.device, settings.dtype, settings.threads, settings.compile, flops)
 
 
 def train(
     model: nn.Module, train_data: Windows, val_data: Windows, settings: TrainSettings, seed: int,
-    work: ResumableRun | None = None, section: str = "train",
+    run: ResumableRun | None = None, section: str = "train",
 ) -> RunRecord:  # fmt: skip
-    """Teach the parameters of `model` that require gradients, in place.
+    """Train the parameters of `model` that require gradients, in place.
 
-    Which windows a step reads is a function of (seed, step), and so is its randomness. With `work`, states are saved,
-    and where it has one the run goes on from there to the same bits as if it had never ended. `section` of params.yaml
-    is where the batch size stands.
-    Raises UserError where no loss and gradient were finite for MOST_SKIPPED steps in a row, where a validation loss is
-    not finite, for a seed that is negative or too large, and where memory or disk are short. Raises
-    KeyboardInterrupt after a signal to stop, once the step is done and saved.
+    The windows of a step and its randomness are a function of (seed, step). With `run`, states are saved, and training
+    resumes from the newest one, to the same bits as without an interruption. `section` of params.yaml has the batch
+    size, for messages.
+    Raises UserError if the loss or gradient is not finite for MAX_SKIPPED_IN_ROW steps in a row or the validation loss
+    is not finite, for a seed out of range, and if memory or disk are too small. Raises KeyboardInterrupt after a signal
+    to stop, once the current step is done and saved.
     """
     check_value("seed", Seed, seed)
-    choices = resolve_run(model.config, settings, work)
-    device, dtype = choices.apply()
-    if work and device.type == "cpu":
-        free = memory.available_mib() + tensor_bytes(work.state) / 2**20  # what is read of a state is not taken twice
-        memory_estimate.check_memory(model, settings.batch_size, settings.grad_accum, dtype, section, free)
+    settings = resolve_warmup(settings)
+    setup = resolve_run(model.config, settings, run)
+    device, dtype = setup.apply()
+    if run and device.type == "cpu":
+        _check_memory(model, settings.batch_size, dtype, section, run)
     model.to(device)
     optimizer = build_adamw(model, settings.lr, (settings.beta1, settings.beta2), settings.weight_decay)
-    record = _restore_checkpoint(model, optimizer, work)
-    record.add_machine(describe_machine() | asdict(choices))
-    loss_of = compile_loss(model) if choices.compile else model
+    record = _restore_checkpoint(model, optimizer, run)
+    record.add_machine(describe_machine() | asdict(setup))
+    loss_of = compile_loss(model) if setup.compile else model
     step_tokens = settings.step_sequences * train_data.block_size
-    begun = record.step
+    first_step = record.step
 
     def save() -> None:
-        if work:
+        if run:
             start = time.perf_counter()
-            work.save(record.step, _checkpoint(model, optimizer, record, choices, work.started))
+            run.save(record.step, _checkpoint(model, optimizer, record, setup, run.started))
             record.saving_s += time.perf_counter() - start
 
     with (
         process.defer_signals() as stop,
-        contextlib.closing(Progress(settings.max_steps, begun, step_tokens)) as progress,
+        contextlib.closing(Progress(settings.max_steps, first_step, step_tokens)) as progress,
     ):
         while record.step < settings.max_steps:
             start = time.perf_counter()
@@ -99,7 +99,7 @@ def train(
             if record.skipped_in_row >= min(MAX_SKIPPED_IN_ROW, settings.max_steps):
                 save()
                 what = f"no loss and gradient were finite in the {record.skipped_in_row} steps up to step {record.step}"
-                raise _divergence_error(what, lr, work)
+                raise _divergence_error(what, lr, run)
 
             if done % settings.log_every == 0 or last:
                 record.log_row(lr)
@@ -108,59 +108,68 @@ def train(
                 with autocast(device, dtype):
                     val_loss = validate(model, val_data, settings.eval_batches, settings.batch_size)
                 if not math.isfinite(val_loss):
-                    raise _divergence_error(f"the validation loss is not finite after step {record.step}", lr, work)
+                    raise _divergence_error(f"the validation loss is not finite after step {record.step}", lr, run)
                 record.val_rows.append((done, val_loss))
                 record.validation_s += time.perf_counter() - trained
-            if step == begun:
+            if step == first_step:
                 record.first_step_s += trained - start
             else:
                 record.timed_tokens += step_tokens
-                record.busy_s += updated - ready
+                record.update_s += updated - ready
                 record.loop_s += trained - start
             progress.step(done, loss, record.val_rows[-1][1] if record.val_rows else None)
-            if stop.requested or last or (work and work.due(done)):
+            if stop.requested or last or (run and run.due(done)):
                 save()
             if stop.requested:
                 raise KeyboardInterrupt
-    if stop.requested:  # since then
+    if stop.requested:  # since the last step
         raise KeyboardInterrupt
     return record
 
 
+def _check_memory(model: nn.Module, batch_size: int, dtype: torch.dtype, section: str, run: ResumableRun) -> None:
+    """Raise UserError if memory is certainly too small, and warn if it may be."""
+    frozen = not all(p.requires_grad for p in model.parameters())
+    free = memory.available_mib() + tensor_bytes(run.state) / 2**20  # the state becomes weights and moments
+    loaded = sum(p.nbytes for p in model.parameters()) / 2**20
+    memory_estimate.check_minimum(model.config, batch_size, section, frozen, free + loaded)
+    memory_estimate.warn_of_memory(model, batch_size, dtype, section, free)
+
+
 def _step_seed(seed: int, step: int) -> int:
-    """Both mixed into 32 bits: torch's generator on the CPU reads no more of a seed."""
+    """Mix seed and step into 32 bits, all that torch's generator on the CPU reads of a seed."""
     return int(np.random.SeedSequence([seed, step]).generate_state(1)[0])
 
 
 def _checkpoint(
-    model: nn.Module, optimizer: torch.optim.Optimizer, record: RunRecord, choices: Choices, started: float
+    model: nn.Module, optimizer: torch.optim.Optimizer, record: RunRecord, setup: ComputeSetup, started: float
 ) -> dict:
     return {
         "model": {name: p.detach() for name, p in model.named_parameters() if p.requires_grad},
         "optimizer": optimizer.state_dict(),
         "record": asdict(record) | {"wall_s": record.wall_s + time.monotonic() - started},
-        "choices": asdict(choices),
+        "setup": asdict(setup),
     }
 
 
 @torch.no_grad()
-def _restore_checkpoint(model: nn.Module, optimizer: torch.optim.Optimizer, work: ResumableRun | None) -> RunRecord:
-    """Put the saved state of a run, where there is one, into model and optimizer; its record."""
-    if not work:
+def _restore_checkpoint(model: nn.Module, optimizer: torch.optim.Optimizer, run: ResumableRun | None) -> RunRecord:
+    """Load the saved state of `run`, if there is one, into model and optimizer; return its record or a new one."""
+    if not run:
         return RunRecord()
-    learning = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    weights = sum(p.nbytes for p in learning.values())
-    work.check_space(state_bytes=3 * weights, out_bytes=weights)  # AdamW keeps two more numbers for each
-    state, work.state = work.state, None
+    trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    weights = sum(p.nbytes for p in trainable.values())
+    run.check_space(state_bytes=3 * weights, out_bytes=weights)  # AdamW keeps two more numbers for each
+    state, run.state = run.state, None
     if not state:
         return RunRecord()
-    for name, p in learning.items():
+    for name, p in trainable.items():
         p.copy_(state["model"][name])
     optimizer.load_state_dict(state["optimizer"])
     record = RunRecord(**state["record"])
-    print(f"going on after step {record.step}, from the state in {work.folder}", file=sys.stderr)
+    print(f"resuming after step {record.step}, from the state in {run.folder}", file=sys.stderr)
     return record
 
 
-def _divergence_error(what: str, lr: float, work: ResumableRun | None) -> UserError:
-    return UserError(f"{what}; lower the learning rate ({lr:.2g} here)" + (f": {work.kept()}" if work else ""))
+def _divergence_error(what: str, lr: float, run: ResumableRun | None) -> UserError:
+    return UserError(f"{what}; lower the learning rate ({lr:.2g} here)" + (f": {run.describe_saved()}" if run else ""))

@@ -5,13 +5,13 @@ from torch import nn
 
 
 def build_adamw(model: nn.Module, lr: float, betas: tuple[float, float], weight_decay: float) -> torch.optim.AdamW:
-    """Fused AdamW over the parameters that learn (Loshchilov & Hutter, arXiv:1711.05101).
+    """Build a fused AdamW for the parameters that require gradients (Loshchilov & Hutter 2017, arXiv:1711.05101).
 
-    Matrices decay; vectors (norms, biases) do not.
+    Weight decay applies to matrices, not to vectors (norms, biases).
     """
-    learning = [p for p in model.parameters() if p.requires_grad]
+    trainable = [p for p in model.parameters() if p.requires_grad]
     groups = [
-        {"params": [p for p in learning if p.dim() >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in learning if p.dim() < 2], "weight_decay": 0.0},
+        {"params": [p for p in trainable if p.dim() >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in trainable if p.dim() < 2], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW([g for g in groups if g["params"]], lr=lr, betas=betas, fused=True)

@@ -1,4 +1,4 @@
-"""The pretrain stage: a model from fresh weights, or a checkpoint's, trained on a folder of bins."""
+"""The pretrain stage: trains a model, from random weights or a checkpoint's, on a folder of bins."""
 
 import time
 from dataclasses import asdict
@@ -17,7 +17,7 @@ from nanogpt.runtime.outputs import check_outputs, training_files
 from nanogpt.training.init_from import describe_origin, initial_model
 from nanogpt.training.loop import train
 from nanogpt.training.resume import resumable_run
-from nanogpt.training.settings import TrainSettings
+from nanogpt.training.settings import TrainSettings, resolve_warmup
 
 
 def pretrain(
@@ -37,6 +37,7 @@ def pretrain(
     input is missing or damaged or an output may not be written (see `check_outputs`).
     """
     started = time.monotonic()
+    training = resolve_warmup(training)
     tok = load_tokenizer(Path(data, "tokenizer"))
     outputs = {out: output_marker(out)} | training_files(metrics_folder, "pretrain")
     check_outputs(outputs, [data, training.init_from], overwrite)
@@ -44,10 +45,10 @@ def pretrain(
     origin = describe_origin(training.init_from)
     train_data, val_data = (Bin.open(data, split, tok) for split in ("train", "val"))
     windows = [Windows(split, net.config.block_size, seed) for split in (train_data, val_data)]
-    inputs = {"seed": seed, "begun": origin, "model": asdict(net.config), "train": training.fingerprint_inputs()}
+    inputs = {"seed": seed, "init_from": origin, "model": asdict(net.config), "train": training.fingerprint_inputs()}
     inputs["data"] = [tok.sha256, train_data.counts.sha256, val_data.counts.sha256]
-    facts = config_and_tokenizer(net, tok)
-    with resumable_run("pretrain", net.config.arch, inputs, training.checkpoint_every, facts, started) as run:
+    content = config_and_tokenizer(net, tok)
+    with resumable_run("pretrain", net.config.arch, inputs, training.checkpoint_every, content, started) as run:
         record = train(net, *windows, training, seed, run)
         score = score_bin(net, val_data, tok.byte_lengths(), record.dtype)
         settings = {"seed": seed, "model": net.config, "train": training}

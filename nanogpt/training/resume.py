@@ -1,8 +1,8 @@
 """Resumable training runs: `.work/<stage>/<name>-<fingerprint>` holds the states that the next process resumes from.
 
-DVC deletes a stage's outs before it runs it and keeps nothing of one that failed, so states are saved beside its outs.
-The process that holds the folder's lock may write there. When the outs are complete the folder is marked as done; it is
-removed once DVC has written dvc.lock after that, for until then DVC may still fail and run the stage again.
+DVC deletes a stage's outs before it runs the stage, and after a failure, so states are saved outside of the outs. Only
+the process that holds the folder's lock writes there. When the outs are complete the folder is marked as done. It is
+removed once DVC has written dvc.lock after that: until then DVC may still fail and run the stage again.
 """
 
 import contextlib
@@ -21,43 +21,43 @@ from nanogpt.training.fingerprint import fingerprint_program
 from nanogpt.training.save_interval import SaveInterval, parse_interval
 from nanogpt.training.saved_states import KEPT_STATES, SavedStates
 
-INPUTS_FILE = "made-of.json"
+INPUTS_FILE = "inputs.json"
 
 
 class ResumableRun:
-    """One run's folder, held by this process.
+    """The folder of one run, locked by this process.
 
-    `every` says how often to save, `facts` goes into every state as it is, and `started` is when this process
-    began (time.monotonic()). `state` is the newest whole one, None at the beginning and once it was taken up.
+    `every` says how often to save, `content` is part of every state, and `started` is the time.monotonic() at which
+    this process started. `state` is the newest undamaged one, or None if there is none or it has been restored.
     """
 
-    def __init__(self, folder: Path, every: SaveInterval, facts: dict, started: float):
-        self.folder, self.every, self.facts, self.started = folder, every, facts, started
+    def __init__(self, folder: Path, every: SaveInterval, content: dict, started: float):
+        self.folder, self.every, self.content, self.started = folder, every, content, started
         self._states = SavedStates(folder)
         self.state = self._states.load()
-        self._saved = time.monotonic()
-        self._cost = 0.0
+        self._saved_at = time.monotonic()
+        self._cost_s = 0.0
 
     def due(self, step: int) -> bool:
-        """Whether it is time to save, `step` steps being done."""
-        return self.every.due(step, time.monotonic() - self._saved, self._cost)
+        """Whether to save now, after `step` steps."""
+        return self.every.due(step, time.monotonic() - self._saved_at, self._cost_s)
 
     def save(self, step: int, state: dict) -> None:
-        """Save the state after `step` steps. Raises UserError where it cannot be written."""
+        """Save the state after `step` steps. Raises UserError if it cannot be written."""
         start = time.monotonic()
-        self._states.save(step, self.facts | state)
-        self._saved = time.monotonic()
-        self._cost = self._saved - start
+        self._states.save(step, self.content | state)
+        self._saved_at = time.monotonic()
+        self._cost_s = self._saved_at - start
 
-    def kept(self) -> str:
-        """What is saved and where, for a message."""
+    def describe_saved(self) -> str:
+        """Describe for a message which state is saved, and where."""
         newest = self._states.newest()
         return f"the state after {newest[0]} steps is kept in {newest[1]}" if newest else "no state was saved yet"
 
     def check_space(self, state_bytes: int, out_bytes: int) -> None:
-        """Raise UserError where the disk has no room for the states that a run keeps, and for what it writes then."""
-        there = sum(path.lstat().st_size for path in self.folder.iterdir())
-        needed, free = (KEPT_STATES + 1) * state_bytes + out_bytes - there, shutil.disk_usage(self.folder).free
+        """Raise UserError if the disk is too small for the states that a run keeps and for its result."""
+        present = sum(path.lstat().st_size for path in self.folder.iterdir())
+        needed, free = (KEPT_STATES + 1) * state_bytes + out_bytes - present, shutil.disk_usage(self.folder).free
         if needed > free:
             raise UserError(
                 f"{self.folder}: this run needs {needed / 2**20:,.0f} MiB for its saved states and its result, and the "
@@ -67,13 +67,13 @@ class ResumableRun:
 
 @contextlib.contextmanager
 def resumable_run(
-    stage: str, name: str, inputs: dict, every: int | str, facts: dict, started: float
+    stage: str, name: str, inputs: dict, every: int | str, content: dict, started: float
 ) -> Iterator[ResumableRun]:
-    """Hold the folder of the run of `stage` that is made of `inputs` (JSON values), code and libraries.
+    """Lock the folder of the run of `stage` with these `inputs` (JSON values), code and libraries.
 
-    `every` is `train.checkpoint_every`; for the rest see Work. Where the block ends well, the run is done.
-    Raises UserError where another process holds the folder, or the disk cannot be written, and under `dvc`, which would
-    record the code as it is then, where that has changed meanwhile.
+    `every` is `train.checkpoint_every`; for the rest see ResumableRun. If the block ends normally, the run is done.
+    Raises UserError if another process holds the folder or the disk cannot be written. Under `dvc`, which would record
+    the new code for a result of the old one, raises it also if the code has changed meanwhile.
     """
     remove_committed_runs()
     program = fingerprint_program()
@@ -81,15 +81,15 @@ def resumable_run(
     with locks.hold_folder(folder):
         (folder / DONE).unlink(missing_ok=True)
         warn_of_old_runs()
-        run = ResumableRun(folder, parse_interval(every), facts, started)
+        run = ResumableRun(folder, parse_interval(every), content, started)
         try:
             yield run
         except KeyboardInterrupt:
             again = "`dvc repro`" if "DVC_ROOT" in os.environ else "the same command"
-            raise KeyboardInterrupt(f"{run.kept()}; {again} goes on from there") from None
+            raise KeyboardInterrupt(f"{run.describe_saved()}; {again} resumes from there") from None
         if "DVC_ROOT" in os.environ:
             _check_code_unchanged(program["code"])
-            process.run_final_checks()  # a stage that fails by them has more to do
+            process.run_final_checks()  # before the run is marked as done
             atomic.write_text(folder / DONE, str(Path("dvc.lock").resolve()))
         else:
             shutil.rmtree(folder)
@@ -99,8 +99,8 @@ def _check_code_unchanged(code: dict[str, str]) -> None:
     now = fingerprint_program()["code"]
     if changed := [name for name, sha256 in code.items() if now.get(name) != sha256]:
         raise UserError(
-            f"{', '.join(changed)} changed while this stage ran, whose result is that of the code before; put it back, "
-            "or leave it, and run `dvc repro` again"
+            f"{', '.join(changed)} changed while this stage ran, and its result is from the code before; undo the "
+            "change or keep it, and run `dvc repro` again"
         )
 
 
@@ -116,7 +116,7 @@ def _open_run_folder(stage: str, name: str, inputs: dict) -> Path:
 
 
 def _explain_fresh_start(folder: Path, inputs: dict) -> None:
-    """Say why the last unfinished run of the same name is not taken up: what is different."""
+    """Print why the last unfinished run of the same name is not resumed: which inputs differ."""
     others = [path for path in folder.parent.glob(f"{folder.name.rpartition('-')[0]}-*") if SavedStates(path).newest()]
     unfinished = [path for path in others if not (path / DONE).exists()]
     if unfinished:

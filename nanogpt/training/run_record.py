@@ -1,4 +1,4 @@
-"""What a training run leaves besides the weights, so far: it is saved with them, and a resumed run goes on with it."""
+"""The record of a training run: curves, counts and times; saved with the weights and extended by a resumed run."""
 
 import json
 import math
@@ -19,24 +19,24 @@ if TYPE_CHECKING:
 
 @dataclass
 class RunRecord:
-    """A run of `step` steps; losses in nats per token, times in seconds, over all processes that had a part in it.
+    """A run of `step` steps; losses in nats per token, times in seconds, summed over the processes that ran it.
 
-    `train_rows` are (step, train_loss, lr), `val_rows` (step, val_loss), `recent` the losses since the last row.
-    Of the steps, `skipped` were not taken because the loss or the gradient was not finite, `skipped_in_row` of them
-    at the end. `first_step_s` is the first step of each process, which compiles and touches memory, `validation_s`
-    all of validation, `saving_s` all of saving, and `loop_s` the loop without these three: `timed_tokens` in all, of
-    which `busy_s` in forward, backward and optimizer. `wall_s` is from the start of the processes to the last save.
-    `machines` are those that it ran on, and what it computed with there.
+    `train_rows` are (step, train_loss, lr), `val_rows` (step, val_loss), `new_losses` those since the last row.
+    `skipped` steps changed nothing because the loss or the gradient was not finite, `skipped_in_row` of them are the
+    last ones. `first_step_s` is the first step of each process, which compiles and allocates memory, `validation_s` all
+    of validation, `saving_s` all of saving, and `loop_s` the loop without these three, which trained `timed_tokens`;
+    `update_s` of it is forward, backward and optimizer. `wall_s` is from the start of each process to its last save.
+    `machines` are those that it ran on, with the `ComputeSetup` used there.
     """
 
     step: int = 0
     train_rows: list[tuple[int, float, float]] = field(default_factory=list)
     val_rows: list[tuple[int, float]] = field(default_factory=list)
-    recent: list[float] = field(default_factory=list)
+    new_losses: list[float] = field(default_factory=list)
     skipped: int = 0
     skipped_in_row: int = 0
     timed_tokens: int = 0
-    busy_s: float = 0.0
+    update_s: float = 0.0
     first_step_s: float = 0.0
     validation_s: float = 0.0
     saving_s: float = 0.0
@@ -45,21 +45,21 @@ class RunRecord:
     machines: list[dict] = field(default_factory=list)
 
     def add_machine(self, machine: dict) -> None:
-        """Note the machine that the run goes on on, and say so where it is another one than before."""
+        """Add the machine that runs this process, and warn if an earlier process ran on another one."""
         if self.machines and machine not in self.machines:
             other = [key for key in machine if machine[key] != self.machines[-1].get(key)]
             print(
-                f"this run began on another machine ({', '.join(other)}): its last bits may be neither's own",
+                f"this run began on another machine ({', '.join(other)}): its result may differ in the last bits",
                 file=sys.stderr,
             )
         if machine not in self.machines:
             self.machines.append(machine)
 
     def log_step(self, loss: float) -> None:
-        """Count a step; its loss is NaN where it was skipped."""
+        """Count a step; a loss of NaN means that it was skipped."""
         self.step += 1
         if math.isfinite(loss):
-            self.recent.append(loss)
+            self.new_losses.append(loss)
             self.skipped_in_row = 0
         else:
             self.skipped += 1
@@ -67,38 +67,40 @@ class RunRecord:
             print(f"step {self.step}: the loss or its gradient is not finite; skipped", file=sys.stderr)
 
     def log_row(self, lr: float) -> None:
-        """A row of the training curve: the mean loss of the steps taken since the last one."""
-        self.train_rows.append((self.step, sum(self.recent) / len(self.recent) if self.recent else math.nan, lr))
-        self.recent = []
+        """Add a row to the training curve: the mean loss of the steps since the last row that were not skipped."""
+        self.train_rows.append(
+            (self.step, sum(self.new_losses) / len(self.new_losses) if self.new_losses else math.nan, lr)
+        )
+        self.new_losses = []
 
     @property
     def train_curve(self) -> "pd.DataFrame":
-        """Table of step, train_loss, lr."""
+        """The training curve: step, train_loss, lr."""
         import pandas as pd
 
         return pd.DataFrame(self.train_rows, columns=["step", "train_loss", "lr"])
 
     @property
     def val_curve(self) -> "pd.DataFrame":
-        """Table of step, val_loss."""
+        """The validation curve: step, val_loss."""
         import pandas as pd
 
         return pd.DataFrame(self.val_rows, columns=["step", "val_loss"])
 
     @property
     def dtype(self) -> str:
-        """That of the run's matrix products, where it ended."""
+        """Dtype of the run's matrix products."""
         return self.machines[-1]["dtype"]
 
     @property
     def tokens_per_s(self) -> float:
-        """Tokens trained on in a second of `loop_s`."""
+        """Tokens per second of `loop_s`."""
         return self.timed_tokens / self.loop_s if self.loop_s else 0.0
 
     @property
     def overhead_share(self) -> float:
-        """The part of `loop_s` outside forward, backward and optimizer."""
-        return 1 - self.busy_s / self.loop_s if self.loop_s else 0.0
+        """The share of `loop_s` outside forward, backward and optimizer."""
+        return 1 - self.update_s / self.loop_s if self.loop_s else 0.0
 
     def save(self, folder: Path | str, stage: str) -> None:
         """Write the curves as `<stage>-train.csv` and `<stage>-val.csv`, the machines as `<stage>-machine.json`."""
@@ -110,10 +112,10 @@ class RunRecord:
         atomic.write_text(folder / f"{stage}-machine.json", json.dumps(self.machines, indent=2) + "\n")
 
     def metrics(self, score: Score, val_data: Bin, started: float) -> dict:
-        """The run's metrics: losses, bits per byte, speed, memory, seconds since `started` (time.monotonic()).
+        """Compute the run's metrics: losses, bits per byte, speed, memory, seconds since `started` (time.monotonic()).
 
-        `score` is that of every document of `val_data`; `floor.bpb` is the entropy of those same
-        documents and is there only where it is known (built-in corpora).
+        `score` is that of every document of `val_data`; `floor.bpb` is the entropy of the same documents, where it is
+        known (built-in corpora).
         """
         figures = {
             "train": {"loss_nats": next(loss for _, loss, _ in reversed(self.train_rows) if math.isfinite(loss))},

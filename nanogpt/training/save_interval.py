@@ -6,27 +6,25 @@ from dataclasses import dataclass
 from nanogpt.runtime.errors import BadSetting
 
 UNITS = {"s": 1, "m": 60, "h": 3600}
-MIN_INTERVAL_OVER_COST = (
-    50  # times what saving takes lie between two saves by the clock, so that a slow disk costs 2% at most
-)
+MIN_INTERVAL_OVER_COST = 50  # saves by the clock are at least 50 save times apart: a slow disk costs 2% at most
 
 
 @dataclass(frozen=True)
 class SaveInterval:
-    """So many steps, or so many seconds; the other is None."""
+    """A number of steps or of seconds between two saves; the other is None."""
 
     steps: int | None = None
     seconds: float | None = None
 
     def due(self, step: int, since: float, cost: float) -> bool:
-        """Whether to save after `step` steps, `since` seconds after the last save, which took `cost` seconds."""
+        """Whether to save after `step` steps; the last save was `since` seconds ago and took `cost` seconds."""
         if self.steps:
             return step % self.steps == 0
         return since >= max(self.seconds, MIN_INTERVAL_OVER_COST * cost)
 
 
 def parse_interval(value: int | str) -> SaveInterval:
-    """500 is steps; 60s, 10m and 1h are time. Raises BadSetting for anything else."""
+    """Parse `train.checkpoint_every`: 500 is steps; 60s, 10m and 1h are time. Raises BadSetting for anything else."""
     if isinstance(value, int) and value >= 1:
         return SaveInterval(steps=value)
     if match := re.fullmatch(r"(\d+(?:\.\d+)?) ?([smh])", str(value)):

@@ -1,4 +1,4 @@
-"""Saved states of a run: files that appear whole, named by step and by the checksum of their content."""
+"""Saved states of a run: files written atomically, named by step and by the SHA-256 of their content."""
 
 import re
 import shutil
@@ -17,37 +17,34 @@ STATE_NAME = re.compile(r"step-(\d{9})-([0-9a-f]{64})\.pt")
 
 
 class SavedStates:
-    """The states in one folder."""
+    """The saved states in one folder."""
 
     def __init__(self, folder: Path):
         self.folder = folder
 
     def save(self, step: int, content: dict) -> Path:
-        """Write the state after `step` steps and drop all but the last KEPT ones; where it lies.
+        """Write the state after `step` steps, remove all but the last KEPT_STATES, and return its path.
 
-        Raises UserError where it cannot be written, and leaves the others as they are.
+        Raises UserError if it cannot be written; then the others stay.
         """
-        aside = self.folder / "state"
+        temporary = self.folder / "state"
         try:
-            with atomic.replace_file(aside) as file:
+            with atomic.replace_file(temporary) as file:
                 _write(content, file)
-            path = self.folder / f"step-{step:09}-{sha256(aside)}.pt"
-            aside.rename(path)
+            path = self.folder / f"step-{step:09}-{sha256(temporary)}.pt"
+            temporary.rename(path)
         except OSError as error:
-            raise UserError(self._unwritten(step, content, error)) from None
-        kept = [
-            path,
-            *[old for n, old in self._found() if n < step][: KEPT_STATES - 1],
-        ]  # later ones were passed over, damaged
+            raise UserError(self._describe_failure(step, content, error)) from None
+        kept = [path, *[old for n, old in self._found() if n < step][: KEPT_STATES - 1]]  # later ones are damaged
         for _, old in self._found():
             if old not in kept:
                 shutil.rmtree(old) if old.is_dir() else old.unlink()
         return path
 
     def load(self) -> dict | None:
-        """The newest state that is whole, on the CPU; None where there is none.
+        """Load the newest undamaged state, to the CPU; None if there is none.
 
-        Raises UserError where one cannot be read, which is no reason to begin anew.
+        Raises UserError if one cannot be read now: it may be readable later, so the run must not start afresh.
         """
         for _, path in self._found():
             try:
@@ -55,21 +52,21 @@ class SavedStates:
                     return torch.load(path, map_location="cpu", weights_only=True)
             except OSError as error:
                 raise UserError(
-                    f"{path} cannot be read ({error.strerror}); run this again, or delete it to go on without it"
+                    f"{path} cannot be read ({error.strerror}); run this again, or delete it to continue without it"
                 ) from None
-            print(f"{path} is damaged; the state before it is taken, if there is one", file=sys.stderr)
+            print(f"{path} is damaged; the state before it is used, if there is one", file=sys.stderr)
         return None
 
     def newest(self) -> tuple[int, Path] | None:
-        """Step and place of the newest state, whole or not; None where there is none."""
+        """Step and path of the newest state, damaged or not; None if there is none."""
         return next(iter(self._found()), None)
 
     def _found(self) -> list[tuple[int, Path]]:
-        """Newest first."""
+        """Step and path of every state, newest first."""
         named = ((STATE_NAME.fullmatch(path.name), path) for path in self.folder.iterdir())
         return sorted(((int(match[1]), path) for match, path in named if match), reverse=True)
 
-    def _unwritten(self, step: int, content: dict, error: OSError) -> str:
+    def _describe_failure(self, step: int, content: dict, error: OSError) -> str:
         free = shutil.disk_usage(self.folder).free
         newest = self.newest()
         kept = f"the state after {newest[0]} steps is kept" if newest else "none was saved before"
@@ -82,12 +79,12 @@ class SavedStates:
 def _write(content: dict, file: BinaryIO) -> None:
     try:
         torch.save(content, file)
-    except RuntimeError as error:  # torch's writer hides what happened to the file: a full disk, an interruption
+    except RuntimeError as error:  # torch hides the cause: a full disk, an interruption
         raise error.__context__ or error from None
 
 
 def tensor_bytes(content: object) -> int:
-    """Bytes of all tensors in nested dicts and lists."""
+    """Sum the bytes of all tensors in nested dicts and lists."""
     if isinstance(content, torch.Tensor):
         return content.nbytes
     items = content.values() if isinstance(content, dict) else content if isinstance(content, list | tuple) else ()

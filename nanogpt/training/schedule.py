@@ -4,9 +4,9 @@ import math
 
 
 def learning_rate(step: int, *, peak: float, floor: float, warmup_steps: int, max_steps: int) -> float:
-    """Linear warmup to `peak`, then a cosine down to `floor` at the last step (arXiv:1608.03983).
+    """Compute the learning rate of `step`, counted from 0: linear warmup to `peak`, then a cosine down to `floor`.
 
-    `step` counts from 0.
+    The last step has `floor`. Source: Loshchilov & Hutter 2016, arXiv:1608.03983.
     """
     if step < warmup_steps:
         return peak * (step + 1) / warmup_steps

@@ -1,6 +1,6 @@
 """Section `train` of params.yaml."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Literal
 
 from nanogpt.hardware.compilation import Compile
@@ -22,7 +22,7 @@ class TrainSettings(CheckedSettings):
     grad_accum: PositiveInt
     lr: LearningRate
     min_lr: float
-    warmup_steps: int
+    warmup_steps: int | float
     weight_decay: Annotated[float, Require(lambda x: x >= 0, "is negative", "choose 0.0 to 0.1")]
     beta1: Beta
     beta2: Beta
@@ -48,7 +48,7 @@ class TrainSettings(CheckedSettings):
         return self.batch_size * self.grad_accum
 
     def fingerprint_inputs(self) -> dict:
-        """What of it decides a run's result: not how often it is saved, nor what a checkpoint is called."""
+        """The settings that decide a run's result: all but how often it is saved and the path that it starts from."""
         return {key: value for key, value in asdict(self).items() if key not in ("checkpoint_every", "init_from")}
 
 
@@ -59,6 +59,15 @@ def check_schedule(settings) -> None:
     """
     if not 0 <= settings.min_lr <= settings.lr:
         raise BadSetting("min_lr", settings.min_lr, f"not between 0 and lr = {settings.lr}", "a tenth of lr is usual")
-    if not 0 <= settings.warmup_steps < settings.max_steps:
-        reason = f"not between 0 and max_steps = {settings.max_steps}"
-        raise BadSetting("warmup_steps", settings.warmup_steps, reason, "a twentieth of max_steps is usual")
+    share = isinstance(settings.warmup_steps, float)
+    if not 0 <= settings.warmup_steps < (1 if share else settings.max_steps):
+        reason = "not a share between 0 and 1" if share else f"not between 0 and max_steps = {settings.max_steps}"
+        raise BadSetting("warmup_steps", settings.warmup_steps, reason, "0.05, a twentieth of max_steps, is usual")
+
+
+def resolve_warmup(settings):
+    """Return section `train` or `lora` with `warmup_steps` as a whole number, where it may be a share of `max_steps`."""
+    if isinstance(settings.warmup_steps, float):
+        steps = round(settings.warmup_steps * settings.max_steps)
+        return replace(settings, warmup_steps=min(steps, settings.max_steps - 1))
+    return settings

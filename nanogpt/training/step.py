@@ -1,4 +1,4 @@
-"""One optimizer step, and the loss it descends."""
+"""One optimizer step, and the compiled loss."""
 
 import math
 from collections.abc import Callable
@@ -19,12 +19,12 @@ def update(
     device: torch.device,
     dtype: torch.dtype,
 ) -> float:
-    """One optimizer step on the mean gradient of `batches`, clipped to norm `grad_clip`.
+    """Make one optimizer step with the mean gradient of `batches`, clipped to norm `grad_clip`.
 
-    `batches` are pairs (ids, targets), each (B, T) int64, of which `loss_of`, like a model, makes a mean loss; `dtype`
+    `batches` are pairs (ids, targets), each (B, T) int64; `loss_of` returns their mean loss, as a model does. `dtype`
     is that of matrix products.
-    Returns the mean loss in nats per token, before the step; where it or the gradient is not finite, NaN, and
-    nothing has changed then.
+    Returns the mean loss before the step, in nats per token. If it or the gradient is not finite, returns NaN and
+    changes nothing.
     """
     total = 0.0
     for ids, targets in batches:
@@ -32,8 +32,8 @@ def update(
             loss = loss_of(ids.to(device), targets.to(device)) / len(batches)
         loss.backward()
         total += loss.item()
-    learning = [p for group in optimizer.param_groups for p in group["params"]]
-    norm = torch.nn.utils.clip_grad_norm_(learning, grad_clip).item()
+    trainable = [p for group in optimizer.param_groups for p in group["params"]]
+    norm = torch.nn.utils.clip_grad_norm_(trainable, grad_clip).item()
     finite = math.isfinite(total) and math.isfinite(norm)
     if finite:
         optimizer.step()
@@ -42,6 +42,6 @@ def update(
 
 
 def compile_loss(model: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
-    """`model(ids, targets)` with all but the head compiled; the head's kernels are as fast as compiled ones."""
+    """Return `model(ids, targets)` with all but the head compiled, whose kernels are as fast as compiled ones."""
     hidden = compile_cached(model.hidden)
     return lambda ids, targets: head_loss(model.lm_head, hidden(ids), targets)

@@ -58,14 +58,14 @@ def test_ctrl_c_keeps_the_training_and_says_how_to_go_on(reference, tmp_path):
     assert run.until(lambda: run.stage == "pretrain" and saved(clone.folder, "pretrain") > 0), run.text
     run.strike("SIGINT all")
     said = re.search(
-        r"^interrupted: the state after (\d+) steps is kept in (\S+); `dvc repro` goes on from there$", run.text, re.M
+        r"^interrupted: the state after (\d+) steps is kept in (\S+); `dvc repro` resumes from there$", run.text, re.M
     )
     assert said and Path(said[2]).is_file(), run.text
     # bash becomes the stage, so DVC sees its status; dash, taken where SHELL is not set, dies of the same signal.
     assert re.search(r"exited with (130|-2)$", run.text, re.M) and run.wait() != 0
     again = Run(clone, "repro", "pretrain")
     assert again.wait() == 0, again.text
-    assert f"going on after step {said[1]}, from the state in {Path(said[2]).parent}" in again.text
+    assert f"resuming after step {said[1]}, from the state in {Path(said[2]).parent}" in again.text
     assert pretrained(clone.folder) == pretrained(reference.clone.folder)
     assert processes(clone.folder) == []
 
@@ -82,7 +82,7 @@ def test_settings_that_are_edited_while_they_are_trained(reference, tmp_path):
     (clone.folder / "params.yaml").write_bytes(before)
     again = Run(clone, "repro", "pretrain")
     assert again.wait() == 0, again.text
-    assert f"going on after step {STEPS}," in again.text
+    assert f"resuming after step {STEPS}," in again.text
     assert pretrained(clone.folder) == pretrained(reference.clone.folder)
 
 
@@ -140,7 +140,7 @@ def test_a_killed_experiment_of_the_queue_goes_on_when_it_is_queued_again(refere
             process.kill()
     assert all((folder / "done").exists() for folder in (clone.folder / ".work/pretrain").iterdir())
     logs = [log.read_text() for log in (clone.folder / ".dvc/tmp/exps/run").glob("*/*.out")]
-    assert sum("going on after step" in log for log in logs) == 1
+    assert sum("resuming after step" in log for log in logs) == 1
     assert len(set(losses(clone))) == 4
     clone.dvc("exp", "apply", name)
     undisturbed = reference.fresh(tmp_path / "undisturbed")

@@ -240,7 +240,7 @@ def disturb(reference: Reference, clone: Clone, kills: list[Kill], toll: Toll, s
         hit = strike(run, kill, list(reference.seconds)) if kill else None
         status = run.wait()
         for stage in TRAININGS:
-            if match := re.search(r"^going on after step (\d+)", run.part(stage), re.MULTILINE):
+            if match := re.search(r"^resuming after step (\d+)", run.part(stage), re.MULTILINE):
                 toll.resumed.append(int(match[1]))
                 say(f"{stage} went on after step {match[1]}")
             if kept[stage] and re.search(r"^step 1/", run.part(stage), re.MULTILINE):

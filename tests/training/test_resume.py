@@ -1,4 +1,4 @@
-"""A run that was killed goes on to the same bits; each attempt starts from a model made anew, as a process does."""
+"""A killed run is resumed to the same bits; each attempt starts from a new model, as a process does."""
 
 import time
 
@@ -69,17 +69,16 @@ def test_a_compiled_run_too(tiny, training, monkeypatch, arch):
     assert_same(run(tiny(arch, **shape), settings), whole)
 
 
-@pytest.mark.parametrize("kill", [[], [5], [3, 9, 9]])
-def test_two_runs_of_one_fingerprint_are_equal_however_often_they_end(tiny, training, monkeypatch, kill):
+def test_a_run_that_saves_and_is_killed_often_equals_one_that_never_saves(tiny, training, monkeypatch):
     settings = training(max_steps=10)
-    for step in kill:
+    for step in (3, 9, 9):
         with killed_at(step, monkeypatch):
             run(tiny(), settings, every=1)
     plain = train(model := tiny(), Windows(DATA, 16, 1), Windows(DATA, 16, 1), settings, 1)
     assert_same(run(tiny(), settings), (model.state_dict(), plain))
 
 
-def test_choices_are_kept(tiny, training, monkeypatch):
+def test_a_resumed_run_keeps_what_auto_was_resolved_to(tiny, training, monkeypatch):
     settings = training(max_steps=10, dtype="auto", threads="auto", compile="auto", device="auto")
     with monkeypatch.context() as other:
         other.setattr("nanogpt.hardware.auto.usable_cores", lambda: 3)
@@ -112,21 +111,21 @@ def test_times_add_up_over_processes(tiny, training, monkeypatch):
     _, record = run(tiny(), settings, every=1)
     tokens = settings.step_sequences * 16
     assert record.timed_tokens == 8 * tokens  # of ten steps two were the first of a process
-    assert 0 < record.busy_s < record.loop_s < record.wall_s
+    assert 0 < record.update_s < record.loop_s < record.wall_s
     assert record.tokens_per_s == record.timed_tokens / record.loop_s
     assert min(record.first_step_s, record.validation_s, record.saving_s) > 0
 
 
 def test_a_state_is_a_checkpoint(tiny, training, byte, monkeypatch, inside):
-    """A model can be looked at while it trains, and a run that went wrong gone on with from its last good state."""
+    """A model can be used while it trains, and a run that diverged continued from its last good state."""
     for arch in ("base", "optimized"):
         model = tiny(arch, vocab_size=320)
-        windows, facts = Windows(DATA, 16, 1), config_and_tokenizer(model, byte)
+        windows, content = Windows(DATA, 16, 1), config_and_tokenizer(model, byte)
         with (
             killed_at(4, monkeypatch),
-            resumable_run("pretrain", arch, {}, 2, facts, time.monotonic()) as work,
+            resumable_run("pretrain", arch, {}, 2, content, time.monotonic()) as resumable,
         ):
-            train(model, windows, windows, training(max_steps=8), 1, work)
+            train(model, windows, windows, training(max_steps=8), 1, resumable)
         (newest,) = (path for path in inside.glob(f".work/pretrain/{arch}-*/step-000000004-*"))
         loaded, tok = load_checkpoint(newest)
         assert tok.sha256 == byte.sha256
@@ -135,10 +134,10 @@ def test_a_state_is_a_checkpoint(tiny, training, byte, monkeypatch, inside):
 
 
 def test_what_a_state_holds_counts_as_free(tiny, training, monkeypatch):
-    """It is in memory when the estimate is made, and will be what the estimate counts."""
+    """It is in memory when the estimate is made, and becomes weights and moments."""
     free = []
     monkeypatch.setattr("nanogpt.hardware.memory.available_mib", lambda: 1e6)
-    monkeypatch.setattr("nanogpt.estimate.check", lambda *given: free.append(given[-1]))
+    monkeypatch.setattr("nanogpt.training.memory_estimate.warn_of_memory", lambda *given: free.append(given[-1]))
     with killed_at(6, monkeypatch):
         run(tiny(), training(max_steps=10))
     run(tiny(), training(max_steps=10))
