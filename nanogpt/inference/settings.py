@@ -10,7 +10,11 @@ from nanogpt.runtime.ranges import CheckedSettings, PositiveInt, Require
 class SampleSettings(CheckedSettings):
     """Section `sample` of params.yaml."""
 
-    prompts: Annotated[list[str], Require(len, "names no prompt", 'write at least one, like ["Once upon a time"]')]
+    prompts: Annotated[
+        list[str],
+        Require(len, "names no prompt", 'write at least one, like ["Once upon a time"]'),
+        Require(all, "a prompt is empty", "write some text, or remove it"),
+    ]
     num_samples: PositiveInt
     max_tokens: PositiveInt
     temperature: Annotated[

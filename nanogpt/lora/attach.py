@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from nanogpt.model.build import linear_names
-from nanogpt.runtime.errors import BadSetting, UserError
+from nanogpt.runtime.errors import BadSetting
 
 if TYPE_CHECKING:
     from peft import PeftModel  # takes seconds to import: the functions below do it when needed
@@ -26,15 +26,21 @@ def attach_adapter(model: nn.Module, settings: "LoraSettings", seed: int) -> "Pe
     """
     from peft import LoraConfig, get_peft_model
 
-    targets, width = target_names(model, settings.target_modules), model.config.n_embd
-    if settings.r > width:
-        raise BadSetting("lora.r", settings.r, f"above the model's width of {width}", "choose 4 to 64")
+    targets = check_adapter(model, settings)
     torch.manual_seed(seed)  # A is drawn at random, B starts at zero
     config = LoraConfig(
         r=settings.r, lora_alpha=settings.alpha, lora_dropout=settings.dropout, target_modules=targets,
         use_rslora=settings.kind == "rslora", use_dora=settings.kind == "dora",
     )  # fmt: skip
     return get_peft_model(model, config)
+
+
+def check_adapter(model: nn.Module, settings: "LoraSettings") -> list[str]:
+    """Return the leaf names of the modules to adapt. Raises as `attach_adapter`, also on the meta device."""
+    targets, width = target_names(model, settings.target_modules), model.config.n_embd
+    if settings.r > width:
+        raise BadSetting("lora.r", settings.r, f"above the model's width of {width}", "choose 4 to 64")
+    return targets
 
 
 def target_names(model: nn.Module, wanted: "Targets") -> list[str]:
@@ -50,9 +56,8 @@ def target_names(model: nn.Module, wanted: "Targets") -> list[str]:
     for name in wanted:
         if name not in known:
             choice = ", ".join(sorted(known))
-            raise UserError(
-                f"lora.target_modules: {model.config.arch} has no module {name!r}; it has {choice}, or write all-linear"
-            )
+            reason = f"{model.config.arch} has no module {name!r}"
+            raise BadSetting("lora.target_modules", wanted, reason, f"choose from {choice}, or write all-linear")
     return list(wanted)
 
 

@@ -23,8 +23,11 @@ class ModelSettings(CheckedSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.n_embd % self.n_head:
-            nearest = max(1, round(self.n_embd / self.n_head)) * self.n_head
-            raise BadSetting("n_embd", self.n_embd, f"{self.n_head} heads do not divide it", f"try {nearest}")
+            step = 2 * self.n_head  # heads of even width work in both architectures
+            nearest = max(1, round(self.n_embd / step)) * step
+            heads = min((n for n in range(1, 65) if self.n_embd % n == 0), key=lambda n: abs(n - self.n_head))
+            remedy = f"try {nearest}, or n_head = {heads}"
+            raise BadSetting("n_embd", self.n_embd, f"{self.n_head} heads do not divide it", remedy)
         if self.n_head % self.n_kv_head:
             divisors = [d for d in range(1, self.n_head + 1) if self.n_head % d == 0]
             raise BadSetting(

@@ -1,1 +1,1 @@
-"""What concerns the pipeline as a whole: all settings, and whether they can work."""
+"""The pipeline as a whole: all its settings, and the check stage."""

@@ -1,4 +1,4 @@
-"""All sections of params.yaml in one table, for whoever must know them all."""
+"""All sections of params.yaml and their types in one table."""
 
 from nanogpt.benchmark.settings import BenchmarkSettings
 from nanogpt.checkpoint.settings import CheckpointSettings

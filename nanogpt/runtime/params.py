@@ -53,7 +53,7 @@ def load_all(path: os.PathLike | str = PATH, **sections: type) -> types.SimpleNa
 
 def load_key(key: str, kind: type, path: os.PathLike | str = PATH) -> object:
     """Read one value by its dotted key, for a stage that needs no more of a section. Raises as `load` does."""
-    with _read(path) as document:
+    with read_document(path) as document:
         value = document
         for part in key.split("."):
             if not isinstance(value, dict) or part not in value:
@@ -63,7 +63,7 @@ def load_key(key: str, kind: type, path: os.PathLike | str = PATH) -> object:
 
 
 def _load(path: os.PathLike | str, sections: dict[str, type], ignore_others: bool) -> types.SimpleNamespace:
-    with _read(path) as document:
+    with read_document(path) as document:
         values = {key: value for key, value in document.items() if key in sections or not ignore_others}
         loaded = types.SimpleNamespace(**_convert_keys(values, sections, ""))
     if path == PATH:
@@ -72,7 +72,7 @@ def _load(path: os.PathLike | str, sections: dict[str, type], ignore_others: boo
 
 
 @contextlib.contextmanager
-def _read(path: os.PathLike | str) -> Iterator[dict]:
+def read_document(path: os.PathLike | str = PATH) -> Iterator[dict]:
     """Yield the file's content in plain Python types; a BadSetting in the block becomes a UserError with its line."""
     path = Path(path)
     if not path.is_file():

@@ -41,8 +41,8 @@ def check_minimum(
     fixed = _count_weights(config) * (4 if frozen else 16)
     if (needed := fixed + per_sequence) > free:
         raise UserError(
-            f"the model is too large for the memory here: training needs at least {_gib(needed)}, and {_gib(free)} are "
-            "free; choose a smaller model.n_embd, n_layer or block_size, or a smaller vocabulary"
+            f"the model of section {section} is too large for the memory here: it needs at least {_gib(needed)}, and "
+            f"{_gib(free)} are free; choose a smaller n_embd, n_layer or block_size, or a smaller vocabulary"
         )
     if (needed := fixed + batch_size * per_sequence) > free:
         reason = f"training needs at least {_gib(needed)} of memory, and {_gib(free)} are free"

@@ -62,11 +62,11 @@ def check_schedule(settings) -> None:
     share = isinstance(settings.warmup_steps, float)
     if not 0 <= settings.warmup_steps < (1 if share else settings.max_steps):
         reason = "not a share between 0 and 1" if share else f"not between 0 and max_steps = {settings.max_steps}"
-        raise BadSetting("warmup_steps", settings.warmup_steps, reason, "0.05, a twentieth of max_steps, is usual")
+        raise BadSetting("warmup_steps", settings.warmup_steps, reason, "a twentieth of max_steps, 0.05, is usual")
 
 
 def resolve_warmup(settings):
-    """Return section `train` or `lora` with `warmup_steps` as a whole number, where it may be a share of `max_steps`."""
+    """Return section `train` or `lora` with a share of `max_steps` in `warmup_steps` replaced by a number of steps."""
     if isinstance(settings.warmup_steps, float):
         steps = round(settings.warmup_steps * settings.max_steps)
         return replace(settings, warmup_steps=min(steps, settings.max_steps - 1))

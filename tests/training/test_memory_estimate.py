@@ -102,14 +102,16 @@ def test_the_minimum_is_weights_gradients_moments_and_the_input_of_each_block(ti
     check_minimum(model.config, 8, "lora", frozen, needed)
     with pytest.raises(BadSetting, match=r"^lora\.batch_size = 8: .* choose less than 8; train\.grad_accum"):
         check_minimum(model.config, 8, "lora", frozen, needed - 1e-4)
-    with pytest.raises(UserError, match=r"^the model is too large .* model\.n_embd, n_layer or block_size"):
+    with pytest.raises(
+        UserError, match=r"^the model of section lora is too large .* smaller n_embd, n_layer or block_size"
+    ):
         check_minimum(model.config, 8, "lora", frozen, needed / 100)
 
 
 @pytest.mark.parametrize("shape", [(10**9, 64, 16384), (2, 10**9, 16), (2, 10**30, 16), (2, 64, 10**18)])
 def test_absurd_shapes_are_refused_at_once(shape):
     n_layer, n_embd, block_size = shape
-    with pytest.raises(UserError, match="the model is too large"):
+    with pytest.raises(UserError, match="the model of section train is too large"):
         check_minimum(ModelConfig("base", n_layer, 2, 2, n_embd, block_size, 0.0, False, 320))
 
 
@@ -122,8 +124,8 @@ def test_a_run_that_may_not_fit_starts_with_a_warning(tiny, training, monkeypatc
     run(tiny(), training(max_steps=1, warmup_steps=0), inputs={"another": 1})
     assert "warning: training takes about" in capsys.readouterr().err
     monkeypatch.setattr("nanogpt.hardware.memory.available_mib", lambda: 10.0)
-    with pytest.raises(BadSetting, match=r"^train\.batch_size = 4000: "):
-        run(tiny(), training(max_steps=1, warmup_steps=0, batch_size=4000))
+    with pytest.raises(BadSetting, match=r"^train\.batch_size = 100000: "):
+        run(tiny(), training(max_steps=1, warmup_steps=0, batch_size=100_000))
 
 
 REAL = """
