@@ -60,9 +60,8 @@ def test_the_figures(tiny, training):
     assert known["floor"] == {"bpb": 0.5}
     assert known["val"] == {"loss_nats": pytest.approx(2 * math.log(2)), "bpb": pytest.approx(1.6)}
     assert known["train"]["loss_nats"] == run.train_curve.train_loss.iloc[-1]
-    assert 100 <= known["wall_s"] < 200
+    assert known["wall_s"] >= 100
     assert known["peak_mib"] > 50
-    assert known["tokens_per_s"] > 100
     assert known.pop("skipped_steps") == unknown.pop("skipped_steps") == 0
     assert known.keys() - unknown.keys() == {"floor"}
     for figures in (known, unknown):
