@@ -279,3 +279,12 @@ def test_a_compiled_model_learns_the_same(tiny, training):
     trained(compiled, training(max_steps=6, compile="on", eval_every=2))
     for name, tensor in state(eager).items():
         assert_close(name, state(compiled)[name], tensor, 5e-4)
+
+
+def test_progress_is_plain_lines_if_there_is_no_terminal(tiny, training, capsys):
+    trained(tiny(), training())
+    out, err = capsys.readouterr()
+    assert out == "" and "\r" not in err and "\x1b" not in err
+    lines = err.splitlines()
+    assert lines[0].startswith("step 1/20: loss ")
+    assert lines[-1].startswith("step 20/20: loss ") and ", validation " in lines[-1]
