@@ -16,16 +16,14 @@ X86 = {"plain": "", "AVX2": "avx2", "AVX512": "avx512f", "AVX512-BF16": "avx512_
 """Instruction sets from the oldest to the newest, and the Linux kernel's flag for each."""
 
 ISA_LIMITS = {
-    "sse41": "plain",
-    "avx": "plain",
-    "avx2": "AVX2",
-    "avx2_vnni": "AVX2",
-    "avx2_vnni_2": "AVX2",
-    "avx512_core": "AVX512",
-    "avx512_core_vnni": "AVX512",
-    "avx512_core_bf16": "AVX512-BF16",
-    "avx512_core_fp16": "AVX512-BF16",
-    "avx10_1_512": "AVX512-BF16",
+    value: name
+    for name, values in {
+        "plain": "sse41 avx",
+        "AVX2": "avx2 avx2_vnni avx2_vnni_2",
+        "AVX512": "avx512_core avx512_core_vnni",
+        "AVX512-BF16": "avx512_core_bf16 avx512_core_fp16 avx10_1_512",
+    }.items()
+    for value in values.split()
 }
 """The newest set that each value of ONEDNN_MAX_CPU_ISA allows; other values allow all."""
 

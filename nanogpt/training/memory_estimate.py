@@ -19,7 +19,7 @@ from nanogpt.model.loss import KEPT_BYTES
 from nanogpt.runtime.errors import BadSetting, UserError
 
 MIB = 1 << 20
-IMPORTS = 150 * MIB  # modules that are loaded later: AdamW's part of torch, oneDNN's kernels, pandas
+IMPORTS = 90 * MIB  # modules that are loaded later: AdamW's part of torch, oneDNN's kernels
 HEAP = 1.35  # measured: bytes of the heap for each byte in use at the peak, see `keep_freed_memory`
 WARN_ABOVE = 0.85  # of the free memory: measured peaks were within 15% of the estimate, or 40% with an adapted head
 

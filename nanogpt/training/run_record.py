@@ -6,15 +6,11 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from nanogpt.data.tokens.bins import Bin
 from nanogpt.hardware import memory
 from nanogpt.model.score import Score, bits_per_byte
 from nanogpt.runtime import atomic
-
-if TYPE_CHECKING:
-    import pandas as pd  # takes 66 MiB: it is imported once training has given back its own
 
 
 @dataclass
@@ -68,24 +64,14 @@ class RunRecord:
 
     def log_row(self, lr: float) -> None:
         """Add a row to the training curve: the mean loss of the steps since the last row that were not skipped."""
-        self.train_rows.append(
-            (self.step, sum(self.new_losses) / len(self.new_losses) if self.new_losses else math.nan, lr)
-        )
+        loss = sum(self.new_losses) / len(self.new_losses) if self.new_losses else math.nan
+        self.train_rows.append((self.step, loss, lr))
         self.new_losses = []
 
     @property
-    def train_curve(self) -> "pd.DataFrame":
-        """The training curve: step, train_loss, lr."""
-        import pandas as pd
-
-        return pd.DataFrame(self.train_rows, columns=["step", "train_loss", "lr"])
-
-    @property
-    def val_curve(self) -> "pd.DataFrame":
-        """The validation curve: step, val_loss."""
-        import pandas as pd
-
-        return pd.DataFrame(self.val_rows, columns=["step", "val_loss"])
+    def train_losses(self) -> list[float]:
+        """The loss of each row of the training curve."""
+        return [loss for _, loss, _ in self.train_rows]
 
     @property
     def dtype(self) -> str:
@@ -106,9 +92,12 @@ class RunRecord:
         """Write the curves as `<stage>-train.csv` and `<stage>-val.csv`, the machines as `<stage>-machine.json`."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        for name, curve in (("train", self.train_curve), ("val", self.val_curve)):
-            text = curve.to_csv(index=False, float_format="%.6g", na_rep="nan")
-            atomic.write_text(folder / f"{stage}-{name}.csv", text)
+        for name, header, rows in (
+            ("train", "step,train_loss,lr", self.train_rows),
+            ("val", "step,val_loss", self.val_rows),
+        ):
+            lines = [header, *(",".join([str(step), *(f"{x:.6g}" for x in numbers)]) for step, *numbers in rows)]
+            atomic.write_text(folder / f"{stage}-{name}.csv", "\n".join(lines) + "\n")
         atomic.write_text(folder / f"{stage}-machine.json", json.dumps(self.machines, indent=2) + "\n")
 
     def metrics(self, score: Score, val_data: Bin, started: float) -> dict:
@@ -118,7 +107,7 @@ class RunRecord:
         known (built-in corpora).
         """
         figures = {
-            "train": {"loss_nats": next(loss for _, loss, _ in reversed(self.train_rows) if math.isfinite(loss))},
+            "train": {"loss_nats": next(filter(math.isfinite, reversed(self.train_losses)))},
             "val": {"loss_nats": score.loss_nats, "bpb": score.bpb},
             "skipped_steps": self.skipped,
             "tokens_per_s": self.tokens_per_s,

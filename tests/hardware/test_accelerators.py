@@ -30,11 +30,11 @@ def test_a_gpu_learns_what_the_cpu_learns(arch, device, training):
     tokens = np.random.default_rng(0).zipf(1.5, 20_000).clip(max=511).astype(np.uint16)
     windows = Windows(Bin("test", "train", tokens, 511, Counts(1, len(tokens), len(tokens), None)), 64, 1)
     settings = training(max_steps=50, log_every=1, eval_every=50)
-    expected = train(here, windows, windows, settings, 1).train_curve.train_loss
+    expected = train(here, windows, windows, settings, 1).train_losses
     for dtype, tolerance in (("float32", 0.002), ("auto", 0.01)):
         model = copy.deepcopy(there)
         run = train(model, windows, windows, training(**vars(settings) | {"device": device, "dtype": dtype}), 1)
-        np.testing.assert_allclose(run.train_curve.train_loss, expected, rtol=tolerance)
+        np.testing.assert_allclose(run.train_losses, expected, rtol=tolerance)
         assert next(model.parameters()).device.type == device
 
 

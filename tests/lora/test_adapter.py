@@ -82,7 +82,7 @@ def test_transformers_and_peft_compute_the_same_with_head_and_embeddings(ends):
 
 
 def learned_but_for_the_base(done: Trained) -> None:
-    assert done.run.train_curve.train_loss.iloc[-1] < done.run.train_curve.train_loss.iloc[0] - 0.2
+    assert done.run.train_losses[-1] < done.run.train_losses[0] - 0.2
     base = {
         name.replace(".base_layer.", "."): tensor
         for name, tensor in done.model.state_dict().items()
@@ -231,8 +231,8 @@ def test_the_other_kinds_learn_too(tiny, byte, bins, training, kind):
     own = settings(kind=kind, target_modules="all")
     attach_adapter(model, own, 1)
     windows = Windows(Bin.open(bins, "train", byte), 16, 1)
-    curve = train(model, windows, windows, own.training(training()), 1).train_curve.train_loss
-    assert curve.iloc[-1] < curve.iloc[0] - 0.2
+    losses = train(model, windows, windows, own.training(training()), 1).train_losses
+    assert losses[-1] < losses[0] - 0.2
     for name, tensor in model.state_dict().items():
         if "lora_" not in name:
             assert torch.equal(tensor, before[name.replace(".base_layer.", ".")]), name

@@ -74,7 +74,7 @@ def main() -> None:
     torch.manual_seed(1)
     plain = build_model(given.benchmark.config(args.arch))
     fast = copy.deepcopy(plain)
-    ours = train(fast, *windows, settings, 1).train_curve.train_loss
+    ours = train(fast, *windows, settings, 1).train_losses
     torch.backends.mkldnn.matmul.fp32_precision = "ieee"  # the reference has torch's own products
     curves = pd.DataFrame({"ours": ours, "plain": reference_losses(plain, windows[0], settings)})
     means = curves.groupby(curves.index // 10).mean()  # of ten steps

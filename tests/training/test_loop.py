@@ -60,8 +60,8 @@ def test_independent_tokens_are_learned_to_their_entropy_and_no_further(tiny, tr
     targets = torch.cat([val.batch(i, 16)[1] for i in range(20)])
     floor = -np.log(p)[targets.numpy()].mean()  # what the generator itself pays for the same tokens
     assert floor == pytest.approx(1.75 * math.log(2), abs=0.03)
-    assert -0.005 < run.val_curve.val_loss.iloc[-1] - floor < 0.05
-    assert run.train_curve.train_loss.iloc[0] > floor + 0.5
+    assert -0.005 < run.val_rows[-1][1] - floor < 0.05
+    assert run.train_losses[0] > floor + 0.5
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
@@ -88,7 +88,7 @@ def test_dropout_differs_from_step_to_step_and_seed_to_seed(tiny, training):
     losses = []
     for seed in (1, 2):
         windows = Windows(data, 16, seed)
-        losses += train(tiny(dropout=0.5), windows, windows, settings, seed).train_curve.train_loss.tolist()
+        losses += train(tiny(dropout=0.5), windows, windows, settings, seed).train_losses
     assert len(set(losses)) == 8
 
 
@@ -136,7 +136,7 @@ def test_the_loop_is_a_plain_one_in_float64(tiny, training, arch, tie):
                 p.sub_(lr * (m / (1 - 0.9**t)) / ((v / (1 - 0.98**t)).sqrt() + 1e-8))
         losses.append(loss.item())
     assert clipped > 5
-    assert run.train_curve.train_loss.tolist() == pytest.approx(losses, abs=2e-4)
+    assert run.train_losses == pytest.approx(losses, abs=2e-4)
     for (name, p), q in zip(model.named_parameters(), parameters, strict=True):
         assert_close(name, p, q, 5e-4)
 
@@ -190,18 +190,16 @@ def test_frozen_parameters_never_change(tiny, training):
 def test_the_curves(tiny, training):
     windows = Windows(noise(), 16, 1)
     run = train(tiny(), windows, windows, training(max_steps=23, log_every=5, eval_every=10), 1)
-    assert run.train_curve.columns.tolist() == ["step", "train_loss", "lr"]
-    assert run.val_curve.columns.tolist() == ["step", "val_loss"]
-    assert run.train_curve.step.tolist() == [5, 10, 15, 20, 23]
-    assert run.val_curve.step.tolist() == [10, 20, 23]
-    assert run.train_curve.lr.iloc[-1] == pytest.approx(3e-4)
+    assert [step for step, *_ in run.train_rows] == [5, 10, 15, 20, 23]
+    assert [step for step, _ in run.val_rows] == [10, 20, 23]
+    assert run.train_rows[-1][2] == pytest.approx(3e-4)
     each = train(tiny(), windows, windows, training(max_steps=23, log_every=1, eval_every=1), 1)
-    assert each.train_curve.lr.iloc[:3].tolist() == pytest.approx([1e-3, 2e-3, 3e-3])
+    assert [lr for *_, lr in each.train_rows[:3]] == pytest.approx([1e-3, 2e-3, 3e-3])
     # validation in between changes nothing, and a row is the mean of the steps since the last
-    assert run.train_curve.train_loss.tolist() == pytest.approx(
-        [each.train_curve.train_loss.iloc[a:b].mean() for a, b in ((0, 5), (5, 10), (10, 15), (15, 20), (20, 23))]
+    assert run.train_losses == pytest.approx(
+        [np.mean(each.train_losses[a:b]) for a, b in ((0, 5), (5, 10), (10, 15), (15, 20), (20, 23))]
     )
-    assert run.val_curve.val_loss.tolist() == each.val_curve.val_loss.iloc[[9, 19, 22]].tolist()
+    assert run.val_rows == [each.val_rows[i] for i in (9, 19, 22)]
 
 
 def test_where_time_is_spent(tiny, training, monkeypatch):

@@ -152,7 +152,6 @@ windows = Windows(Bin("test", "train", tokens, 0, Counts(1, len(tokens), len(tok
 held = psutil.Process().memory_info().rss / 2**20
 expected = held + memory_estimate.estimate_training_mib(net, settings.batch_size, getattr(torch, settings.dtype))
 train(net, windows, windows, settings, 1)
-import pandas  # as a stage does then
 print(expected, memory.peak_mib())
 """
 

@@ -38,6 +38,6 @@ def test_500_steps_go_the_same_way(arch, dtype, training):
     windows = Windows(text(), 32, 1)
     settings = training(max_steps=500, batch_size=8, warmup_steps=25, log_every=10, eval_every=500, dtype=dtype)
     expected = np.array(reference_losses(plain, windows, settings)).reshape(50, 10).mean(1)
-    ours = train(fast, windows, windows, settings, 1).train_curve.train_loss.to_numpy()
+    ours = train(fast, windows, windows, settings, 1).train_losses
     assert expected[-1] < 0.8 * expected[0]
     np.testing.assert_allclose(ours, expected, rtol=0.005)

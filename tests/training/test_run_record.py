@@ -21,10 +21,10 @@ def noise() -> Bin:
 
 
 def test_the_files(tmp_path):
-    record = RunRecord(1, [(1, 2 / 3, 1e-5), (2, math.nan, 1e-5)], [(2, 0.5)], machines=[{"torch": "1"}])
+    record = RunRecord(1, [(1, 2 / 3, 1e-5), (1234567, math.nan, 1e-5)], [(2, 0.5)], machines=[{"torch": "1"}])
     record.save(tmp_path / "a" / "b", "x")
     folder = tmp_path / "a" / "b"
-    assert (folder / "x-train.csv").read_text() == "step,train_loss,lr\n1,0.666667,1e-05\n2,nan,1e-05\n"
+    assert (folder / "x-train.csv").read_text() == "step,train_loss,lr\n1,0.666667,1e-05\n1234567,nan,1e-05\n"
     assert (folder / "x-val.csv").read_text() == "step,val_loss\n2,0.5\n"
     assert json.loads((folder / "x-machine.json").read_text()) == [{"torch": "1"}]
 
@@ -39,7 +39,7 @@ def test_a_row_is_the_mean_of_the_steps_taken():
     assert record.train_rows[0] == (3, 2.0, 0.1)
     assert record.train_rows[1][0] == 4 and math.isnan(record.train_rows[1][1])
     assert (record.step, record.skipped, record.skipped_in_row) == (4, 2, 1)
-    assert record.train_curve.train_loss.tolist()[0] == 2.0
+    assert record.train_losses[0] == 2.0
 
 
 def numbers(figures: dict):
@@ -59,7 +59,7 @@ def test_the_figures(tiny, training):
     unknown = run.metrics(score, bin_of(np.arange(9), "val", bits=None), started)
     assert known["floor"] == {"bpb": 0.5}
     assert known["val"] == {"loss_nats": pytest.approx(2 * math.log(2)), "bpb": pytest.approx(1.6)}
-    assert known["train"]["loss_nats"] == run.train_curve.train_loss.iloc[-1]
+    assert known["train"]["loss_nats"] == run.train_losses[-1]
     assert known["wall_s"] >= 100
     assert known["peak_mib"] > 50
     assert known.pop("skipped_steps") == unknown.pop("skipped_steps") == 0
