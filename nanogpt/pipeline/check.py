@@ -33,7 +33,7 @@ def check_project(out: Path | str = "data/checked") -> str:
     """
     given = params.load_all(**SECTIONS)
     roles = {"pretrain": given.data.pretrain, "finetune": given.data.finetune}
-    with params.read_document():
+    with params.read_document():  # which adds the line of the key to a BadSetting
         _check_inputs(
             {"train.init_from": given.train.init_from} | {f"data.{key}.path": roles[key].path for key in roles}
         )
@@ -51,7 +51,7 @@ def check_project(out: Path | str = "data/checked") -> str:
             validate_corpus(corpus)
     atomic.write_text(out, "params.yaml and the sources were read without complaint\n")
     sources = " and ".join(dict.fromkeys(settings.source for settings in roles.values()))
-    return f"{out}: params.yaml, the sources ({sources}) and this machine suit all stages; start them with `dvc repro`"
+    return f"{out}: no mistake in params.yaml, the sources ({sources}) and this machine; `dvc repro` runs the stages"
 
 
 def _check_inputs(paths: dict[str, str]) -> None:
