@@ -1,9 +1,8 @@
-"""The plain training loop in fp32, which the fast one is held against: as short as it can be said.
+"""A minimal training loop in fp32, to compare the loop of this project with.
 
-    python -m tests.reference_loop data/pretrain --arch optimized --steps 500
+    PYTHONPATH=. python tests/support/reference_loop.py data/pretrain --arch optimized --steps 500
 
-trains the benchmark's shape twice on the same batches of some bins, plainly and as this project trains, and prints
-both loss curves.
+trains the benchmark's shape twice on the same batches, with this loop and with the project's, and prints both curves.
 """
 
 import torch
@@ -16,7 +15,7 @@ from nanogpt.training.settings import TrainSettings
 
 
 def reference_losses(model: nn.Module, windows: Windows, settings: TrainSettings) -> list[float]:
-    """Train plainly; the loss of every step in nats per token."""
+    """Train without any optimization of speed; return the loss of every step in nats per token."""
     optimizer = torch.optim.AdamW(
         [
             {"params": [p for p in model.parameters() if p.dim() >= 2], "weight_decay": settings.weight_decay},

@@ -134,12 +134,12 @@ class Reference:
         self.clone.set(**SETTINGS)
         self.clone.commit("settings")
         run = Run(self.clone, "repro", target)
-        begun = {START: time.monotonic()}
-        while run.until(lambda: run.stage not in begun):
-            begun[run.stage] = time.monotonic()
+        started = {START: time.monotonic()}
+        while run.until(lambda: run.stage not in started):
+            started[run.stage] = time.monotonic()
         assert run.wait() == 0, run.text
-        begun["end"] = time.monotonic()
-        self.seconds = {stage: after - before for (stage, before), (_, after) in pairwise(begun.items())}
+        started["end"] = time.monotonic()
+        self.seconds = {stage: after - before for (stage, before), (_, after) in pairwise(started.items())}
         self.results = results(self.clone.folder)
 
     def fresh(self, folder: Path) -> Clone:
@@ -338,17 +338,17 @@ def main() -> None:
     flags.add_argument("--kills", type=int, default=50, help="how often (default: %(default)s)")
     flags.add_argument("--seed", type=int, default=1, help="of the moments and the signals (default: %(default)s)")
     args = flags.parse_args()
-    begun = time.monotonic()
+    started = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="torture-"))
 
     def say(text: str) -> None:
-        print(f"{time.monotonic() - begun:7.1f} s  {text}", flush=True)
+        print(f"{time.monotonic() - started:7.1f} s  {text}", flush=True)
 
     say(f"undisturbed run in {folder}")
     reference = Reference(folder / "reference", "merge")
     say(", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in reference.seconds.items()))
     toll = torture(reference, args.kills, args.seed, folder, say)
-    print(f"\n{summary(toll, reference.seconds)}\n{time.monotonic() - begun:.0f} s")
+    print(f"\n{summary(toll, reference.seconds)}\n{time.monotonic() - started:.0f} s")
     if toll.faults:
         sys.exit(f"what the faults left is in {folder}")
     shutil.rmtree(folder)

@@ -42,13 +42,13 @@ def test_a_checkpoint_s_weights_with_the_dropout_of_params(saved, byte, tmp_path
     _, net = saved
     if name.endswith(".pt"):
         save_checkpoint(tmp_path / name, net, byte)
-    begun = initial_model(dataclasses.replace(SHAPE, dropout=0.5), tmp_path / name, byte, seed=3)
-    assert begun.config.dropout == 0.5
-    assert begun.state_dict().keys() == net.state_dict().keys()
-    assert all(torch.equal(tensor, net.state_dict()[name]) for name, tensor in begun.state_dict().items())
+    initial = initial_model(dataclasses.replace(SHAPE, dropout=0.5), tmp_path / name, byte, seed=3)
+    assert initial.config.dropout == 0.5
+    assert initial.state_dict().keys() == net.state_dict().keys()
+    assert all(torch.equal(tensor, net.state_dict()[name]) for name, tensor in initial.state_dict().items())
     ids = torch.arange(10)[None]
-    assert torch.equal(begun.eval()(ids), net.eval()(ids))
-    assert not torch.equal(begun.train()(ids), net(ids))
+    assert torch.equal(initial.eval()(ids), net.eval()(ids))
+    assert not torch.equal(initial.train()(ids), net(ids))
 
 
 def test_its_tokenizer_goes_with_it(saved, byte, char, tiny, tmp_path):
@@ -78,12 +78,12 @@ def test_weights_without_a_tokenizer(tiny, byte, tmp_path):
     (tmp_path / "m" / "config.json").write_text(json.dumps(config))
     for file in [*(tmp_path / "m").glob("tokenizer*"), tmp_path / "m" / "SHA256SUMS"]:
         file.unlink()
-    begun = initial_model(SHAPE, tmp_path / "m", byte, seed=1)
-    assert begun.config.vocab_size == 257
-    assert torch.equal(begun.lm_head.weight[:256], net.lm_head.weight)
-    assert begun.lm_head.weight[256].std() > 0
+    initial = initial_model(SHAPE, tmp_path / "m", byte, seed=1)
+    assert initial.config.vocab_size == 257
+    assert torch.equal(initial.lm_head.weight[:256], net.lm_head.weight)
+    assert initial.lm_head.weight[256].std() > 0
     ids = torch.arange(10)[None]
-    torch.testing.assert_close(begun.eval()(ids)[..., :256], net.eval()(ids))
+    torch.testing.assert_close(initial.eval()(ids)[..., :256], net.eval()(ids))
     for kind in ("auto", "bpe"):
         with pytest.raises(UserError, match=r"holds no tokenizer.*set tokenizer\.kind"):
             check_init_from(SHAPE, TokenizerSettings(kind, 300, "error"), tmp_path / "m")

@@ -26,10 +26,8 @@ CASES = {
     "accumulated": {"settings": {"grad_accum": 3}},
     "dropout": {"model": {"dropout": 0.3}},
     "bf16": {"settings": {"dtype": "bfloat16"}},
-    "tied": {"model": {"tie_embeddings": True}},
     "two threads": {"settings": {"threads": 2}, "model": {"n_embd": 64, "vocab_size": 640}},
     "lora": {"lora": True, "model": {"dropout": 0.2}},
-    "lora in bf16": {"lora": True, "settings": {"dtype": "bfloat16"}},
 }
 
 
