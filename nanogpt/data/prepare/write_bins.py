@@ -7,7 +7,6 @@ is not kept, so none is in both files, unless repeated texts belong to the corpu
 import hashlib
 import json
 import math
-import os
 import tempfile
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
@@ -24,6 +23,7 @@ from nanogpt.data.prepare import duplicates
 from nanogpt.data.sources.document import Corpus, Document
 from nanogpt.data.tokens.bins import DTYPES, SPLITS, Counts
 from nanogpt.data.tokens.tokenizer import Tokenizer
+from nanogpt.hardware.cores import usable_cores
 from nanogpt.runtime.errors import UserError
 
 BATCH_DOCUMENTS, BATCH_CHARACTERS = 1000, 1_000_000
@@ -101,7 +101,7 @@ def _encode_batches(
     batches: Iterable[list[tuple[str, Document]]], tokenizer: Tokenizer, dtype: str
 ) -> Iterator[Encoded]:
     """The batches encoded, in their order, a few of them at a time on all cores."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cores()
     waiting: deque[Future[Encoded]] = deque()
     with ThreadPoolExecutor(cores) as pool:
         for batch in batches:

@@ -1,0 +1,49 @@
+"""A process that trains byte pairs. Stdin: texts, one JSON string a line, then null. Stdout: the pieces in order of rank.
+
+`tokenizers` hears no signal while it trains, so it runs in a process that can be killed and that ends when
+the process which started it ends and so closes stdin. Run as a script with the number of pieces.
+"""
+
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+
+import tokenizers
+from tokenizers import models, pre_tokenizers, trainers
+
+
+def main() -> None:
+    """Read the texts, train, and write the vocabulary as a JSON list of pieces in GPT-2's visible letters."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the parent decides
+    tokenizer = tokenizers.Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=int(sys.argv[1]),
+        min_frequency=2,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_read_texts(), trainer)
+    vocab = tokenizer.get_vocab()
+    print(json.dumps(sorted(vocab, key=vocab.get)), flush=True)
+
+
+def _read_texts() -> Iterator[str]:
+    for line in sys.stdin:
+        if (text := json.loads(line)) is None:
+            threading.Thread(target=_exit_with_parent, daemon=True).start()
+            return
+        yield text
+    os._exit(1)
+
+
+def _exit_with_parent() -> None:
+    os.read(0, 1)  # returns when the parent's end of the pipe is closed
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main()
