@@ -8,8 +8,7 @@ from nanogpt.checkpoint.folder import config_and_tokenizer, output_marker, save_
 from nanogpt.checkpoint.model_card import pretrained_card
 from nanogpt.checkpoint.settings import CheckpointSettings
 from nanogpt.data.tokens.batches import Windows
-from nanogpt.data.tokens.bins import Bin
-from nanogpt.data.tokens.tokenizer import load_tokenizer
+from nanogpt.data.tokens.bins import Bin, tokenizer_of_bins
 from nanogpt.model.config import ModelSettings
 from nanogpt.model.score import score_bin
 from nanogpt.runtime.metrics_file import write_metrics
@@ -32,13 +31,14 @@ def pretrain(
 ) -> dict:
     """Train, score every validation document, write the model to `out` and curves and metrics to `metrics_folder`.
 
-    `data` is a folder of bins with their tokenizer. Returns the metrics (see `RunRecord.metrics`). An interrupted call
-    is resumed by the next one with equal arguments. Raises UserError as `train` does, and before training where an
-    input is missing or damaged or an output may not be written (see `check_outputs`).
+    `data` is a folder of bins; their tokenizer is in it or in a folder beside it (`tokenizer_of_bins`). Returns the
+    metrics (see `RunRecord.metrics`). An interrupted call is resumed by the next one with equal arguments. Raises
+    UserError as `train` does, and before training where an input is missing or damaged or an output may not be written
+    (see `check_outputs`).
     """
     started = time.monotonic()
     training = resolve_warmup(training)
-    tok = load_tokenizer(Path(data, "tokenizer"))
+    tok = tokenizer_of_bins(data)
     outputs = {out: output_marker(out)} | training_files(metrics_folder, "pretrain")
     check_outputs(outputs, [data, training.init_from], overwrite)
     net = initial_model(model, training.init_from, tok, seed)

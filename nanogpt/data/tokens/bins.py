@@ -4,24 +4,21 @@ A stream is eot, document, eot, document, eot …, little-endian uint16, or uint
 `manifest.json` beside the bins says what they hold.
 """
 
+import contextlib
 import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nanogpt.data.tokens.tokenizer import Tokenizer
+from nanogpt.data.tokens.tokenizer import Tokenizer, load_tokenizer
 from nanogpt.runtime.checksums import sha256, verify_checksums
 from nanogpt.runtime.errors import UserError
 
-if TYPE_CHECKING:
-    pass
-
-
 SPLITS = ("train", "val")
+REMEDY = "write it again with `dvc repro --force prepare`, or take it back with `dvc checkout`"
 CHUNK = 1 << 22  # tokens searched at a time for the ends of documents
 DTYPES = {"uint16": "<u2", "uint32": "<u4"}
 
@@ -60,36 +57,28 @@ class Bin:
 
     @classmethod
     def open(cls, folder: os.PathLike | str, split: str, tokenizer: Tokenizer) -> "Bin":
-        """Map `<split>.bin` of a folder that `bins.write` made.
+        """Map `<split>.bin` of a folder that `prepare_corpus` wrote.
 
         Raises UserError where it is missing, damaged, or written with another tokenizer.
         """
         folder = Path(folder)
-        again = "write it again with `dvc repro --force prepare`, or take it back with `dvc checkout`"
-        try:
-            manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
-            dtype = np.dtype(DTYPES[manifest["dtype"]])
-            counts, digest = Counts(**manifest["splits"][split]), manifest["tokenizer_sha256"]
-            source, licence = manifest["source"], manifest["licence"]
-            size, wanted = (folder / f"{split}.bin").stat().st_size, counts.tokens * dtype.itemsize
-        except FileNotFoundError as error:
-            raise UserError(f"{error.filename} does not exist; {again}") from None
-        except (OSError, ValueError, LookupError, TypeError) as error:
-            raise UserError(f"{folder / 'manifest.json'}: damaged ({type(error).__name__}: {error}); {again}") from None
+        manifest, counts, dtype = _read_manifest(folder, split)
+        path = folder / f"{split}.bin"
+        if not path.exists():
+            raise UserError(f"{path} does not exist; {REMEDY}")
+        size, wanted = path.stat().st_size, counts.tokens * dtype.itemsize
         if size != wanted:
-            raise UserError(
-                f"{folder / split}.bin: damaged, it has {size} bytes where manifest.json says {wanted}; {again}"
-            )
-        if digest != tokenizer.sha256:
+            raise UserError(f"{path}: damaged, it has {size} bytes where manifest.json says {wanted}; {REMEDY}")
+        if manifest["tokenizer_sha256"] != tokenizer.sha256:
             raise UserError(
                 f"{folder}: its tokens are of another tokenizer ({manifest['tokenizer']}) than the model's "
                 f"({tokenizer.kind}); prepare the text again with the model's own tokenizer"
             )
         verify_checksums(folder, ["manifest.json", "tokenizer/tokenizer.json", "tokenizer/tokenizer_config.json"])
-        if sha256(folder / f"{split}.bin") != counts.sha256:
-            raise UserError(f"{folder / split}.bin: damaged, its SHA-256 is not what manifest.json says; {again}")
-        tokens = np.memmap(folder / f"{split}.bin", dtype, "r")
-        return cls(source, split, tokens, tokenizer.eot, counts, licence)
+        if sha256(path) != counts.sha256:
+            raise UserError(f"{path}: damaged, its SHA-256 is not what manifest.json says; {REMEDY}")
+        tokens = np.memmap(path, dtype, "r")
+        return cls(manifest["source"], split, tokens, tokenizer.eot, counts, manifest["licence"])
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -104,3 +93,38 @@ class Bin:
             for end in np.flatnonzero(self.tokens[begin : begin + CHUNK] == self.eot) + begin:
                 yield self.tokens[start : end + 1]
                 start = end
+
+
+def tokenizer_of_bins(folder: os.PathLike | str) -> Tokenizer:
+    """Load the tokenizer that encoded a folder of bins: its own, or a neighbouring folder's with the SHA-256 it names.
+
+    Raises UserError where there is none.
+    """
+    folder = Path(folder)
+    if (folder / "tokenizer").exists() or not (folder / "manifest.json").exists():
+        return load_tokenizer(folder / "tokenizer")
+    manifest, _, _ = _read_manifest(folder, "train")
+    for path in sorted(folder.resolve().parent.glob("*/tokenizer")):
+        with contextlib.suppress(UserError):  # a damaged one, or one of a kind that we do not read
+            tokenizer = load_tokenizer(path)
+            if tokenizer.sha256 == manifest["tokenizer_sha256"]:
+                return tokenizer
+    raise UserError(
+        f"{folder}: the {manifest['tokenizer']} tokenizer of its tokens is neither in it nor in a folder beside it; "
+        f"copy that folder to {folder / 'tokenizer'}, or prepare the text again with "
+        "`python -m stages.prepare --tokenizer FOLDER`"
+    )
+
+
+def _read_manifest(folder: Path, split: str) -> tuple[dict, Counts, np.dtype]:
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
+        counts = Counts(**manifest["splits"][split])
+        texts = [manifest[key] for key in ("source", "licence", "tokenizer", "tokenizer_sha256")]
+        if not isinstance(counts.tokens, int) or not all(isinstance(text, str) for text in texts):
+            raise TypeError("a value is of another type")
+        return manifest, counts, np.dtype(DTYPES[manifest["dtype"]])
+    except FileNotFoundError as error:
+        raise UserError(f"{error.filename} does not exist; {REMEDY}") from None
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise UserError(f"{folder / 'manifest.json'}: damaged ({type(error).__name__}: {error}); {REMEDY}") from None

@@ -6,12 +6,15 @@ from typing import Literal
 from nanogpt.data.tokens.tokenizer import BYTES
 from nanogpt.runtime.errors import BadSetting
 
+MAX_VOCAB_SIZE = 2**20  # an embedding of 256 values an id then takes 1 GiB
+
 
 @dataclass(frozen=True)
 class TokenizerSettings:
-    """Section `tokenizer` of params.yaml. `vocab_size` counts the end token and is read by bpe only.
+    """Section `tokenizer` of params.yaml.
 
-    `auto` is what suits the corpus: char for Shakespeare, bpe for all others.
+    `kind` auto is char for Shakespeare and bpe for all other corpora. `vocab_size` includes the end token and is used
+    by bpe only. `unknown` says what char does with a character that its corpus lacked.
     """
 
     kind: Literal["auto", "gpt2", "char", "byte", "bpe"]
@@ -20,14 +23,14 @@ class TokenizerSettings:
 
     def __post_init__(self) -> None:
         least = len(BYTES) + 1
-        if self.kind in ("auto", "bpe") and self.vocab_size < least:
+        if self.kind in ("auto", "bpe") and not least <= self.vocab_size <= MAX_VOCAB_SIZE:
             raise BadSetting(
                 "vocab_size",
                 self.vocab_size,
-                f"bpe needs {least} at least, one for each byte and the end of a document",
+                f"bpe needs {least} at least, one for each byte and the end of a document, and {MAX_VOCAB_SIZE} at most",
                 "choose 1024 to 50257",
             )
 
     def resolve_auto(self, kind: Literal["bpe", "char"]) -> "TokenizerSettings":
-        """These settings with `kind` in place of auto."""
+        """Return these settings with `kind` in place of auto."""
         return replace(self, kind=kind) if self.kind == "auto" else self

@@ -245,7 +245,22 @@ def _from_documents(document: dict, label: dict) -> Tokenizer:
     pieces = pieces_from_letters(vocab)
     if not set(BYTES).issubset(pieces):
         raise ValueError("it lacks some of the 256 bytes")
+    _check_merges(model)
     return BytePairs(label.get("kind", "bpe"), pieces)
+
+
+def _check_merges(model: dict) -> None:
+    """Raise ValueError where merging in the order of the list differs from merging in the order of ids, as tiktoken does.
+
+    `model` is that key of tokenizer.json. Its merges are pairs of pieces, or strings with a space between.
+    """
+    pairs = (pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"])
+    ids = [model["vocab"][left + right] for left, right in pairs]
+    merged = {id for piece, id in model["vocab"].items() if len(piece) > 1 and piece != EOT}
+    if ids != sorted(ids) or set(ids) != merged:
+        raise ValueError("its merges are not in the order of its ids, so the same text would become other tokens here")
+    if any(model.get(key) for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix")):
+        raise ValueError("it marks parts of words, or drops merges by chance")
 
 
 def _split_long_runs(text: str) -> list[str]:
