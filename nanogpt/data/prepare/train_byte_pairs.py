@@ -1,5 +1,6 @@
-"""A process that trains byte pairs. Stdin: texts, one JSON string a line, then null. Stdout: the pieces in order of rank.
+"""Trains byte pairs in a process of its own: texts come on stdin, the pieces go to stdout in the order of their ranks.
 
+Stdin has one text a line as a JSON string, then null; stdout gets one JSON list.
 `tokenizers` hears no signal while it trains, so it runs in a process that can be killed and that ends when
 the process which started it ends and so closes stdin. Run as a script with the number of pieces.
 """

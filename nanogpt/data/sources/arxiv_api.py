@@ -73,7 +73,7 @@ class ArxivSettings:
         return f"{category} AND ({query})" if category and query else category or query
 
 
-def load(settings: DataSettings, own: ArxivSettings) -> Corpus:
+def load(settings: DataSettings, api: ArxivSettings) -> Corpus:
     """The first `num_samples` papers that match, or all where there are fewer; fetches those that are missing.
 
     A document is a title and an abstract, each on one line, joined by an empty one. A paper that came
@@ -86,9 +86,9 @@ def load(settings: DataSettings, own: ArxivSettings) -> Corpus:
             f"data.<role>.num_samples = {settings.num_samples}: arXiv's API serves {LIMIT} results of one query at "
             "most; ask for fewer, or set data.<role>.source: scientific_papers, which has 2 million"
         )
-    identity = {"category": own.category, "query": own.query, "url": own.url}
+    identity = {"category": api.category, "query": api.query, "url": api.url}
     pages = Pages(work_folder("corpora", "arxiv_api", identity))
-    pages.fetch(settings.num_samples, lambda states: _more(own, states))
+    pages.fetch(settings.num_samples, lambda states: _more(api, states))
 
     def documents(skipped: Counter[str]) -> Iterator[Document]:
         missing = settings.num_samples
@@ -98,10 +98,10 @@ def load(settings: DataSettings, own: ArxivSettings) -> Corpus:
                 missing -= len(state["ids"])
         yield from map(Document, itertools.islice(pages.texts(), settings.num_samples))
 
-    return Corpus(f"arXiv API: {own.search}", "CC0-1.0 (arXiv metadata)", documents)
+    return Corpus(f"arXiv API: {api.search}", "CC0-1.0 (arXiv metadata)", documents)
 
 
-def _more(own: ArxivSettings, states: list[dict]) -> Iterator[tuple[list[str], dict]]:
+def _more(api: ArxivSettings, states: list[dict]) -> Iterator[tuple[list[str], dict]]:
     """The texts and the state of each answer from where `states` end.
 
     A state says the offset to go on from, the number of results, the ids of the texts, and how many papers
@@ -111,10 +111,10 @@ def _more(own: ArxivSettings, states: list[dict]) -> Iterator[tuple[list[str], d
     import requests
 
     client = arxiv.Client(delay_seconds=0, num_retries=RETRIES)  # the session keeps the delay
-    client.query_url_format = own.url + "?{}"
-    client._session = session = _Session(own, max((state["total"] for state in states), default=0))
+    client.query_url_format = api.url + "?{}"
+    client._session = session = _Session(api, max((state["total"] for state in states), default=0))
     order = {"sort_by": arxiv.SortCriterion.SubmittedDate, "sort_order": arxiv.SortOrder.Ascending}
-    search = arxiv.Search(own.search, max_results=None, **order)
+    search = arxiv.Search(api.search, max_results=None, **order)
     offset = states[-1]["offset"] if states else 0
     seen = {paper for state in states for paper in state["ids"]}
     end = False
@@ -125,10 +125,10 @@ def _more(own: ArxivSettings, states: list[dict]) -> Iterator[tuple[list[str], d
             page = [next(results), *itertools.islice(results, session.papers - 1)]
         except (arxiv.ArxivError, requests.RequestException, ValueError) as error:  # ValueError: a date
             if offset == session.total == session.papers == 0:
-                raise UserError(f"arXiv ({own.url}): no paper matches {own.search!r}, it says; {_CHANGE}") from None
+                raise UserError(f"arXiv ({api.url}): no paper matches {api.search!r}, it says; {_CHANGE}") from None
             what = f"HTTP status {error.status}" if isinstance(error, arxiv.HTTPError) else error
             raise UserError(
-                f"arXiv ({own.url}): {what}; check the network and data.arxiv_api.url, or wait some minutes, then "
+                f"arXiv ({api.url}): {what}; check the network and data.arxiv_api.url, or wait some minutes, then "
                 "run the same command again: what was fetched is kept"
             ) from None
         offset += len(page)  # also where the answer is shorter than asked for, as some are
@@ -160,10 +160,10 @@ class _Session:
     total so far.
     """
 
-    def __init__(self, own: ArxivSettings, most: int):
-        self._own, self._most = own, most
+    def __init__(self, api: ArxivSettings, most: int):
+        self._own, self._most = api, most
         self.total, self.papers = None, 0
-        self._next = time.monotonic() + own.delay_s  # a run before this one may just have ended
+        self._next = time.monotonic() + api.delay_s  # a run before this one may just have ended
 
     def get(self, url: str, headers: dict) -> "requests.Response":
         """The answer, read to its end."""

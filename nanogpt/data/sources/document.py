@@ -30,9 +30,10 @@ class Document:
 class Corpus:
     """A source of documents. Each call of `documents` starts again from the first, same order.
 
-    `documents(skipped)` adds to `skipped` what it had to pass over, counted by reason. `exact` says
-    that the texts are drawn from a known distribution, to which repeated ones belong. `revision`
-    identifies the state of the source where it has versions; `tokenizer` is the kind that suits it.
+    `documents(skipped)` adds to `skipped` what it could not use, counted by reason. `exact` says that the texts are
+    drawn from a known distribution, to which repeated ones belong. `revision` identifies the state of the source where
+    it has versions; `tokenizer` is the kind for `tokenizer.kind: auto`. `size` is the number of documents where
+    they are generated on demand, else None.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Corpus:
     exact: bool = False
     revision: str | None = None
     tokenizer: Literal["bpe", "char"] = "bpe"
+    size: int | None = None
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,14 @@
 
 In a .txt file a line `<|endoftext|>` stands between documents; a file without such a line is split
 at blank lines, so texts of several paragraphs need the marker. The other three hold one document a
-line or row, in the field that the settings name. Everything is UTF-8, all but .parquet also packed as
-.gz or .zst, and read as a stream. Documents of nothing but white space are passed over, and white
-space at both ends is cut off. Of a folder, hidden files and folders (`.name`) are not read.
+line or row, in the field that the settings name. Everything is UTF-8; all but .parquet may be compressed
+as .gz or .zst. Documents of nothing but white space are skipped, and white space at both ends is removed.
+Of a folder, hidden files and folders (`.name`) are not read, and files with other endings are skipped
+and counted.
 """
 
 import os
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,29 +27,38 @@ SHOWN = 5
 
 @dataclass(frozen=True)
 class FilesSettings:
-    """Section `data.files` of params.yaml: stop at a bad record, or pass over it and count it."""
+    """Section `data.files` of params.yaml.
+
+    `strict` true stops at a bad record, false skips and counts it; in a .csv file with broken quotes the rest of the
+    file counts as one record.
+    """
 
     strict: bool
 
 
-def load(settings: DataSettings, own: FilesSettings) -> Corpus:
-    """The documents of the file or folder `settings.path`, folders in sorted order.
+def load(settings: DataSettings, options: FilesSettings) -> Corpus:
+    """Return the documents of the file or folder `settings.path`, folders in sorted order.
 
     Raises UserError here for what opening the files shows: a missing path, nothing to read, an
     unknown ending, another encoding by its mark, no such column. What lies deeper raises UserError
-    while the documents are read: a damaged file, no document at all, and where `own.strict` the first
+    while the documents are read: a damaged file, no document at all, and where `options.strict` the first
     bad record (bytes that are no UTF-8, a broken line, a field that is no text, more than 32 MiB).
     """
-    paths = _find_files(settings)
+    paths, others = _find_files(settings)
     for path in paths:
         records.check_file(path, settings.field)
+    if others:
+        endings = ", ".join(sorted({path.suffix or path.name for path in others}))
+        print(f"{settings.path}: {len(others)} file(s) skipped for their ending ({endings})", file=sys.stderr)
 
     def documents(skipped: Counter[str]) -> Iterator[Document]:
-        empty = True
-        for text in islice(_texts(paths, settings.field, own.strict, skipped), settings.num_samples):
-            empty = False
+        if others:
+            skipped["files with another ending"] += len(others)
+        is_empty = True
+        for text in islice(_texts(paths, settings.field, options.strict, skipped), settings.num_samples):
+            is_empty = False
             yield Document(text)
-        if empty:
+        if is_empty:
             only = ", ".join(f"{count} {reason}" for reason, count in skipped.items()) or "white space"
             raise UserError(
                 f"{settings.path}: no document in {len(paths)} file(s), only {only}; set data.<role>.path to "
@@ -72,7 +83,8 @@ def _texts(paths: list[Path], field: str, strict: bool, skipped: Counter[str]) -
                 skipped["blank"] += 1
 
 
-def _find_files(settings: DataSettings) -> list[Path]:
+def _find_files(settings: DataSettings) -> tuple[list[Path], list[Path]]:
+    """The files to read, and those that the pattern matches too but whose ending is unknown."""
     path = Path(os.path.expanduser(settings.path))
     if not settings.path or not os.path.exists(path):
         raise UserError(
@@ -81,15 +93,15 @@ def _find_files(settings: DataSettings) -> list[Path]:
     if not path.is_dir():
         if not records.is_readable(path):
             raise UserError(f"{path}: unknown ending {path.suffix!r}; these are read: {ENDINGS}, {PACKED}")
-        return [path]
+        return [path], []
     try:
         matching = _visible_files(path, settings.pattern)
     except ValueError:
         raise UserError(
             f"data.<role>.pattern = {settings.pattern!r}: no pattern for files in a folder; a good one is '**/*'"
         ) from None
-    found = [file for file in matching if records.is_readable(file)]
-    if not found:
+    readable = [file for file in matching if records.is_readable(file)]
+    if not readable:
         there = [repr(file.relative_to(path).as_posix()) for file in _visible_files(path, "**/*")]
         more = f" and {len(there) - SHOWN} more" if len(there) > SHOWN else ""
         raise UserError(
@@ -97,21 +109,21 @@ def _find_files(settings: DataSettings) -> list[Path]:
             f"{', '.join(there[:SHOWN]) or 'nothing'}{more}; put some there, or change data.<role>.path or "
             "data.<role>.pattern ('**/*' looks into every folder)"
         )
-    return found
+    return readable, [file for file in matching if not records.is_readable(file) and file.name != "README.md"]
 
 
 def _visible_files(folder: Path, pattern: str) -> list[Path]:
-    """The files that a pattern matches and no dot hides, sorted. Links to nothing are among them: opening tells.
+    """The files that a pattern matches and no dot hides, sorted, with broken links: opening those raises UserError.
 
     Raises ValueError for an empty pattern, an absolute one and, before Python 3.13, for `**` inside a name.
     """
-    plain = Path(pattern)  # the plain form: "./" is beyond glob
-    if not plain.parts or plain.is_absolute():
+    normalized = Path(pattern)  # glob does not know "./"
+    if not normalized.parts or normalized.is_absolute():
         raise ValueError(pattern)
     return sorted(
         (
             path
-            for path in folder.glob(str(plain))
+            for path in folder.glob(str(normalized))
             if (os.path.isfile(path) or not os.path.exists(path))
             and not any(part.startswith(".") and part != ".." for part in path.relative_to(folder).parts)
         ),

@@ -124,4 +124,4 @@ def generated_corpus(name: str, grammar: Grammar, settings: DataSettings, genera
         draws = iter(lambda: grammar.draw(rng), None)
         return (Document(text, bits) for text, bits in islice(draws, settings.num_samples))
 
-    return Corpus(name, "MIT (generated)", documents, exact=True)
+    return Corpus(name, "MIT (generated)", documents, exact=True, size=settings.num_samples)

@@ -50,18 +50,18 @@ class HubSettings(CheckedSettings):
     fields: Annotated[list[str], Require(len, "no field to take the text from", "name one or more, like [text]")]
 
 
-def load(settings: DataSettings, own: HubSettings) -> Corpus:
+def load(settings: DataSettings, dataset: HubSettings) -> Corpus:
     """The documents of a split in the order of its files; those not there yet are fetched first, and kept.
 
     The first page settles the commit that all later ones come from. Raises UserError for a data set,
     revision, split or field that does not exist or is not open, for damaged files, and where the hub
     gives no good answer for a minute.
     """
-    pages = Pages(work_folder("corpora", settings.source, asdict(own)))
-    pages.fetch(settings.num_samples, lambda states: _pages(own, settings.source, pages))
+    pages = Pages(work_folder("corpora", settings.source, asdict(dataset)))
+    pages.fetch(settings.num_samples, lambda states: _pages(dataset, settings.source, pages))
     if not pages.documents:
         raise UserError(
-            f"{own.repo}: no text in {', '.join(own.fields)} of split {own.split}; "
+            f"{dataset.repo}: no text in {', '.join(dataset.fields)} of split {dataset.split}; "
             f"set data.{settings.source}.fields to the field that holds the text"
         )
     wanted = min(settings.num_samples or pages.documents, pages.documents)
@@ -72,18 +72,18 @@ def load(settings: DataSettings, own: HubSettings) -> Corpus:
             skipped["no text"] += state["skipped"]
         yield from map(Document, itertools.islice(pages.texts(), wanted))
 
-    return Corpus(own.repo, state["licence"], documents, revision=state["revision"])
+    return Corpus(dataset.repo, state["licence"], documents, revision=state["revision"])
 
 
-def _pages(own: HubSettings, source: str, pages: Pages) -> Iterator[tuple[list[str], dict]]:
+def _pages(dataset: HubSettings, source: str, pages: Pages) -> Iterator[tuple[list[str], dict]]:
     """The pages after those that are there. The state of each says where the next begins."""
-    with _translate_errors(own, source, pages):
-        _configure_libraries(own)
-        state = dict(pages.states[-1]) if pages.states else _initial_state(own)
+    with _translate_errors(dataset, source, pages):
+        _configure_libraries(dataset)
+        state = dict(pages.states[-1]) if pages.states else _initial_state(dataset)
         texts: list[str] = []
-        for record, position in _records(own, source, state["revision"], state["position"]):
+        for record, position in _records(dataset, source, state["revision"], state["position"]):
             state["position"] = position
-            if text := _join_fields([record.get(field) for field in own.fields]):
+            if text := _join_fields([record.get(field) for field in dataset.fields]):
                 texts.append(text)
             else:
                 state["skipped"] += 1
@@ -93,15 +93,15 @@ def _pages(own: HubSettings, source: str, pages: Pages) -> Iterator[tuple[list[s
         yield texts, state | {"documents": pages.documents + len(texts), "end": True}
 
 
-def _initial_state(own: HubSettings) -> dict:
+def _initial_state(dataset: HubSettings) -> dict:
     """The state before the first page: the commit that the revision names now, the licence that its card names."""
     import huggingface_hub
 
-    about = huggingface_hub.HfApi().dataset_info(own.repo, revision=own.revision)
+    about = huggingface_hub.HfApi().dataset_info(dataset.repo, revision=dataset.revision)
     licence = (about.card_data or {}).get("license")
     if isinstance(licence, list):
         licence = ", ".join(licence)
-    licence = licence or f"see https://huggingface.co/datasets/{own.repo}"
+    licence = licence or f"see https://huggingface.co/datasets/{dataset.repo}"
     return {"revision": about.sha, "licence": licence, "position": [0, 0], "skipped": 0}
 
 
@@ -114,22 +114,24 @@ def _join_fields(values: list) -> str:
     return "\n\n".join(line for line in lines if line)
 
 
-def _records(own: HubSettings, source: str, commit: str, position: list[int]) -> Iterator[tuple[dict, list[int]]]:
+def _records(dataset: HubSettings, source: str, commit: str, position: list[int]) -> Iterator[tuple[dict, list[int]]]:
     """The records from a position [file, row] on, each with the position after it."""
     import datasets
 
     with tempfile.TemporaryDirectory() as cache:  # an empty one: no older copy stands in for the commit
-        builder = datasets.load_dataset_builder(own.repo, revision=commit, cache_dir=cache)
+        builder = datasets.load_dataset_builder(dataset.repo, revision=commit, cache_dir=cache)
         urls = builder.config.data_files
-        if own.split not in urls:
-            raise UserError(f"{own.repo}: no split {own.split!r}, there is {', '.join(urls)}; set data.{source}.split")
-        if all(url.endswith(".parquet") for url in urls[own.split]):
-            files = [partial(_parquet, own, source, url) for url in urls[own.split]]
+        if dataset.split not in urls:
+            raise UserError(
+                f"{dataset.repo}: no split {dataset.split!r}, there is {', '.join(urls)}; set data.{source}.split"
+            )
+        if all(url.endswith(".parquet") for url in urls[dataset.split]):
+            files = [partial(_parquet, dataset, source, url) for url in urls[dataset.split]]
         else:
-            stream = builder.as_streaming_dataset(split=own.split)
+            stream = builder.as_streaming_dataset(split=dataset.split)
             if stream.features:
                 kinds = {name: getattr(kind, "dtype", type(kind).__name__) for name, kind in stream.features.items()}
-                _check_fields(kinds, own, source)
+                _check_fields(kinds, dataset, source)
             files = [stream.shard(stream.num_shards, number).skip for number in range(stream.num_shards)]
     number, row = position
     for records_from in files[number:]:
@@ -139,7 +141,7 @@ def _records(own: HubSettings, source: str, commit: str, position: list[int]) ->
         number, row = number + 1, 0
 
 
-def _parquet(own: HubSettings, source: str, url: str, row: int) -> Iterator[dict]:
+def _parquet(dataset: HubSettings, source: str, url: str, row: int) -> Iterator[dict]:
     """The rows of a file from `row` on; row groups before it are not fetched."""
     import huggingface_hub
     import pyarrow.parquet
@@ -151,68 +153,70 @@ def _parquet(own: HubSettings, source: str, url: str, row: int) -> Iterator[dict
             parquet = pyarrow.parquet.ParquetFile(
                 file, buffer_size=BUFFER, pre_buffer=False, page_checksum_verification=True
             )
-            _check_fields({field.name: str(field.type) for field in parquet.schema_arrow}, own, source)
+            _check_fields({field.name: str(field.type) for field in parquet.schema_arrow}, dataset, source)
             group = 0
             while group < parquet.num_row_groups and row >= (rows := parquet.metadata.row_group(group).num_rows):
                 group, row = group + 1, row - rows
             groups = range(group, parquet.num_row_groups)
-            for batch in parquet.iter_batches(ROWS, groups, own.fields, use_threads=False):
+            for batch in parquet.iter_batches(ROWS, groups, dataset.fields, use_threads=False):
                 yield from batch.slice(row).to_pylist()
                 row = max(0, row - len(batch))
         except huggingface_hub.errors.HfHubHTTPError:
             raise
         except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
             raise UserError(
-                _unreadable(f"{own.repo}: {url.rpartition('@')[2].partition('/')[2]}", error, source)
+                _unreadable(f"{dataset.repo}: {url.rpartition('@')[2].partition('/')[2]}", error, source)
             ) from None
 
 
-def _check_fields(kinds: dict[str, str], own: HubSettings, source: str) -> None:
-    for field in own.fields:
+def _check_fields(kinds: dict[str, str], dataset: HubSettings, source: str) -> None:
+    for field in dataset.fields:
         there = ", ".join(f"{name} ({kind})" for name, kind in kinds.items())
         if field not in kinds:
-            raise UserError(f"{own.repo}: no field {field!r}, there is {there}; set data.{source}.fields")
+            raise UserError(f"{dataset.repo}: no field {field!r}, there is {there}; set data.{source}.fields")
         if kinds[field] not in TEXT:
-            raise UserError(f"{own.repo}: the field {field!r} is not text, there is {there}; set data.{source}.fields")
+            raise UserError(
+                f"{dataset.repo}: the field {field!r} is not text, there is {there}; set data.{source}.fields"
+            )
 
 
 @contextlib.contextmanager
-def _translate_errors(own: HubSettings, source: str, pages: Pages) -> Iterator[None]:
+def _translate_errors(dataset: HubSettings, source: str, pages: Pages) -> Iterator[None]:
     """Raise UserError in place of whatever the network, the hub and its data can bring about."""
     try:
         yield
     except UserError:
         raise
     except Exception as error:  # the libraries raise what they like: KeyError, ValueError, EOFError
-        raise UserError(_reason(error, own, source, pages)) from None
+        raise UserError(_reason(error, dataset, source, pages)) from None
 
 
-def _reason(error: Exception, own: HubSettings, source: str, pages: Pages) -> str:
+def _reason(error: Exception, dataset: HubSettings, source: str, pages: Pages) -> str:
     from huggingface_hub import errors
 
     if isinstance(error.__cause__, errors.HfHubHTTPError):
         error = error.__cause__
-    page = f"https://huggingface.co/datasets/{own.repo}"
+    page = f"https://huggingface.co/datasets/{dataset.repo}"
     match error:
         case NoAnswerError():
-            return f"{own.repo}: {error}; check the network and {AGAIN}"
+            return f"{dataset.repo}: {error}; check the network and {AGAIN}"
         case errors.GatedRepoError():
-            return f"{own.repo}: access is restricted; ask for it at {page}, then log in with `hf auth login`"
+            return f"{dataset.repo}: access is restricted; ask for it at {page}, then log in with `hf auth login`"
         case errors.RepositoryNotFoundError() | errors.HFValidationError():
             return (
-                f"{own.repo}: no such data set on the hub, or a private one; set data.{source}.repo, or log in with "
+                f"{dataset.repo}: no such data set on the hub, or a private one; set data.{source}.repo, or log in with "
                 "`hf auth login`"
             )
         case errors.RevisionNotFoundError() if pages.states:
             return (
-                f"{own.repo}: the commit {pages.states[-1]['revision']} is gone, from which {pages.documents} "
-                f"documents were fetched; delete the folder {pages.folder} to begin again with {own.revision}"
+                f"{dataset.repo}: the commit {pages.states[-1]['revision']} is gone, from which {pages.documents} "
+                f"documents were fetched; delete the folder {pages.folder} to begin again with {dataset.revision}"
             )
         case errors.RevisionNotFoundError():
-            return f"{own.repo}: no revision {own.revision!r}; set data.{source}.revision to a branch, tag or commit"
+            return f"{dataset.repo}: no revision {dataset.revision!r}; set data.{source}.revision to a branch, tag or commit"
         case errors.HfHubHTTPError() if error.response.status_code in (401, 403):
-            return f"{own.repo}: the hub refuses ({shorten(error, 200)}); log in with `hf auth login`"
-    return _unreadable(own.repo, error, source)
+            return f"{dataset.repo}: the hub refuses ({shorten(error, 200)}); log in with `hf auth login`"
+    return _unreadable(dataset.repo, error, source)
 
 
 def _unreadable(what: str, error: Exception, source: str) -> str:
@@ -222,14 +226,14 @@ def _unreadable(what: str, error: Exception, source: str) -> str:
     )
 
 
-def _configure_libraries(own: HubSettings) -> None:
+def _configure_libraries(dataset: HubSettings) -> None:
     """Let the libraries be quiet and wait within bounds. Raises UserError in offline mode."""
     import datasets
     import huggingface_hub
 
     if datasets.config.HF_HUB_OFFLINE:
         raise UserError(
-            f"{own.repo}: not all documents are fetched yet, and HF_HUB_OFFLINE is set; unset it, or lower "
+            f"{dataset.repo}: not all documents are fetched yet, and HF_HUB_OFFLINE is set; unset it, or lower "
             "data.<role>.num_samples"
         )
     for library in (datasets, huggingface_hub.utils):

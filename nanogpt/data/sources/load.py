@@ -1,11 +1,17 @@
 """Text from every source through one interface: `load_corpus(data.pretrain, data).documents(skipped)`.
 
-A source is one module with a function `load(settings, own) -> Corpus`, the settings of its own, a
+A source is one module with a settings class, a function `load(data_settings, source_settings) -> Corpus`, a
 section in `Data`, and one line in the table.
 """
 
+import shutil
+import time
 from collections import Counter
 from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from tqdm import tqdm
 
 from nanogpt.data.sources import abstracts, arxiv_api, files, hub, shakespeare, stories
 from nanogpt.data.sources.arxiv_api import ArxivSettings
@@ -14,6 +20,11 @@ from nanogpt.data.sources.files import FilesSettings
 from nanogpt.data.sources.grammar import GeneratorSettings
 from nanogpt.data.sources.hub import HubSettings
 from nanogpt.data.sources.shakespeare import ShakespeareSettings
+from nanogpt.runtime.errors import UserError
+
+SAMPLE = 200  # documents from which size and time are estimated
+BIN_BYTES = 0.4  # bytes of a bin for each byte of text, or more: 2 bytes for a token of 5
+MAX_DAYS = 60
 
 
 @dataclass(frozen=True)
@@ -43,15 +54,37 @@ SOURCES = {
 
 
 def load_corpus(settings: DataSettings, data: Data) -> Corpus:
-    """The corpus that the settings name. Raises UserError where its source cannot be opened."""
+    """Open the corpus that the settings name, fetching what is missing. Raises UserError where that fails."""
     return SOURCES[settings.source](settings, getattr(data, settings.source))
 
 
-def validate_corpus(corpus: Corpus) -> None:
-    """Read a corpus that comes from outside from end to end, fetching what is missing.
+def validate_corpus(corpus: Corpus, folder: Path | str = "data") -> None:
+    """Raise UserError where a corpus is too large for the disk of `folder`, or one of its texts is unreadable.
 
-    Raises UserError where something is wrong with it.
+    A corpus from outside is read from end to end.
     """
+    validate_size(corpus, folder)
     if not corpus.exact:
         for _ in corpus.documents(Counter()):
             pass
+
+
+def validate_size(corpus: Corpus, folder: Path | str) -> None:
+    """Raise UserError where the bins of a generated corpus would not fit on the disk of `folder`, or take months.
+
+    Both are estimated from its first documents; a corpus from outside has a size that exists already.
+    """
+    if corpus.size is None:
+        return
+    start = time.monotonic()
+    sizes = [len(document.text.encode()) for document in islice(corpus.documents(Counter()), SAMPLE)]
+    days = (time.monotonic() - start) / len(sizes) * corpus.size / 86_400
+    text = sum(sizes) / len(sizes) * corpus.size
+    existing = next(path for path in (Path(folder).resolve(), *Path(folder).resolve().parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    if text * BIN_BYTES > free or days > MAX_DAYS:
+        shown, needed, left = (tqdm.format_sizeof(number, "B") for number in (text, text * BIN_BYTES, free))
+        raise UserError(
+            f"data.<role>.num_samples = {corpus.size}: about {shown} of text from {corpus.name}, which takes "
+            f"{days:,.0f} days to generate and {needed} or more on the disk, where {left} are free; lower it"
+        )

@@ -1,8 +1,8 @@
-"""The records of one file of your own text, read as a stream in bounded memory, faults among them.
+"""Reads the records of one .txt, .jsonl, .csv or .parquet file as a stream, in bounded memory.
 
-A reader yields texts, and in the place of a record that cannot be used a `Bad` one: whoever reads
-decides whether to stop there. A fault of the whole file (damage, another encoding, no such column)
-raises UserError.
+A reader yields the text of each record, or a `BadRecord` in the place of one that cannot be used: the
+caller decides whether to stop there. A fault of the whole file (damage, another encoding, no such
+column) raises UserError.
 """
 
 import codecs
@@ -10,8 +10,6 @@ import csv
 import io
 import json
 import os
-import re
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,11 +22,10 @@ from nanogpt.runtime.errors import UserError, shorten
 if TYPE_CHECKING:
     import pyarrow.parquet
 
-MARKER = "<|endoftext|>"
+MARKER = b"<|endoftext|>"
 LONGEST = 32 * 2**20  # bytes of one record: what an open quote or a missing newline can cost in memory
 BUFFER = CHUNK = 2**20
 ROWS = 16  # of Parquet at once, each perhaps as long as the longest
-LONGEST_CSV_FIELD = 2**31 - 1  # the csv module's own limit is 128 KiB; a C long has 32 bits on Windows
 PACKED = {".gz": "gzip", ".zst": "zstd"}
 MARKS = {  # those of UTF-32 first: one of them begins with one of UTF-16
     codecs.BOM_UTF32_LE: "UTF-32",
@@ -41,23 +38,22 @@ CHOOSE = "set data.<role>.field in params.yaml to the field that holds the text"
 
 @dataclass(frozen=True, slots=True)
 class BadRecord:
-    """A record that cannot be used: the kind of fault in a few words; what, where, and what to do."""
+    """A record that cannot be used.
+
+    `reason` is the kind of fault in a few words, to count by; `message` says what is wrong, where, and what to do.
+    """
 
     reason: str
     message: str
 
 
-class _TooLong(Exception):
-    pass
-
-
 def is_readable(path: Path) -> bool:
-    """Whether a file of this name can be read."""
+    """Return whether files with the ending of `path` can be read."""
     return _ending(path) is not None
 
 
 def check_file(path: Path, field: str) -> None:
-    """Open a file. Raises UserError for what that shows: unreadable, another encoding, no such column."""
+    """Raise UserError for what opening a file shows: unreadable, another encoding, no such column."""
     if READERS[_ending(path)] is _parquet:
         _open_parquet(path, field).close()
         return
@@ -67,7 +63,7 @@ def check_file(path: Path, field: str) -> None:
 
 
 def read_texts(path: Path, field: str) -> Iterator[str | BadRecord]:
-    """The texts of a file in their order; white space around them is left. Raises UserError for damage."""
+    """Yield the records of a file in their order, without stripping white space. Raises UserError for damage."""
     return READERS[_ending(path)](path, field)
 
 
@@ -77,7 +73,7 @@ def _ending(path: Path) -> str | None:
 
 @contextmanager
 def _open(path: Path) -> Iterator[BinaryIO]:
-    """A file's bytes, unpacked, without a byte order mark of UTF-8.
+    """Open a file's bytes, decompressed and without a byte order mark.
 
     Raises UserError, here and while they are read, where the file is unreadable or damaged.
     """
@@ -110,52 +106,45 @@ def _lines(file: BinaryIO) -> Iterator[bytes | None]:
 
 def _txt(path: Path, field: str) -> Iterator[str | BadRecord]:
     with _open(path) as file:
-        *_, marked = next(_split(file, MARKER))
+        marked = any(_is_separator(line, MARKER) for line in _lines(file) if line and MARKER in line)
     with _open(path) as file:
-        for number, content, ended in _split(file, MARKER if marked else ""):
+        for number, content, is_last in _split(file, MARKER if marked else b""):
             if content is None:
-                yield _too_long(f"{path}, line {number}", f"divide the text by blank lines, or by lines {MARKER}")
+                remedy = f"divide the text by blank lines, or by lines {MARKER.decode()}"
+                yield _too_long(f"{path}, line {number}", remedy)
                 continue
-            text = _decoded(path, number, content)
+            text = _decode(path, number, content)
             if isinstance(text, BadRecord):
                 yield text
             # White space between two markers is a blank document; at the file's ends it is none.
-            elif text.strip() or (marked and ended and number > 1):
-                yield text.replace("\r\n", "\n") if "\r" in text else text  # the question alone is ten times faster
+            elif text.strip() or (marked and number > 1 and not is_last):
+                yield text.replace("\r\n", "\n")
 
 
-def _split(file: BinaryIO, end: str) -> Iterator[tuple[int, bytes | bytearray | None, bool]]:
-    """The text between lines that are `end` and white space: its first line, its bytes, whether `end` follows.
+def _split(file: BinaryIO, separator: bytes) -> Iterator[tuple[int, bytes | None, bool]]:
+    """The text between lines that are `separator` and white space: its first line, its bytes, whether it is the last.
 
     None stands in place of more than LONGEST bytes.
     """
-    word = end.encode()
-    spaces = rb"[^\n!-~]*+"  # and more: any byte beyond ASCII, so what is found is looked at again
-    line_end = re.compile(rb"\n" + spaces + (re.escape(word) + spaces if end else b"") + rb"(?=\n)")
-    buffer, seen = bytearray(b"\n"), 0  # each line as a newline and what follows it; where the last one begins
-    number, long = 1, 0  # the line where the text in buffer begins; where one began that was too long to keep
-    more = b"\n"
-    while more:
-        more = file.read(CHUNK)
-        buffer += more or b"\n"
-        start = 0
-        if b"\n" in (more or b"\n"):
-            for match in line_end.finditer(buffer, seen) if buffer.find(word, seen) >= 0 else ():
-                if match[0].decode(errors="replace").strip() == end:
-                    fits = not long and match.start() - start - 1 <= LONGEST
-                    yield long or number, buffer[start + 1 : match.start()] if fits else None, True
-                    number += buffer.count(b"\n", start, match.end())
-                    start, long = match.end(), 0
-            seen = buffer.rfind(b"\n")
-        if len(buffer) - start > LONGEST + CHUNK:
-            long = long or number
-            number += buffer.count(b"\n", start, seen)
-            start = seen  # this line may yet become an end
-            del buffer[start + CHUNK :]
-        del buffer[:start]
-        seen -= start
-    fits = not long and len(buffer) - 2 <= LONGEST
-    yield long or number, buffer[1:-1] if fits else None, False
+    first, size, lines = 1, 0, []
+    for number, line in enumerate(_lines(file), 1):
+        if line and _is_separator(line, separator):
+            yield first, b"".join(lines) if size <= LONGEST else None, False
+            first, size, lines = number + 1, 0, []
+        else:
+            size += len(line) if line else LONGEST + 1
+            if size <= LONGEST:
+                lines.append(line)
+            else:
+                lines.clear()
+    yield first, b"".join(lines) if size <= LONGEST else None, True
+
+
+def _is_separator(line: bytes, separator: bytes) -> bool:
+    stripped = line.strip()  # of white space in ASCII
+    if stripped == separator or stripped.isascii():
+        return stripped == separator
+    return stripped.decode(errors="replace").strip().encode() == separator
 
 
 def _jsonl(path: Path, field: str) -> Iterator[str | BadRecord]:
@@ -171,7 +160,7 @@ def _json_text(path: Path, number: int, line: bytes | None, field: str) -> str |
     where = f"{path}, line {number}"
     if line is None:
         return _too_long(where, "divide the text into several records")
-    content = _decoded(path, number, line)
+    content = _decode(path, number, line)
     if isinstance(content, BadRecord):
         return content
     if not content.strip():
@@ -179,9 +168,7 @@ def _json_text(path: Path, number: int, line: bytes | None, field: str) -> str |
     try:
         record = json.loads(content)
     except (ValueError, RecursionError) as error:
-        return BadRecord(
-            "not valid JSON", f"{where}: not valid JSON ({error}); a .jsonl file has one JSON object a line"
-        )
+        return _bad("not valid JSON", where, f" ({error}); a .jsonl file has one JSON object a line")
     if not isinstance(record, dict):
         example = json.dumps({field: "the text"}, ensure_ascii=False)
         return BadRecord(
@@ -195,10 +182,8 @@ def _json_text(path: Path, number: int, line: bytes | None, field: str) -> str |
             "not text", f"{where}: the field {field!r} is not text but {shorten(json.dumps(text), 40)}; {CHOOSE}"
         )
     if not _encodes(text):
-        return BadRecord(
-            "half a surrogate pair",
-            f"{where}: the field {field!r} has half of a surrogate pair (\\ud800 to \\udfff); repair it",
-        )
+        reason = "half a surrogate pair"
+        return BadRecord(reason, f"{where}: the field {field!r} has {reason} (\\ud800 to \\udfff); repair it")
     return text
 
 
@@ -215,15 +200,14 @@ def _csv(path: Path, field: str) -> Iterator[str | BadRecord]:
             if len(fields) <= column:
                 yield BadRecord("too few fields", f"{where}, so {field!r} is missing; repair the row")
             elif any(fields[width:]):
-                yield BadRecord(
-                    "too many fields", f"{where}, the header has {width}; put quotes around text with commas"
-                )
+                remedy = "put quotes around text with commas"
+                yield BadRecord("too many fields", f"{where}, the header has {width}; {remedy}")
             else:
                 yield fields[column]
 
 
 def _header(path: Path, rows: Iterator[tuple[int, list[str]] | BadRecord], field: str) -> tuple[int, int]:
-    """Which column has the text, of how many."""
+    """Read the header: the index of the column that has the text, and the number of columns."""
     row = next(rows, (1, []))
     if isinstance(row, BadRecord):
         raise UserError(row.message)
@@ -236,42 +220,29 @@ def _header(path: Path, rows: Iterator[tuple[int, list[str]] | BadRecord], field
 def _rows(path: Path, file: BinaryIO) -> Iterator[tuple[int, list[str]] | BadRecord]:
     """The rows that are not empty, each with its first line.
 
-    Where a row goes wrong its first line alone is bad and the next is read as a new row: an open quote
-    costs one line, not all up to the next quote.
+    What is not valid CSV, like an open quote, is one bad record that takes the rest of the file with it,
+    since nothing tells where the next row begins.
     """
-    csv.field_size_limit(LONGEST_CSV_FIELD)
-    lines = _lines(file)
-    number, taken = 1, []  # of the row that is being read: its first line's number, its lines
-    again: deque[bytes | None] = deque()
+    csv.field_size_limit(LONGEST)
+    reader, number = csv.reader(_csv_lines(file), strict=True), 1
+    try:
+        for row in reader:
+            if not _encodes("".join(row)):
+                yield _not_utf8(f"{path}, line {number}")
+            elif row:
+                yield number, row
+            number = reader.line_num + 1
+    except csv.Error as error:
+        message = f"{path}, line {number}: not valid CSV ({error}), so the rest of the file is unread; check the quotes"
+        yield BadRecord("not valid CSV, rest of the file unread", message)
 
-    def take() -> Iterator[str]:
-        size = 0
-        while (line := again.popleft() if again else next(lines, b"")) != b"":
-            size = len(line or b"") + (size if taken else 0)
-            taken.append(line)
-            if line is None or size > LONGEST:
-                raise _TooLong
-            # Bytes that are no UTF-8 become halves of surrogate pairs, which no row has otherwise.
-            text = line.decode(errors="surrogateescape")
-            yield text[:-2] + "\n" if text.endswith("\r\n") else text
 
-    while True:
-        try:
-            for row in csv.reader(take(), strict=True):  # strict: an open quote is an error, not one text to the end
-                if not _encodes("".join(row)):
-                    yield _decoded(path, number, b"".join(taken))
-                elif row:
-                    yield number, row
-                number += len(taken)
-                taken.clear()
-            return
-        except csv.Error as error:
-            yield BadRecord("not valid CSV", f"{path}, line {number}: not valid CSV ({error}); check the quotes")
-        except _TooLong:
-            yield _too_long(f"{path}, line {number}", "divide the text, or close the quote that is open")
-        again.extendleft(reversed(taken[1:]))
-        number += 1
-        taken.clear()
+def _csv_lines(file: BinaryIO) -> Iterator[str]:
+    for line in _lines(file):
+        if line is None:
+            raise csv.Error(f"longer than {LONGEST // 2**20} MiB")
+        text = line.decode(errors="surrogateescape")  # no row has halves of surrogate pairs otherwise
+        yield text[:-2] + "\n" if text.endswith("\r\n") else text
 
 
 def _parquet(path: Path, field: str) -> Iterator[str | BadRecord]:
@@ -331,33 +302,30 @@ def _no_field(where: str, field: str, fields: list[str]) -> str:
     return f"{where}: no field {field!r}, the fields are: {there}; {CHOOSE}"
 
 
+def _bad(reason: str, where: str, rest: str) -> BadRecord:
+    return BadRecord(reason, f"{where}: {reason}{rest}")
+
+
 def _too_long(where: str, remedy: str) -> BadRecord:
     return BadRecord("too long", f"{where}: longer than {LONGEST // 2**20} MiB; {remedy}")
 
 
-def _decoded(path: Path, number: int, content: bytes | bytearray) -> str | BadRecord:
+def _not_utf8(where: str) -> BadRecord:
+    return _bad("not UTF-8", where, "; convert the file, for example with iconv -f LATIN1 -t UTF-8 old > new")
+
+
+def _decode(path: Path, number: int, content: bytes) -> str | BadRecord:
     """Bytes that begin in this line of a file, as text."""
     try:
         return content.decode()
     except UnicodeDecodeError as error:
-        number += content.count(b"\n", 0, error.start)
-        place = error.start - content.rfind(b"\n", 0, error.start)
-        return BadRecord(
-            "not UTF-8",
-            f"{path}, line {number}, byte {place} of it: not valid UTF-8; convert the file, for example with "
-            "iconv -f LATIN1 -t UTF-8 old > new",
-        )
+        newlines = content.count(b"\n", 0, error.start)
+        return _not_utf8(f"{path}, line {number + newlines}")
 
 
 def _encodes(text: str) -> bool:
-    """Whether it is free of halves of surrogate pairs."""
-    if text.isascii():
-        return True
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    """Return whether UTF-8 can represent a text: it cannot for halves of surrogate pairs."""
+    return text.isascii() or text.encode(errors="replace") == text.encode(errors="surrogatepass")
 
 
 LINED = {".txt": _txt, ".jsonl": _jsonl, ".csv": _csv}

@@ -30,14 +30,14 @@ class ShakespeareSettings:
             raise BadSetting("url", self.url, "not a web address", "take it back with `git checkout params.yaml`")
 
 
-def load(settings: DataSettings, own: ShakespeareSettings) -> Corpus:
+def load(settings: DataSettings, options: ShakespeareSettings) -> Corpus:
     """The whole text, whatever `num_samples` says, exactly as in the file: two documents, one for each split.
 
     The first 90% of the characters are for training, as in char-rnn and nanoGPT, so losses can be
     compared with theirs. The file is fetched once; one that was put there by hand serves as well.
     Raises UserError where it can be had neither way.
     """
-    text = _fetch(own.url).read_bytes().decode()
+    text = _fetch(options.url).read_bytes().decode()
     cut = int(0.9 * len(text))
 
     def documents(skipped: Counter[str]) -> Iterator[Document]:

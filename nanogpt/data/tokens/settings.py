@@ -27,7 +27,7 @@ class TokenizerSettings:
             raise BadSetting(
                 "vocab_size",
                 self.vocab_size,
-                f"bpe needs {least} at least, one for each byte and the end of a document, and {MAX_VOCAB_SIZE} at most",
+                f"bpe needs {least} to {MAX_VOCAB_SIZE}: one for each byte, one for the end of a document, and pieces",
                 "choose 1024 to 50257",
             )
 

@@ -250,7 +250,7 @@ def _from_documents(document: dict, label: dict) -> Tokenizer:
 
 
 def _check_merges(model: dict) -> None:
-    """Raise ValueError where merging in the order of the list differs from merging in the order of ids, as tiktoken does.
+    """Raise ValueError where merging in the order of the list differs from tiktoken's way, the order of ids.
 
     `model` is that key of tokenizer.json. Its merges are pairs of pieces, or strings with a space between.
     """
