@@ -67,9 +67,9 @@ def read_bytes(content: bytes, ending: str) -> list[str | BadRecord]:
 
 
 def faults(content: bytes | str, ending: str) -> list[str]:
-    """What was read, with the reasons in place of what is bad."""
+    """What was read, stripped, with the reasons in place of what is bad."""
     content = content if isinstance(content, bytes) else content.encode()
-    return [f"!{r.reason}" if isinstance(r, BadRecord) else r for r in read_bytes(content, ending)]
+    return [f"!{r.reason}" if isinstance(r, BadRecord) else r.strip() for r in read_bytes(content, ending)]
 
 
 def complaint(content: bytes | str, ending: str, field: str = "text") -> str:

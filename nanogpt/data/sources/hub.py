@@ -204,16 +204,17 @@ def _reason(error: Exception, dataset: HubSettings, source: str, pages: Pages) -
             return f"{dataset.repo}: access is restricted; ask for it at {page}, then log in with `hf auth login`"
         case errors.RepositoryNotFoundError() | errors.HFValidationError():
             return (
-                f"{dataset.repo}: no such data set on the hub, or a private one; set data.{source}.repo, or log in with "
-                "`hf auth login`"
+                f"{dataset.repo}: no such data set on the hub, or a private one; set data.{source}.repo, or log in "
+                "with `hf auth login`"
             )
         case errors.RevisionNotFoundError() if pages.states:
             return (
                 f"{dataset.repo}: the commit {pages.states[-1]['revision']} is gone, from which {pages.documents} "
-                f"documents were fetched; delete the folder {pages.folder} to begin again with {dataset.revision}"
+                f"documents were fetched; delete the folder {pages.folder} to fetch {dataset.revision} afresh"
             )
         case errors.RevisionNotFoundError():
-            return f"{dataset.repo}: no revision {dataset.revision!r}; set data.{source}.revision to a branch, tag or commit"
+            remedy = f"set data.{source}.revision to a branch, tag or commit"
+            return f"{dataset.repo}: no revision {dataset.revision!r}; {remedy}"
         case errors.HfHubHTTPError() if error.response.status_code in (401, 403):
             return f"{dataset.repo}: the hub refuses ({shorten(error, 200)}); log in with `hf auth login`"
     return _unreadable(dataset.repo, error, source)
