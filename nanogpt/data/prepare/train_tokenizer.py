@@ -64,7 +64,8 @@ def _gpt2() -> list[bytes]:
 def _train_bpe(vocab_size: int, texts: Iterable[str]) -> list[bytes]:
     """The pieces in order of rank, learned in a process that is killed where this one is interrupted."""
     script = Path(__file__).with_name("train_byte_pairs.py")
-    command = [sys.executable, "-P", script, str(vocab_size - 1)]  # -P: its folder is no place to import from
+    # -P: its folder is no place to import from
+    command = [sys.executable, "-P", script, str(vocab_size - 1), str(os.getpid())]
     environment = os.environ | {"RAYON_NUM_THREADS": str(usable_cores()), "TOKENIZERS_PARALLELISM": "true"}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     letters = ""

@@ -3,12 +3,13 @@ import os
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 from imports import ROOT
 
 from nanogpt.data.prepare.prepare import prepare_corpus
-from nanogpt.data.sources import files
+from nanogpt.data.sources import files, load
 from nanogpt.data.sources.document import Corpus, DataSettings
 from nanogpt.data.tokens.bins import Bin
 from nanogpt.data.tokens.settings import TokenizerSettings
@@ -42,6 +43,21 @@ def test_a_mistake_leaves_what_was_there(tmp_path):
         prepare_corpus(tmp_path / "out", own(text), 0.1, CHAR)
     assert (tmp_path / "out" / "train.bin").read_bytes() == before
     assert sorted(os.listdir(tmp_path)) == ["out", "own.txt"]
+
+
+@pytest.mark.parametrize(("free", "samples"), [(10**6, 10_000), (10**30, 10**15)])
+def test_a_size_that_cannot_be_is_refused_before_anything_is_written(tmp_path, monkeypatch, free, samples):
+    monkeypatch.setattr(load.shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+
+    def stories(count: int) -> Corpus:
+        settings = DataSettings("stories", count, 0.1, "", "", "")
+        return load.SOURCES["stories"](settings, load.GeneratorSettings(1))
+
+    for refuse in (load.validate_corpus, lambda corpus: prepare_corpus(tmp_path / "out", corpus, 0.1, CHAR)):
+        with pytest.raises(UserError, match=rf"num_samples = {samples}: about \d.* of text from stories, .*; lower it"):
+            refuse(stories(samples))
+    load.validate_corpus(stories(1000))
+    assert not list(tmp_path.iterdir())
 
 
 def test_characters_that_the_pretraining_corpus_lacks(tmp_path):

@@ -102,12 +102,6 @@ def test_no_document_can_have_fewer_than_60_bits(name, scorer):
     assert min(document.bits for document in draw(name, 2_000)) >= scorer.least_bits() - 1e-9
 
 
-def test_no_choice_is_rare(scorer):
-    for alternatives in scorer.rules.values():
-        assert max(bits for bits, _ in alternatives) <= math.log2(200)
-    assert max(map(len, scorer.tables.values())) <= 100
-
-
 def test_every_symbol_is_defined_once_and_used_and_every_name_recalled(scorer):
     assert not scorer.rules.keys() & scorer.tables.keys()
     slots = [p for alternatives in scorer.rules.values() for _, parts in alternatives for p in parts if p[0] == "slot"]
@@ -159,11 +153,6 @@ def test_texts_are_clean(name):
         assert set(document.text) <= set(string.ascii_letters + string.digits + " .,;:!?'\"%\n")
         assert not re.search(r"  | [.,;:!?]|\n\n\n|\ba [aeiou]|\ban [^aeiouh]", document.text), document.text
         assert document.split is None
-
-
-def test_both_corpora_together_have_between_one_and_two_thousand_words():
-    words = {word for name in SOURCES for d in draw(name, 10_000) for word in re.findall(r"[a-z']+", d.text.lower())}
-    assert 1_000 <= len(words) <= 2_000
 
 
 @pytest.fixture(scope="module")

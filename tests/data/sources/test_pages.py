@@ -1,5 +1,4 @@
 import itertools
-import json
 import os
 import signal
 import subprocess
@@ -45,11 +44,6 @@ def test_what_was_appended_comes_back(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"{number:06}.parquet" for number in range(3)]
 
 
-def test_no_pages(tmp_path):
-    pages = Pages(tmp_path)
-    assert (list(pages.texts()), pages.documents, pages.states) == ([], 0, [])
-
-
 def test_fetch_gets_whole_pages_and_no_more_than_wanted(tmp_path):
     source = Source(10)
     Pages(tmp_path).fetch(4, source.more)
@@ -63,12 +57,6 @@ def test_fetch_goes_on_where_it_stopped_and_never_asks_for_what_is_there(tmp_pat
         Pages(tmp_path).fetch(wanted, source.more)
     assert list(Pages(tmp_path).texts()) == list("0123456789")
     assert (source.asked, source.given) == ([0, 3, 6], 4)
-
-
-def test_fetch_all(tmp_path):
-    pages = Pages(tmp_path)
-    pages.fetch(None, Source(7).more)
-    assert list(pages.texts()) == list("0123456")
 
 
 def test_an_end_without_documents(tmp_path):
@@ -173,9 +161,3 @@ def test_a_process_killed_while_it_writes(tmp_path):
         pages = Pages(tmp_path)
         assert [state["number"] for state in pages.states] == list(range(len(pages.states)))
         assert list(pages.texts()) == [f"{page} {i}" for page in range(len(pages.states)) for i in range(200)]
-
-
-def test_the_state_is_plain_json(tmp_path):
-    Pages(tmp_path).append(["text"], {"revision": "abc"})
-    schema = pyarrow.parquet.read_schema(tmp_path / "000000.parquet")
-    assert json.loads(schema.metadata[b"nanogpt"]) == {"revision": "abc"}

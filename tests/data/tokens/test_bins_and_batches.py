@@ -12,7 +12,7 @@ from nanogpt.data.prepare.train_tokenizer import train_tokenizer
 from nanogpt.data.prepare.write_bins import write_corpus
 from nanogpt.data.sources.document import Corpus, Document
 from nanogpt.data.tokens.batches import Windows
-from nanogpt.data.tokens.bins import Bin, Counts
+from nanogpt.data.tokens.bins import Bin, Counts, tokenizer_of_bins
 from nanogpt.data.tokens.settings import TokenizerSettings
 from nanogpt.runtime.errors import UserError
 
@@ -49,6 +49,23 @@ def test_bins_of_another_tokenizer(tmp_path):
     char = train_tokenizer(TokenizerSettings("char", 0, "error"), ["abc"])
     with pytest.raises(UserError, match=r"another tokenizer \(byte\) than the model's \(char\); prepare"):
         Bin.open(tmp_path, "train", char)
+
+
+def test_the_tokenizer_of_bins_lies_in_their_folder_or_beside_it(tmp_path):
+    char = train_tokenizer(TokenizerSettings("char", 0, "replace"), ["text 0123456789"])
+    for name, tokenizer in (("a", char), ("b", BYTE), ("c", char)):
+        (tmp_path / name).mkdir()
+        write_corpus(tmp_path / name, corpus(texts(10)), tokenizer, 0.1)
+    with pytest.raises(UserError, match=r"c: the char tokenizer of its tokens is neither in it nor .* beside it; copy"):
+        tokenizer_of_bins(tmp_path / "c")
+    BYTE.save(tmp_path / "b" / "tokenizer")
+    char.save(tmp_path / "pretrain" / "tokenizer")
+    (tmp_path / "a" / "tokenizer").mkdir()
+    (tmp_path / "a" / "tokenizer" / "tokenizer.json").write_text("{")
+    assert tokenizer_of_bins(tmp_path / "b").kind == "byte"
+    assert tokenizer_of_bins(tmp_path / "c").sha256 == char.sha256
+    with pytest.raises(UserError, match=r"tokenizer\.json: damaged"):
+        tokenizer_of_bins(tmp_path / "a")
 
 
 def test_bins_are_read_only(tmp_path):

@@ -1,0 +1,64 @@
+"""The training of a tokenizer in a process of its own: what it learns from, and how it ends."""
+
+import signal
+import subprocess
+import sys
+from itertools import repeat
+
+import psutil
+import pytest
+from imports import ROOT
+from loopback import wait_until
+
+from nanogpt.data.prepare import train_tokenizer as module
+from nanogpt.data.prepare.train_tokenizer import train_tokenizer
+from nanogpt.data.tokens.settings import TokenizerSettings
+from nanogpt.runtime.errors import UserError
+
+BPE = TokenizerSettings("bpe", 300, "error")
+
+
+def test_bpe_learns_from_the_first_bytes_alone_and_so_ends_on_endless_text(monkeypatch):
+    monkeypatch.setattr(module, "SAMPLE_BYTES", 10)
+    texts = iter(["abab", "éabab", "xyxyxyxy"])
+    assert set(train_tokenizer(BPE, texts).pieces[256:259]) == {b"ab", b"abab", b""}
+    assert next(texts) == "xyxyxyxy"
+    assert b"cdcd" in train_tokenizer(BPE, repeat("cdcd cdcd")).pieces
+
+
+def test_a_training_that_the_system_ends(monkeypatch):
+    monkeypatch.setattr(module.sys, "executable", "/bin/false")
+    with pytest.raises(UserError, match=r"ended with status 1; is there enough memory\? lower tokenizer\.vocab_size"):
+        train_tokenizer(BPE, ["text"] * 100_000)
+
+
+PROGRAM = """
+import random, sys
+from nanogpt.data.prepare.train_tokenizer import train_tokenizer
+from nanogpt.data.tokens.settings import TokenizerSettings
+from nanogpt.runtime import process
+
+def texts():
+    for seed in range(100):
+        yield random.Random(seed).randbytes(100_000).hex()
+    print("read", flush=True)
+    while sys.argv[1] == "reading":
+        yield "text"
+
+process.run_stage(lambda: train_tokenizer(TokenizerSettings("bpe", 2**20, "error"), texts()))
+"""
+
+
+@pytest.mark.parametrize("phase", ["reading", "merging"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_signal_ends_both_processes(phase, number):
+    """Uninterrupted, reading would take minutes, and merging too."""
+    command = [sys.executable, "-c", PROGRAM, phase]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "read\n"
+        (child,) = psutil.Process(process.pid).children()
+        process.send_signal(number)
+        error = process.communicate(timeout=10)[1]
+    assert process.returncode == (-9 if number == signal.SIGKILL else 130)
+    assert "Traceback" not in error
+    wait_until(lambda: not child.is_running())
