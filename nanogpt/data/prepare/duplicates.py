@@ -1,7 +1,7 @@
-"""Which texts of a corpus were there before, told by their digests in a file, in bounded memory.
+"""Finds repeated texts of a corpus by their digests, which lie in a file, in bounded memory.
 
-The file is read in as many rounds as keep one round's share of the digests small; a byte or two a
-document is all that grows.
+The file is read several times, each time for the share of the digests that fits in memory; only a byte or two
+per document grow with the corpus.
 """
 
 import hashlib
@@ -15,20 +15,20 @@ SHARE = 1 << 17  # digests compared at a time
 
 
 def digest(text: bytes) -> bytes:
-    """What stands for a text: SIZE bytes of its BLAKE2b."""
+    """Return the BLAKE2b hash of a text, SIZE bytes."""
     return hashlib.blake2b(text, digest_size=SIZE).digest()
 
 
 def find_duplicates(path: Path) -> np.ndarray:
-    """(n,) bool for a file of n digests: True where an earlier one is the same."""
-    again = np.ones(_count_digests(path), bool)
+    """Return for a file of n digests an (n,) bool array: True where an earlier digest is the same."""
+    repeated = np.ones(_count_digests(path), bool)
     for places, digests in _read_by_share(path):
-        again[places[np.unique(digests, return_index=True)[1]]] = False  # the first of each
-    return again
+        repeated[places[np.unique(digests, return_index=True)[1]]] = False  # the first of each
+    return repeated
 
 
 def count_overlap(path: Path, val: np.ndarray, kept: np.ndarray) -> int:
-    """How many kept validation texts are kept training texts too; `val` and `kept` are (n,) bool."""
+    """Count the validation texts that are training texts too. `val` and `kept` are (n,) bool; only kept texts count."""
     shared = 0
     for places, digests in _read_by_share(path):
         here, validating = kept[places], val[places]

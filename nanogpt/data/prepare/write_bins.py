@@ -1,7 +1,7 @@
 """Writes bins: a corpus as two flat files of token ids and a manifest, on all cores, in bounded memory.
 
-The stream is eot, document, eot, document, eot ..., as `tokens` reads it. A text that was there before
-is not kept, so none is in both files, unless repeated texts belong to the corpus.
+The stream is eot, document, eot, document, eot ..., as `data/tokens/bins.py` reads it. Repeated texts are removed,
+so that none is in both files, unless they belong to the corpus (`Corpus.exact`).
 """
 
 import hashlib
@@ -29,7 +29,7 @@ from nanogpt.runtime.errors import UserError
 BATCH_DOCUMENTS, BATCH_CHARACTERS = 1000, 1_000_000
 CHUNK = 1 << 16  # notes read at a time
 PIECE = 1 << 24  # bytes moved at a time
-# What is noted of each document on the way; `split` is its place in SPLITS, `tokens` has its end token.
+# A record of each document; `split` is its index in SPLITS, `tokens` counts its end token too.
 NOTE = np.dtype([("split", "u1"), ("tokens", "i8"), ("bytes", "i8"), ("replaced", "i8"), ("bits", "f8")])
 
 
@@ -50,15 +50,15 @@ def write_corpus(folder: Path, corpus: Corpus, tokenizer: Tokenizer, val_fractio
         )
         _write_streams(encoded, paths, noted, digested, np.array([tokenizer.eot], DTYPES[dtype]).tobytes())
         in_val = np.concatenate([notes["split"] == SPLITS.index("val") for notes in _read_notes(noted)])
-        again = np.zeros(len(in_val), bool) if corpus.exact else duplicates.find_duplicates(digested)
-        counts = _keep_documents(noted, paths, ~again, np.dtype(DTYPES[dtype]).itemsize)
-        overlap = duplicates.count_overlap(digested, in_val, ~again)
+        repeated = np.zeros(len(in_val), bool) if corpus.exact else duplicates.find_duplicates(digested)
+        counts = _keep_documents(noted, paths, ~repeated, np.dtype(DTYPES[dtype]).itemsize)
+        overlap = duplicates.count_overlap(digested, in_val, ~repeated)
     train, val = (one.documents for one in counts)
     if not train or not val:
         raise UserError(
-            f"{corpus.name}: {train + val} document(s) and {int(again.sum())} repeated, {train} of them for training "
-            f"and {val} for validation, and each needs one at least; give more documents (data.<role>.num_samples, or "
-            "more text; a .txt file needs blank lines or <|endoftext|> lines between documents)"
+            f"{corpus.name}: {train + val} document(s) and {int(repeated.sum())} repeated, {train} of them for "
+            f"training and {val} for validation, and each needs one at least; give more documents "
+            "(data.<role>.num_samples, or more text; a .txt file needs blank lines or <|endoftext|> lines between documents)"
         )
     manifest = {
         "source": corpus.name,
@@ -68,9 +68,9 @@ def write_corpus(folder: Path, corpus: Corpus, tokenizer: Tokenizer, val_fractio
         "tokenizer_sha256": tokenizer.sha256,
         "vocab_size": tokenizer.vocab_size,
         "dtype": dtype,
-        "documents_read": len(again),
+        "documents_read": len(repeated),
         "skipped": dict(sorted(skipped.items())),
-        "duplicates_removed": int(again.sum()),
+        "duplicates_removed": int(repeated.sum()),
         "overlap": overlap,
         "splits": {split: asdict(one) for split, one in zip(SPLITS, counts, strict=True)},
     }
@@ -100,7 +100,7 @@ Encoded = tuple[np.ndarray, bytes, list[bytes]]  # notes, digests, what to appen
 def _encode_batches(
     batches: Iterable[list[tuple[str, Document]]], tokenizer: Tokenizer, dtype: str
 ) -> Iterator[Encoded]:
-    """The batches encoded, in their order, a few of them at a time on all cores."""
+    """Encode the batches on all cores, a few of them at a time; yield them in their order."""
     cores = usable_cores()
     waiting: deque[Future[Encoded]] = deque()
     with ThreadPoolExecutor(cores) as pool:
@@ -147,7 +147,7 @@ def _read_notes(noted: Path) -> Iterator[np.ndarray]:
 
 
 def _keep_documents(noted: Path, paths: list[Path], kept: np.ndarray, itemsize: int) -> list[Counts]:
-    """Take the documents out of the bins that are not `kept`, (n,) bool, and count the others."""
+    """Remove the documents from the bins that are not `kept`, (n,) bool, and count the others."""
     counts, start = [Counts(tokens=1) for _ in paths], 0
     with ExitStack() as stack:
         bins = [FileCompactor(stack.enter_context(path.open("r+b")), itemsize) for path in paths]
@@ -155,9 +155,9 @@ def _keep_documents(noted: Path, paths: list[Path], kept: np.ndarray, itemsize: 
             keep = kept[start : start + len(notes)]
             start += len(notes)
             for split, (moved, count) in enumerate(zip(bins, counts, strict=True)):
-                mine = notes["split"] == split
-                moved.keep(notes["tokens"][mine] * itemsize, keep[mine])
-                _add_counts(count, notes[mine & keep])
+                in_split = notes["split"] == split
+                moved.keep(notes["tokens"][in_split] * itemsize, keep[in_split])
+                _add_counts(count, notes[in_split & keep])
         for moved in bins:
             moved.end()
     for path, count in zip(paths, counts, strict=True):
@@ -177,13 +177,13 @@ def _add_counts(counts: Counts, notes: np.ndarray) -> None:
 
 
 class FileCompactor:
-    """A file whose records move forward over those that are not kept."""
+    """Removes records from a file in place: the kept ones move forward over the others."""
 
     def __init__(self, file: BinaryIO, start: int):
         self._file, self._from, self._to = file, start, start
 
     def keep(self, sizes: np.ndarray, keep: np.ndarray) -> None:
-        """Go over the next records, `sizes` (n,) in bytes, and keep those where `keep` (n,) is True."""
+        """Process the next records, `sizes` (n,) in bytes: keep those where `keep` (n,) is True."""
         edges = np.flatnonzero(np.diff(keep, prepend=False, append=False)).reshape(-1, 2)  # runs of kept ones
         ends = np.concatenate([[0], np.cumsum(sizes)])
         for first, after in edges:
@@ -199,5 +199,5 @@ class FileCompactor:
         self._to += size
 
     def end(self) -> None:
-        """Cut off what lies behind the last kept record."""
+        """Truncate the file after the last kept record."""
         self._file.truncate(self._to)

@@ -1,4 +1,4 @@
-"""Data sets of the Hugging Face hub, streamed: as many documents as asked for are fetched, and no more.
+"""Fetches data sets of the Hugging Face hub as a stream: as many documents as requested and no more.
 
 Only data files (Parquet, JSON lines, CSV, text) are read; no code of a repository ever runs. Of one
 field, the text is taken as it is. Several fields, like title and abstract, are each put on one line and
@@ -35,7 +35,7 @@ ROWS = 1000  # of Parquet at once
 BUFFER = 2**20  # bytes of a column at once
 PATIENCE = 6  # times HF_HUB_DOWNLOAD_TIMEOUT (10 s) without a good answer: a minute
 PAUSES_S = (1, 2, 4, 8)  # between two tries; the last one again and again
-PASSING = (408, 429, 500, 502, 503, 504)
+TEMPORARY = (408, 429, 500, 502, 503, 504)
 TEXT = ("string", "large_string", "string_view", "null", "Json")
 AGAIN = "run the same command again: what was fetched is kept"
 
@@ -51,14 +51,14 @@ class HubSettings(CheckedSettings):
 
 
 def load(settings: DataSettings, dataset: HubSettings) -> Corpus:
-    """The documents of a split in the order of its files; those not there yet are fetched first, and kept.
+    """Fetch what is missing of the documents of a split, in the order of its files.
 
-    The first page settles the commit that all later ones come from. Raises UserError for a data set,
+    The commit of the first page is that of all later ones. Raises UserError for a data set,
     revision, split or field that does not exist or is not open, for damaged files, and where the hub
     gives no good answer for a minute.
     """
     pages = Pages(work_folder("corpora", settings.source, asdict(dataset)))
-    pages.fetch(settings.num_samples, lambda states: _pages(dataset, settings.source, pages))
+    pages.fetch(settings.num_samples, lambda states: _fetch_pages(dataset, settings.source, pages))
     if not pages.documents:
         raise UserError(
             f"{dataset.repo}: no text in {', '.join(dataset.fields)} of split {dataset.split}; "
@@ -75,8 +75,8 @@ def load(settings: DataSettings, dataset: HubSettings) -> Corpus:
     return Corpus(dataset.repo, state["licence"], documents, revision=state["revision"])
 
 
-def _pages(dataset: HubSettings, source: str, pages: Pages) -> Iterator[tuple[list[str], dict]]:
-    """The pages after those that are there. The state of each says where the next begins."""
+def _fetch_pages(dataset: HubSettings, source: str, pages: Pages) -> Iterator[tuple[list[str], dict]]:
+    """Yield the pages after those that exist. The state of each says where the next begins."""
     with _translate_errors(dataset, source, pages):
         _configure_libraries(dataset)
         state = dict(pages.states[-1]) if pages.states else _initial_state(dataset)
@@ -97,12 +97,12 @@ def _initial_state(dataset: HubSettings) -> dict:
     """The state before the first page: the commit that the revision names now, the licence that its card names."""
     import huggingface_hub
 
-    about = huggingface_hub.HfApi().dataset_info(dataset.repo, revision=dataset.revision)
-    licence = (about.card_data or {}).get("license")
+    info = huggingface_hub.HfApi().dataset_info(dataset.repo, revision=dataset.revision)
+    licence = (info.card_data or {}).get("license")
     if isinstance(licence, list):
         licence = ", ".join(licence)
     licence = licence or f"see https://huggingface.co/datasets/{dataset.repo}"
-    return {"revision": about.sha, "licence": licence, "position": [0, 0], "skipped": 0}
+    return {"revision": info.sha, "licence": licence, "position": [0, 0], "skipped": 0}
 
 
 def _join_fields(values: list) -> str:
@@ -182,7 +182,7 @@ def _check_fields(kinds: dict[str, str], dataset: HubSettings, source: str) -> N
 
 @contextlib.contextmanager
 def _translate_errors(dataset: HubSettings, source: str, pages: Pages) -> Iterator[None]:
-    """Raise UserError in place of whatever the network, the hub and its data can bring about."""
+    """Raise UserError in place of any exception of the libraries."""
     try:
         yield
     except UserError:
@@ -228,7 +228,7 @@ def _unreadable(what: str, error: Exception, source: str) -> str:
 
 
 def _configure_libraries(dataset: HubSettings) -> None:
-    """Let the libraries be quiet and wait within bounds. Raises UserError in offline mode."""
+    """Silence the libraries' output and bound their waiting. Raises UserError in offline mode."""
     import datasets
     import huggingface_hub
 
@@ -253,13 +253,13 @@ def _client() -> "httpx.Client":
 
 
 class NoAnswerError(Exception):
-    """No good answer for as long as patience lasts. No kind that the libraries themselves try again after."""
+    """No valid answer within the time limit. Not a kind after which the libraries try again themselves."""
 
 
 class RetryingClient:
-    """Sends a request until the answer is whole and good, and for so long as PATIENCE says.
+    """Repeats a request until the answer is complete and valid, for PATIENCE times the timeout at most.
 
-    The libraries' own ways to wait would add up to half an hour, and to no end for some of the requests.
+    The libraries' own retries take up to half an hour, and never end for some requests.
     """
 
     def __init__(self, send: Callable[..., "httpx.Response"]):
@@ -267,7 +267,7 @@ class RetryingClient:
         self.failing_since: float | None = None
 
     def __call__(self, request: "httpx.Request", *, stream: bool = False, **how) -> "httpx.Response":
-        """The answer with its body, also where a stream is asked for: a cut in the midst of it counts as none."""
+        """Return the answer with its body, also where a stream is requested, so that a truncated one is retried."""
         from huggingface_hub import constants
         from huggingface_hub.utils import httpx
 
@@ -296,11 +296,11 @@ class RetryingClient:
 
 
 def _response_fault(request: "httpx.Request", response: "httpx.Response") -> str:
-    """What is wrong with an answer that another try may bring right, else an empty string."""
+    """Describe the fault of an answer that another try may not have; an empty string if there is none."""
     from huggingface_hub import constants
 
     host = response.url.host
-    if response.status_code in PASSING:
+    if response.status_code in TEMPORARY:
         return f"{host} answers {response.status_code} {response.reason_phrase}"
     if response.is_success and str(request.url).startswith(f"{constants.ENDPOINT}/api/"):
         try:

@@ -1,8 +1,8 @@
-"""What went wrong on the network, in words for a person."""
+"""Describes failures of the network for error messages."""
 
 
 def describe_failure(error: Exception, timeout_s: float) -> str:
-    """What `requests` or its callers raised, without the address, which is long and named elsewhere."""
+    """Describe what `requests` raised, without the address, which the caller's message names."""
     import requests  # slow to import, and few corpora need it
 
     if isinstance(error, requests.Timeout):

@@ -1,8 +1,8 @@
-"""Documents fetched from the network, kept page by page, so that an interruption loses one page at most.
+"""Stores documents fetched from the network page by page, so that an interruption loses one page at most.
 
-A page is a Parquet file that appears whole or not at all. It carries the state from which fetching
-goes on after it, so pages and state cannot disagree. What was fetched once is never fetched again:
-asking for more documents only adds pages.
+A page is a Parquet file that appears complete or not at all. Its metadata has the state from which fetching
+continues after it, so pages and state cannot disagree. Nothing is fetched twice: asking for more documents
+only adds pages.
 """
 
 import hashlib
@@ -15,14 +15,14 @@ from tqdm import tqdm
 from nanogpt.runtime import atomic
 from nanogpt.runtime.errors import UserError
 
-STATE, CHECKSUM = b"nanogpt", b"nanogpt.sha256"  # parquet's own checksums are of the texts alone
+STATE, CHECKSUM = b"nanogpt", b"nanogpt.sha256"  # Parquet's checksums cover the texts only
 
 
 class Pages:
     """The pages of one folder, in order.
 
-    `documents` counts what they hold, `states` is what came with each. Raises UserError where a page
-    is damaged.
+    `documents` is the number of documents in all of them, `states` has the state of each page. Raises UserError
+    where a page is damaged.
     """
 
     def __init__(self, folder: Path):
@@ -37,8 +37,8 @@ class Pages:
         import pyarrow  # slow to import, and the built-in corpora do not need it
         import pyarrow.parquet
 
-        noted = json.dumps(state)
-        metadata = {STATE: noted, CHECKSUM: hashlib.sha256(noted.encode()).hexdigest()}
+        encoded_state = json.dumps(state)
+        metadata = {STATE: encoded_state, CHECKSUM: hashlib.sha256(encoded_state.encode()).hexdigest()}
         schema = pyarrow.schema([("text", pyarrow.large_string())], metadata=metadata)
         table = pyarrow.table([pyarrow.array(texts, pyarrow.large_string())], schema=schema)
         sink = pyarrow.BufferOutputStream()
@@ -56,23 +56,23 @@ class Pages:
         self.documents += len(texts)
         self.states.append(state)
 
-    def fetch(self, wanted: int | None, more: Callable[[list[dict]], Iterator[tuple[list[str], dict]]]) -> None:
-        """Append the pages that `more(states)` yields until `wanted` documents are there, None for all, or it ends.
+    def fetch(self, wanted: int | None, fetch_pages: Callable[[list[dict]], Iterator[tuple[list[str], dict]]]) -> None:
+        """Append the pages that `fetch_pages(states)` yields, until there are `wanted` documents (None: all).
 
         The last state of a source that has ended carries `"end": true`; then there is nothing to fetch.
         """
-        if self._enough(wanted):
+        if self._is_complete(wanted):
             return
         name = self.folder.name.rpartition("-")[0]
         with tqdm(desc=name, total=wanted, initial=self.documents, unit=" documents", mininterval=1) as bar:
-            for texts, state in more(self.states):
+            for texts, state in fetch_pages(self.states):
                 self.append(texts, state)
                 bar.update(len(texts))
-                if self._enough(wanted):
+                if self._is_complete(wanted):
                     return
 
     def texts(self) -> Iterator[str]:
-        """The documents of all pages, one page in memory at a time. Raises UserError where a page is damaged."""
+        """Yield the documents of all pages, one page in memory at a time. Raises UserError where a page is damaged."""
         import pyarrow
         import pyarrow.parquet
 
@@ -86,7 +86,7 @@ class Pages:
                 raise _damage_error(path, error) from None
             yield from texts
 
-    def _enough(self, wanted: int | None) -> bool:
+    def _is_complete(self, wanted: int | None) -> bool:
         ended = bool(self.states) and self.states[-1].get("end", False)
         return ended or (wanted is not None and self.documents >= wanted)
 
@@ -101,10 +101,10 @@ def _read_metadata(path: Path) -> tuple[int, dict]:
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             metadata = file.schema_arrow.metadata
-            noted = metadata[STATE]
-            if metadata[CHECKSUM].decode() != hashlib.sha256(noted).hexdigest():
+            encoded_state = metadata[STATE]
+            if metadata[CHECKSUM].decode() != hashlib.sha256(encoded_state).hexdigest():
                 raise OSError("its checksum is wrong")
-            return file.metadata.num_rows, json.loads(noted)
+            return file.metadata.num_rows, json.loads(encoded_state)
     except (pyarrow.ArrowException, OSError, ValueError, LookupError, TypeError) as error:
         raise _damage_error(path, error) from None
 

@@ -31,11 +31,11 @@ class ShakespeareSettings:
 
 
 def load(settings: DataSettings, options: ShakespeareSettings) -> Corpus:
-    """The whole text, whatever `num_samples` says, exactly as in the file: two documents, one for each split.
+    """Return the whole text as two documents, one for each split; `num_samples` is ignored.
 
     The first 90% of the characters are for training, as in char-rnn and nanoGPT, so losses can be
-    compared with theirs. The file is fetched once; one that was put there by hand serves as well.
-    Raises UserError where it can be had neither way.
+    compared with theirs. The file is fetched once, or put there by hand.
+    Raises UserError where neither works.
     """
     text = _fetch(options.url).read_bytes().decode()
     cut = int(0.9 * len(text))

@@ -1,6 +1,6 @@
 """Batches of a bin whose order is a pure function of (seed, sample number).
 
-So there is nothing to save for a resume, and the order does not depend on the batch size.
+So there is nothing to save for resuming, and the order does not depend on the batch size.
 """
 
 from typing import TYPE_CHECKING
@@ -18,20 +18,20 @@ class Windows:
     """Batches of a bin in an order that depends on the seed and the sample's number alone.
 
     An epoch cuts the stream into `per_epoch` windows of `block_size` tokens that do not overlap, from
-    an offset of its own, and takes each once. Sample i is window i % per_epoch, in the order of epoch
+    a random offset, and yields each once. Sample i is window i % per_epoch, in the order of epoch
     i // per_epoch. Raises UserError where the bin is too short for one window and its last target.
     """
 
-    def __init__(self, bin: Bin, block_size: int, seed: int):
-        if len(bin) <= block_size:
-            share = "a greater data.<role>.val_fraction, " if bin.split == "val" else ""
+    def __init__(self, data: Bin, block_size: int, seed: int):
+        if len(data) <= block_size:
+            share = "a greater data.<role>.val_fraction, " if data.split == "val" else ""
             raise UserError(
-                f"{bin.split}.bin of {bin.source} has {len(bin)} tokens, and a window of model.block_size = "
+                f"{data.split}.bin of {data.source} has {len(data)} tokens, and a window of model.block_size = "
                 f"{block_size} needs {block_size + 1}; choose a smaller model.block_size, {share}or give more text"
             )
-        self.bin, self.block_size, self.seed = bin, block_size, seed
+        self.bin, self.block_size, self.seed = data, block_size, seed
         # one window less than would fit leaves room to shift the cuts, so that in time every token is seen
-        self.per_epoch = max(1, len(bin) // block_size - 1)
+        self.per_epoch = max(1, len(data) // block_size - 1)
         self._epoch, self._starts = -1, np.empty(0, np.int64)
 
     def starts(self, samples: np.ndarray) -> np.ndarray:
