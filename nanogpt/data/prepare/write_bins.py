@@ -58,7 +58,7 @@ def write_corpus(folder: Path, corpus: Corpus, tokenizer: Tokenizer, val_fractio
         raise UserError(
             f"{corpus.name}: {train + val} document(s) and {int(repeated.sum())} repeated, {train} of them for "
             f"training and {val} for validation, and each needs one at least; give more documents "
-            "(data.<role>.num_samples, or more text; a .txt file needs blank lines or <|endoftext|> lines between documents)"
+            "(data.<role>.num_samples, or more text; a .txt file needs blank lines or <|endoftext|> lines between them)"
         )
     manifest = {
         "source": corpus.name,
