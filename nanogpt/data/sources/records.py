@@ -126,18 +126,18 @@ def _split(file: BinaryIO, separator: bytes) -> Iterator[tuple[int, bytes | None
 
     None stands in place of more than LONGEST bytes.
     """
-    first, size, lines = 1, 0, []
+    first, size, content = 1, 0, bytearray()
     for number, line in enumerate(_lines(file), 1):
         if line and _is_separator(line, separator):
-            yield first, b"".join(lines) if size <= LONGEST else None, False
-            first, size, lines = number + 1, 0, []
+            yield first, bytes(content) if size <= LONGEST else None, False
+            first, size, content = number + 1, 0, bytearray()
         else:
             size += len(line) if line else LONGEST + 1
             if size <= LONGEST:
-                lines.append(line)
+                content += line
             else:
-                lines.clear()
-    yield first, b"".join(lines) if size <= LONGEST else None, True
+                content.clear()
+    yield first, bytes(content) if size <= LONGEST else None, True
 
 
 def _is_separator(line: bytes, separator: bytes) -> bool:

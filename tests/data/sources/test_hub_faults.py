@@ -107,7 +107,7 @@ def run(endpoint: str, folder: Path, *flags: str, **env: str) -> subprocess.Pope
     """The stage, at work in a folder of its own."""
     folder.mkdir(exist_ok=True)
     (folder / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
-    command = [sys.executable, "-m", "stages.prepare", "--out", "out", *flags]
+    command = [sys.executable, "-m", "stages.prepare", "--out", "out", "--overwrite", *flags]
     env = environment(endpoint, folder / "home", **env)
     return subprocess.Popen(command, cwd=folder, env=env, stderr=subprocess.PIPE, text=True)
 
