@@ -62,8 +62,6 @@ def instruction_set() -> str:
     if flags := _cpuinfo("flags").split():
         best = [name for name, flag in X86.items() if not flag or flag in flags][-1]
     else:
-        import torch  # here, so that the stage that writes bins starts without it
-
         best = torch.backends.cpu.get_cpu_capability()
         if best == "DEFAULT":
             best = "NEON" if platform.machine() in ("arm64", "aarch64") else "plain"
