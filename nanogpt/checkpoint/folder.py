@@ -1,6 +1,6 @@
-"""Model folders in and out: what we write is a Hugging Face model, weights in safetensors or in a `.pt` file.
+"""Saves and loads model folders and .pt files. A folder that we write is a Hugging Face model.
 
-Read are also the checkpoints of others: nanoGPT's ckpt.pt, and GPT-2 and Llama folders of Hugging Face.
+Checkpoints of other programs load too: nanoGPT's ckpt.pt, and GPT-2 and Llama folders of Hugging Face.
 """
 
 import json
@@ -33,7 +33,7 @@ def save_checkpoint(
     dtype: Dtype = "float32",
     card: str | None = None,
 ) -> None:
-    """Write a model folder, or one file where the name ends in .pt; all of it or nothing.
+    """Write a model folder, or one file if the name ends in .pt; all of it or nothing.
 
     format: "pt" puts such a file, complete in itself, in the folder in place of model.safetensors. dtype: that of the
     weights on disk. card: the folder's README.md, kept in a .pt file too. Equal arguments give equal bytes.
@@ -61,7 +61,7 @@ def save_checkpoint(
 
 
 def config_and_tokenizer(model: nn.Module, tok: Tokenizer) -> dict:
-    """What makes a run's saved state a checkpoint that `load` reads: all but the weights."""
+    """All that `load_checkpoint` needs of a run's saved state besides the weights."""
     with tempfile.TemporaryDirectory() as folder:
         tok.save(folder)
         return {"config": hf_config(model.config, tok.eot, "float32"), "tokenizer": _tokenizer_files(Path(folder))}
@@ -73,14 +73,14 @@ def output_marker(path: Path | str) -> str | None:
 
 
 def load_checkpoint(path: Path | str, tokens: Path | str | None = None) -> tuple[nn.Module, Tokenizer]:
-    """The model (fp32, on the CPU, in eval mode) and tokenizer of a model folder or .pt file.
+    """Load the model (fp32, on the CPU, in eval mode) and tokenizer of a model folder or .pt file.
 
-    tokens: the folder of a tokenizer to take in place of its own, which a checkpoint from elsewhere may lack.
-    Raises UserError for what is missing, damaged or of an architecture that is not ours, and where a folder's
-    SHA256SUMS says that it is not what was written.
+    tokens: the folder of a tokenizer to use instead of the checkpoint's; one from elsewhere may lack its own.
+    Raises UserError if a file is missing, damaged or not what SHA256SUMS says was written, and for an architecture
+    that is not ours.
     """
     path = Path(path)
-    tok = _own_tokenizer(path) if tokens is None else load_tokenizer(tokens)
+    tok = _load_own_tokenizer(path) if tokens is None else load_tokenizer(tokens)
     model = load_model(path)
     if tok.n_tokens > model.config.vocab_size:
         raise UserError(
@@ -91,9 +91,9 @@ def load_checkpoint(path: Path | str, tokens: Path | str | None = None) -> tuple
 
 
 def load_model(path: Path | str) -> nn.Module:
-    """The model alone (fp32, on the CPU, in eval mode), which needs no tokenizer that we can read.
+    """Load the model alone (fp32, on the CPU, in eval mode), without its tokenizer.
 
-    Raises UserError as `load` does.
+    Raises UserError as `load_checkpoint` does.
     """
     path = Path(path)
     if path.suffix != ".pt":
@@ -113,22 +113,26 @@ def load_model(path: Path | str) -> nn.Module:
 
 
 def has_tokenizer(path: Path | str) -> bool:
-    """Whether a .pt file brings a tokenizer; nanoGPT's do not. Raises UserError for a damaged file."""
+    """Whether a .pt file holds a tokenizer; nanoGPT's do not. Raises UserError for a damaged file."""
     return weights.read_pt(Path(path)).get("tokenizer") is not None
 
 
 def read_card(path: Path | str) -> str | None:
-    """The model card of a folder or .pt file, None where it has none. Raises UserError for a damaged .pt file."""
+    """The model card of a folder or .pt file, None if it has none.
+
+    Raises UserError for a damaged .pt file, and for a folder with links to other places.
+    """
     path = Path(path)
     if path.suffix == ".pt":
         card = weights.read_pt(path).get("card")
         return card if isinstance(card, str) else None
+    refuse_links_out(path)
     file = path / "README.md"
     return file.read_text(encoding="utf-8", errors="replace") if file.is_file() else None
 
 
 def read_config(folder: Path | str) -> ModelConfig:
-    """The shape of the model in a folder. Raises UserError where it is not one of ours."""
+    """Read the shape of the model in a folder. Raises UserError if it is not one of ours."""
     file = Path(folder) / "config.json"
     refuse_links_out(file.parent)
     if not file.is_file():
@@ -154,13 +158,13 @@ def _tokenizer_files(tokens: Path) -> dict[str, str]:
     return {name: (tokens / name).read_text(encoding="utf-8") for name in TOKENIZER}
 
 
-def _own_tokenizer(path: Path) -> Tokenizer:
+def _load_own_tokenizer(path: Path) -> Tokenizer:
     remedy = (
         "name the folder of the tokenizer that it was trained with: "
         f"`python -m stages.convert --checkpoint {path} --tokenizer FOLDER --out NEW`"
     )
     if path.suffix != ".pt":
-        read_config(path)  # where this is no model at all, that is the thing to say
+        read_config(path)  # if this is not a model at all, say that
         if not (path / "tokenizer.json").is_file():
             raise UserError(f"{path} holds no tokenizer.json; {remedy}")
         return _load_tokenizer_of(path, path, remedy)

@@ -1,42 +1,63 @@
-"""The shape of a model as config.json says it: Hugging Face's words for ours, and what others wrote in them.
+"""The shape of a model as config.json describes it, in Hugging Face's names.
 
-A config comes from anywhere and is believed in nothing: every value is checked for its type and bounds here,
-before a model of that shape takes memory, and what our models cannot compute is refused.
+A config can come from anywhere: the type and bounds of every value are checked here, before a model of that shape
+takes memory, and a model that ours cannot compute is refused.
 """
 
 from dataclasses import replace
 from pathlib import Path
 
+from nanogpt.model.build import ARCHITECTURES
 from nanogpt.model.config import ModelConfig
 from nanogpt.model.llama import mlp_width
 from nanogpt.runtime.errors import BadSetting, UserError, shorten
 
-# Far above any model that a CPU can run, and low enough that arithmetic with them stays cheap.
-MOST = {
-    "n_layer": 1024, "n_head": 2**16, "n_kv_head": 2**16, "n_embd": 2**16, "block_size": 2**20, "vocab_size": 2**24,
-    "mlp_hidden": 2**20,
+# Our fields under the names of other programs.
+_GPT2 = {
+    "n_head": "n_head", "n_layer": "n_layer", "n_embd": "n_embd", "block_size": "n_positions",
+    "vocab_size": "vocab_size", "mlp_hidden": "n_inner", "dropout": "resid_pdrop",
+    "tie_embeddings": "tie_word_embeddings", "norm_eps": "layer_norm_epsilon", "activation": "activation_function",
 }  # fmt: skip
-# What our models do not vary: a folder that says otherwise is another model, even if its weights fit.
-FIXED = {
+_LLAMA = {
+    "n_head": "num_attention_heads", "n_kv_head": "num_key_value_heads", "n_layer": "num_hidden_layers",
+    "n_embd": "hidden_size", "block_size": "max_position_embeddings", "vocab_size": "vocab_size",
+    "mlp_hidden": "intermediate_size", "dropout": "attention_dropout", "tie_embeddings": "tie_word_embeddings",
+    "norm_eps": "rms_norm_eps",
+}  # fmt: skip
+_NANOGPT = {key: key for key in ("n_head", "n_layer", "n_embd", "block_size", "vocab_size", "dropout")}
+# Hugging Face's values for what a config leaves out.
+_GPT2_DEFAULTS = {
+    "mlp_hidden": None, "dropout": 0.1, "tie_embeddings": True, "norm_eps": 1e-5, "activation": "gelu_new",
+}  # fmt: skip
+_LLAMA_DEFAULTS = {"n_kv_head": None, "dropout": 0.0, "tie_embeddings": False, "norm_eps": 1e-6}
+# Keys that our models have one value for: with another, a folder is another model even if its weights fit.
+_FIXED = {
     "gpt2": {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False},
     "llama": {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False},
 }
+# Far above any model that a CPU can run, and low enough that arithmetic with them stays cheap.
+_LARGEST = {
+    "n_layer": 1024, "n_head": 2**16, "n_kv_head": 2**16, "n_embd": 2**16, "block_size": 2**20, "vocab_size": 2**24,
+    "mlp_hidden": 2**20,
+}  # fmt: skip
+_RANGES = {"dropout": (0, 1), "norm_eps": (0, 0.1), "rope_theta": (1, 1e12)}
+_CHOICES = {"tie_embeddings": (True, False), "activation": ("gelu_new", "gelu")}
 
 
 def hf_config(config: ModelConfig, eot: int, dtype: str = "float32") -> dict:
-    """config.json of the Hugging Face model that ours is: GPT-2 for base, Llama for optimized."""
+    """Describe a model for config.json: as GPT-2 if its architecture is base, as Llama if it is optimized."""
+    names = ARCHITECTURES[config.arch].hf
+    kind = {"architectures": [names.model_class], "model_type": names.model_type, "vocab_size": config.vocab_size}
     ends = {"bos_token_id": eot, "eos_token_id": eot, "tie_word_embeddings": config.tie_embeddings, "dtype": dtype}
     if config.arch == "base":
         return {
-            "architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "vocab_size": config.vocab_size,
-            "n_positions": config.block_size, "n_embd": config.n_embd, "n_layer": config.n_layer,
+            **kind, "n_positions": config.block_size, "n_embd": config.n_embd, "n_layer": config.n_layer,
             "n_head": config.n_head, **({"n_inner": config.mlp_hidden} if config.mlp_hidden else {}),
             "activation_function": config.activation, "layer_norm_epsilon": config.norm_eps,
             "embd_pdrop": config.dropout, "attn_pdrop": config.dropout, "resid_pdrop": config.dropout, **ends,
         }  # fmt: skip
     return {
-        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": config.vocab_size,
-        "max_position_embeddings": config.block_size, "hidden_size": config.n_embd,
+        **kind, "max_position_embeddings": config.block_size, "hidden_size": config.n_embd,
         "num_hidden_layers": config.n_layer, "num_attention_heads": config.n_head,
         "num_key_value_heads": config.n_kv_head, "intermediate_size": mlp_width(config), "hidden_act": "silu",
         "rms_norm_eps": config.norm_eps,
@@ -46,120 +67,78 @@ def hf_config(config: ModelConfig, eot: int, dtype: str = "float32") -> dict:
 
 
 def config_from_hf(hf: object, file: Path) -> ModelConfig:
-    """The shape that a parsed config.json describes; what it leaves out has Hugging Face's default.
+    """Read the shape from a parsed config.json; what it leaves out has Hugging Face's default.
 
-    Raises UserError, naming `file`, where it is damaged, absurd or of a model that ours cannot be.
+    Raises UserError, naming `file`, if it is damaged, out of bounds or of a model that ours cannot be.
     """
     kind = hf.get("model_type") if isinstance(hf, dict) else None
-    if kind not in ("gpt2", "llama"):
-        raise UserError(
-            f"{file}: the architecture {shorten(repr(kind))} is not one of ours; gpt2 (base) and llama (optimized) are"
-        )
-    for key, ours in FIXED[kind].items():
+    if not isinstance(kind, str) or kind not in _FIXED:
+        known = " and ".join(f"{model.hf.model_type} ({arch})" for arch, model in ARCHITECTURES.items())
+        raise UserError(f"{file}: the architecture {shorten(repr(kind))} is not one of ours; {known} are")
+    for key, ours in _FIXED[kind].items():
         if hf.get(key, ours) != ours:
             raise UserError(f"{file}: {key} is {shorten(repr(hf[key]))}; in our models it is {ours!r}")
-    return _checked(CheckedValues(hf, file), _gpt2 if kind == "gpt2" else _llama)
-
-
-def config_from_nanogpt(args: object, file: Path) -> ModelConfig:
-    """The shape that `model_args` of a nanoGPT checkpoint describes. Raises UserError as `from_hf` does."""
-    if not isinstance(args, dict):
-        raise UserError(f"{file}: its model_args are damaged; write it again")
-    return _checked(CheckedValues(args, file), _nanogpt)
-
-
-class CheckedValues:
-    """Values of a config from elsewhere, each with the type and bounds it must have."""
-
-    def __init__(self, values: dict, file: Path):
-        self.values, self.file = values, file
-
-    def whole(self, key: str, field: str, default: int | None = None) -> int:
-        """A whole number from 1 to the bound of `field`."""
-        most = MOST[field]
-        return self._checked(key, default, lambda v: type(v) is int and 1 <= v <= most, f"a whole number, 1 to {most}")
-
-    def number(self, key: str, default: float | None, least: float, most: float) -> float:
-        """A number between two bounds."""
-        wanted = f"a number from {least:g} to {most:g}"
-        return float(self._checked(key, default, lambda v: type(v) in (int, float) and least <= v <= most, wanted))
-
-    def flag(self, key: str, default: bool) -> bool:
-        """True or false."""
-        return self._checked(key, default, lambda v: type(v) is bool, "true or false")
-
-    def one_of(self, key: str, default: str, known: tuple[str, ...]) -> str:
-        """One of the known words."""
-        return self._checked(key, default, lambda v: v in known, f"one of {', '.join(known)}")
-
-    def refuse(self, key: str, value: object, wanted: str) -> UserError:
-        """The error for a value that is not as wanted."""
-        return UserError(
-            f"{self.file}: {key} is {shorten(repr(value))} and must be {wanted}; damaged, or another kind of model"
-        )
-
-    def _checked(self, key, default, valid, wanted):
-        value = self.values.get(key)
-        value = default if value is None else value
-        if not valid(value):
-            raise self.refuse(key, value, wanted)
-        return value
-
-
-def _checked(given: CheckedValues, read) -> ModelConfig:
-    try:
-        config = read(given)
-    except BadSetting as bad:
-        raise UserError(f"{given.file}: {bad}") from None
-    own = 4 * config.n_embd if config.arch == "base" else mlp_width(replace(config, mlp_hidden=None))
-    return replace(config, mlp_hidden=None) if config.mlp_hidden == own else config
-
-
-def _gpt2(given: CheckedValues) -> ModelConfig:
-    n_embd, n_head = given.whole("n_embd", "n_embd"), given.whole("n_head", "n_head")
-    return ModelConfig(
-        arch="base", n_layer=given.whole("n_layer", "n_layer"), n_head=n_head, n_kv_head=n_head, n_embd=n_embd,
-        block_size=given.whole("n_positions", "block_size"), dropout=given.number("resid_pdrop", 0.1, 0, 1),
-        tie_embeddings=given.flag("tie_word_embeddings", True), vocab_size=given.whole("vocab_size", "vocab_size"),
-        mlp_hidden=given.whole("n_inner", "mlp_hidden", 4 * n_embd),
-        norm_eps=given.number("layer_norm_epsilon", 1e-5, 0, 0.1),
-        activation=given.one_of("activation_function", "gelu_new", ("gelu_new", "gelu")),
-    )  # fmt: skip
-
-
-def _llama(given: CheckedValues) -> ModelConfig:
-    n_head = given.whole("num_attention_heads", "n_head")
-    config = ModelConfig(
-        arch="optimized", n_layer=given.whole("num_hidden_layers", "n_layer"), n_head=n_head,
-        n_kv_head=given.whole("num_key_value_heads", "n_kv_head", n_head),
-        n_embd=given.whole("hidden_size", "n_embd"), block_size=given.whole("max_position_embeddings", "block_size"),
-        dropout=given.number("attention_dropout", 0.0, 0, 1), tie_embeddings=given.flag("tie_word_embeddings", False),
-        vocab_size=given.whole("vocab_size", "vocab_size"),
-        mlp_hidden=given.whole("intermediate_size", "mlp_hidden"),
-        norm_eps=given.number("rms_norm_eps", 1e-6, 0, 0.1), rope_theta=_rope_theta(given),
-    )  # fmt: skip
-    if given.values.get("head_dim") not in (None, config.head_dim):
-        raise given.refuse("head_dim", given.values["head_dim"], f"{config.head_dim}, hidden_size over the heads")
+    if kind == "gpt2":
+        return _build_config("base", _read_fields(hf, file, _GPT2, _GPT2_DEFAULTS), file)
+    fields = _read_fields(hf, file, _LLAMA, _LLAMA_DEFAULTS)
+    fields |= _read_fields(_rope(hf, file), file, {"rope_theta": "rope_theta"}, {"rope_theta": 10_000.0})
+    config = _build_config("optimized", fields, file)
+    if hf.get("head_dim") not in (None, config.head_dim):
+        raise _bad_value(file, "head_dim", hf["head_dim"], f"{config.head_dim}, hidden_size over the heads")
     return config
 
 
-def _nanogpt(given: CheckedValues) -> ModelConfig:
-    n_head = given.whole("n_head", "n_head")
-    return ModelConfig(
-        arch="base", n_layer=given.whole("n_layer", "n_layer"), n_head=n_head, n_kv_head=n_head,
-        n_embd=given.whole("n_embd", "n_embd"), block_size=given.whole("block_size", "block_size"),
-        dropout=given.number("dropout", 0.0, 0, 1), tie_embeddings=True,
-        vocab_size=given.whole("vocab_size", "vocab_size"), activation="gelu",
-    )  # fmt: skip
+def config_from_nanogpt(args: object, file: Path) -> ModelConfig:
+    """Read the shape from `model_args` of a nanoGPT checkpoint. Raises UserError as `config_from_hf` does."""
+    if not isinstance(args, dict):
+        raise UserError(f"{file}: its model_args are damaged; write it again")
+    fields = _read_fields(args, file, _NANOGPT, {"dropout": 0.0})
+    return _build_config("base", fields | {"tie_embeddings": True, "activation": "gelu"}, file)
 
 
-def _rope_theta(given: CheckedValues) -> float:
-    """The one setting of plain rotary positions, in the place where transformers 5 or where 4 writes it."""
-    rope = {"rope_theta": given.values.get("rope_theta")}
+def _read_fields(values: dict, file: Path, names: dict[str, str], defaults: dict) -> dict:
+    """Our fields from a config that calls them by `names`; raises UserError for a value that is not allowed."""
+    fields = {}
+    for field, key in names.items():
+        value = values.get(key)
+        if value is None and field in defaults:
+            fields[field] = defaults[field]
+            continue
+        if field in _LARGEST:
+            valid = type(value) is int and 1 <= value <= _LARGEST[field]
+            wanted = f"a whole number, 1 to {_LARGEST[field]}"
+        elif field in _RANGES:
+            least, most = _RANGES[field]
+            valid, wanted = type(value) in (int, float) and least <= value <= most, f"a number from {least} to {most:g}"
+        else:
+            valid = type(value) in (bool, str) and value in _CHOICES[field]
+            wanted = " or ".join(map(str, _CHOICES[field]))
+        if not valid:
+            raise _bad_value(file, key, value, wanted)
+        fields[field] = float(value) if field in _RANGES else value
+    return fields
+
+
+def _build_config(arch: str, fields: dict, file: Path) -> ModelConfig:
+    try:
+        config = ModelConfig(arch=arch, **fields | {"n_kv_head": fields.get("n_kv_head") or fields["n_head"]})
+    except BadSetting as bad:
+        raise UserError(f"{file}: {bad}") from None
+    default = 4 * config.n_embd if arch == "base" else mlp_width(replace(config, mlp_hidden=None))
+    return replace(config, mlp_hidden=None) if config.mlp_hidden == default else config
+
+
+def _rope(hf: dict, file: Path) -> dict:
+    """The settings of plain rotary positions, from where transformers 5 or 4 writes them; others are refused."""
+    rope = {"rope_theta": hf.get("rope_theta")}
     for key in ("rope_parameters", "rope_scaling"):
-        found = given.values.get(key) or {}
+        found = hf.get(key) or {}
         plain = isinstance(found, dict) and not found.keys() - {"rope_type", "type", "rope_theta"}
         if not plain or (found.get("rope_type", "default"), found.get("type", "default")) != ("default",) * 2:
-            raise given.refuse(key, found, "of rope_type default, without scaling")
+            raise _bad_value(file, key, found, "of rope_type default, without scaling")
         rope |= found
-    return CheckedValues(rope, given.file).number("rope_theta", 10_000.0, 1, 1e12)
+    return rope
+
+
+def _bad_value(file: Path, key: str, value: object, wanted: str) -> UserError:
+    return UserError(f"{file}: {key} is {shorten(repr(value))} and must be {wanted}; damaged, or another kind of model")

@@ -1,4 +1,4 @@
-"""Which model a folder holds, told by its content: wherever it lies, whatever it is called."""
+"""Identifies a model by SHA-256 of its content, not by its path."""
 
 import hashlib
 import os
@@ -8,15 +8,15 @@ PARTS = ("config.json", "*.safetensors", "*.pt", "tokenizer.json")
 
 
 def holds_checkpoint(path: Path | str) -> bool:
-    """False for a folder without any file but a README.md, which `train.init_from` names by default."""
+    """Whether `path` is more than a folder with at most a README.md, as the default of `train.init_from` is."""
     path = Path(path)
     return not os.path.isdir(path) or any(file.name != "README.md" and file.name[0] != "." for file in path.iterdir())
 
 
 def model_identity(path: Path | str) -> str:
-    """SHA-256 of shape, weights and tokens: of the files of a folder that PARTS match, or of one file."""
+    """SHA-256 of a model's config, weights and tokenizer: a folder's regular files that match PARTS, or one file."""
     path = Path(path)
-    files = sorted({file for part in PARTS for file in path.glob(part)}) if path.is_dir() else [path]
+    files = sorted({file for part in PARTS for file in path.glob(part) if file.is_file()}) if path.is_dir() else [path]
     digest = hashlib.sha256()
     for file in files:
         with file.open("rb") as content:

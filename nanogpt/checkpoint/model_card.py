@@ -1,6 +1,6 @@
-"""Model cards: the README.md of a model folder, a function of settings, data and weights alone.
+"""Writes model cards: the README.md of a model folder, from settings, data and weights alone.
 
-Time, speed and commit have no place in it: equal runs give equal folders.
+Time, speed and commit are left out, so that equal runs give equal folders.
 """
 
 import dataclasses
@@ -10,7 +10,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.compat import StringIO
 
 from nanogpt.data.tokens.bins import Bin
-from nanogpt.model.build import count_parameters
+from nanogpt.model.build import ARCHITECTURES, count_parameters
 from nanogpt.model.score import Score, bits_per_byte
 
 FRONT = """---
@@ -19,16 +19,15 @@ pipeline_tag: text-generation
 tags: [nanogpt, {architecture}]
 ---
 """
-ARCHITECTURES = {"base": "GPT-2 (GPT2LMHeadModel)", "optimized": "Llama (LlamaForCausalLM)"}
 
 
-def pretrained_card(model, tok, begun: str, train: Bin, val: Bin, score: Score, settings: dict, format: str) -> str:
-    """The card of a trained model; `settings` are sections of params.yaml by name, `begun` what it started from."""
+def pretrained_card(model, tok, origin: str, train: Bin, val: Bin, score: Score, settings: dict, format: str) -> str:
+    """The card of a trained model; `settings` are sections of params.yaml by name, `origin` its initial weights."""
     config = model.config
     facts = {
-        "started from": begun,
-        "architecture": f"{config.arch}: {ARCHITECTURES[config.arch]}, {config.n_layer} layers, width {config.n_embd}, "
-        f"{config.n_head} heads, {config.block_size} tokens at once",
+        "started from": origin,
+        "architecture": f"{config.arch}: {model.hf.title} ({model.hf.model_class}), {config.n_layer} layers, "
+        f"width {config.n_embd}, {config.n_head} heads, {config.block_size} tokens at once",
         "parameters": f"{count_parameters(model):,}",
         "tokenizer": f"{tok.kind}, {tok.n_tokens:,} tokens",
         **_data("trained on", train),
@@ -97,7 +96,7 @@ def _result(val: Bin, score: Score) -> dict[str, str]:
 
 def _card(title: str, library: str, arch: str, facts: dict[str, str], settings: dict, use: str) -> str:
     table = "".join(f"| {name} | {value} |\n" for name, value in facts.items())
-    text = FRONT.format(library=library, architecture={"base": "gpt2", "optimized": "llama"}[arch])
+    text = FRONT.format(library=library, architecture=ARCHITECTURES[arch].hf.model_type)
     text += f"\n# {title}\n\n| | |\n|---|---|\n{table}\n## Use\n\n{use}\n"
     if settings:
         text += f"\n## Settings that made it\n\n```yaml\n{_yaml(settings)}```\n"
@@ -105,7 +104,7 @@ def _card(title: str, library: str, arch: str, facts: dict[str, str], settings: 
 
 
 def _yaml(settings: dict) -> str:
-    """As in params.yaml; where a checkpoint lay and how often was saved are no part of what it did."""
+    """Settings as in params.yaml, without those that do not change the result."""
     plain = {name: dataclasses.asdict(x) if dataclasses.is_dataclass(x) else x for name, x in settings.items()}
     for key in ("init_from", "checkpoint_every"):
         plain.get("train", {}).pop(key, None)

@@ -1,8 +1,8 @@
-"""Tensors to files and back, under the names of GPT2LMHeadModel and LlamaForCausalLM.
+"""Writes and reads files of tensors, under the names of GPT2LMHeadModel and LlamaForCausalLM.
 
-The one difference in layout, GPT-2's transposed projections (Conv1D), is settled here, at the file's edge. Files from
-elsewhere are mapped into memory, not read, until names, shapes and dtypes are those that the config asks for: a file
-can cost no more than it weighs, and code in it is never run.
+GPT-2's projections (Conv1D in transformers) are transposed here; nothing else differs. Files from elsewhere are mapped
+into memory, not read, until names, shapes and dtypes are those that the config asks for: a file can take no more
+memory than its size, and code in it is never run.
 """
 
 import io
@@ -17,14 +17,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from nanogpt.model.build import build_model
+from nanogpt.model.build import ARCHITECTURES, build_model
 from nanogpt.model.config import ModelConfig
 from nanogpt.runtime.errors import UserError, shorten
 
 SAFETENSORS, INDEX, PT = "model.safetensors", "model.safetensors.index.json", "model.pt"
-EMBEDDING = {"base": "transformer.wte.weight", "optimized": "model.embed_tokens.weight"}
 HEAD = "lm_head.weight"
-TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
 # masks and tables that older versions saved beside the weights
 BUFFERS = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")
 LONGEST_HEADER = 2**22  # bytes: names and shapes of some 40,000 tensors
@@ -32,11 +30,11 @@ FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def stored_tensors(model: nn.Module, dtype: str) -> dict[str, Tensor]:
-    """State as Hugging Face stores it, in that dtype: GPT-2's projections transposed, a tied head once."""
+    """The tensors of a model as Hugging Face stores them: GPT-2's projections transposed, a tied head left out."""
     state = {name: t.detach().to("cpu", getattr(torch, dtype)) for name, t in model.state_dict().items()}
     if model.config.tie_embeddings:
         del state[HEAD]
-    return {n: (t.T if _is_transposed(model.config, n) else t).contiguous() for n, t in state.items()}
+    return {name: tensor.contiguous() for name, tensor in _transpose(state, model.config).items()}
 
 
 def pt_bytes(content: dict) -> bytes:
@@ -47,9 +45,9 @@ def pt_bytes(content: dict) -> bytes:
 
 
 def read_folder(folder: Path) -> dict[str, Tensor]:
-    """The tensors of a model folder, mapped: of one safetensors file, of several with an index, or of a model.pt.
+    """Map the tensors of a model folder: one safetensors file, several with an index, or a model.pt.
 
-    Raises UserError where they are missing or damaged.
+    Raises UserError if they are missing or damaged.
     """
     if (folder / SAFETENSORS).is_file():
         return _map_safetensors(folder / SAFETENSORS)
@@ -61,11 +59,11 @@ def read_folder(folder: Path) -> dict[str, Tensor]:
 
 
 def read_pt(path: Path) -> dict:
-    """What a `.pt` file holds, its tensors mapped. Raises UserError where it is none of ours or would run code."""
+    """Load a `.pt` file with its tensors mapped. Raises UserError if it is not a checkpoint or would run code."""
     if not path.is_file():
         raise UserError(f"{path} does not exist; name a model folder or a .pt file written by this project or nanoGPT")
     try:
-        with zipfile.ZipFile(path) as archive:  # torch packs nothing; what is packed could unpack to any size
+        with zipfile.ZipFile(path) as archive:  # torch does not compress; compressed data could unpack to any size
             if sum(part.file_size for part in archive.infolist()) > path.stat().st_size:
                 raise ValueError("packed")
             if damaged := archive.testzip():
@@ -81,9 +79,9 @@ def read_pt(path: Path) -> dict:
 
 
 def pt_tensors(content: dict, path: Path) -> dict[str, Tensor]:
-    """The tensors of a `.pt` file's content. Raises UserError for what only looks like a tensor."""
+    """The tensors of a `.pt` file's content. Raises UserError for one that is not a plain tensor in memory."""
     for name, tensor in content["model"].items():
-        # Strides can make a large tensor of a few bytes, which copying it would turn into memory.
+        # Strides can make a large tensor of a few bytes, and a copy of it would take the memory.
         if not (
             isinstance(name, str) and isinstance(tensor, Tensor) and type(tensor) in (Tensor, nn.Parameter)
             and tensor.layout == torch.strided and tensor.device.type == "cpu"
@@ -91,21 +89,23 @@ def pt_tensors(content: dict, path: Path) -> dict[str, Tensor]:
         ):  # fmt: skip
             raise UserError(f"{path}: {name!r} is not a plain tensor; the file is damaged, write it again")
     tensors = {name: tensor.detach() for name, tensor in content["model"].items()}
-    # Nor may many tensors share a few bytes; a tied head does.
+    # Nor may many tensors share a few bytes; only a tied head may.
     if sum(tensor.nbytes for name, tensor in tensors.items() if not name.endswith(HEAD)) > path.stat().st_size:
-        raise UserError(f"{path}: its tensors lie over each other; the file is damaged, write it again")
+        raise UserError(f"{path}: its tensors overlap in memory; the file is damaged, write it again")
     return tensors
 
 
 def strip_compile_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same under the names they had before torch.compile."""
+    """The same tensors under the names they had before torch.compile."""
     return {name.removeprefix("_orig_mod."): tensor for name, tensor in tensors.items()}
 
 
 def add_zero_biases(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """nanoGPT's tensors with zeros for the biases that `bias: False` leaves out: the same sums."""
+    """Add zeros for the biases that nanoGPT's `bias: False` leaves out; the results are the same."""
     zeros = {
-        name.removesuffix("weight") + "bias": torch.zeros(()).expand(tensor.shape[:1])  # no memory before _compare
+        name.removesuffix("weight") + "bias": torch.zeros(()).expand(
+            tensor.shape[:1]
+        )  # takes no memory before _check_shapes
         for name, tensor in tensors.items()
         if re.search(r"\.(ln_\w|c_\w+)\.weight$", name)
     }
@@ -113,29 +113,25 @@ def add_zero_biases(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def build_with_weights(config: ModelConfig, tensors: dict[str, Tensor], path: Path, linear: bool = False) -> nn.Module:
-    """A model (fp32, on the CPU) with exactly these weights, in memory of its own.
+    """Build a model (fp32, on the CPU) with exactly these weights, copied into its own memory.
 
-    linear: GPT-2's projections are stored as nn.Linear has them. Raises UserError, naming the tensor, where names,
-    shapes or dtypes are not what the config asks for or a value is not finite; before that nothing large is read.
+    linear: GPT-2's projections are stored as nn.Linear has them, not transposed. Raises UserError, naming the tensor,
+    if names, shapes or dtypes are not what the config asks for or a value is not finite; before that nothing large is
+    read.
     """
     state = _full_names(config, tensors)
-    if config.arch == "base" and not linear:
-        state = {n: t.T if _is_transposed(config, n) and t.dim() == 2 else t for n, t in state.items()}
-    _count_layers(config, state, path)
+    if not linear:
+        state = _transpose(state, config)
+    _check_layers(config, state, path)
     with torch.device("meta"), SkipInit():
         model = build_model(config)
-    head, embedding = state.get(HEAD), EMBEDDING[config.arch]
+    embedding = model.hf.embedding + ".weight"
     if config.tie_embeddings:
-        state[HEAD] = state.get(HEAD, state.get(embedding))
+        state.setdefault(HEAD, state.get(embedding))
     _check_shapes(state, model.state_dict(), path)
-    if config.tie_embeddings:
-        del state[HEAD]
+    head = state.pop(HEAD) if config.tie_embeddings else None
     state = {name: _copy_as_fp32(name, tensor, path) for name, tensor in state.items()}
-    if (
-        config.tie_embeddings
-        and head is not None
-        and not torch.equal(_copy_as_fp32(HEAD, head, path), state[embedding])
-    ):
+    if head is not None and not torch.equal(head.to(torch.float32), state[embedding]):
         raise UserError(f"{path}: {HEAD} and {embedding} differ, but the config says that they are tied")
     model.load_state_dict(state, strict=False, assign=True)  # not strict: a tied head has no tensor of its own
     if config.tie_embeddings:
@@ -144,15 +140,15 @@ def build_with_weights(config: ModelConfig, tensors: dict[str, Tensor], path: Pa
 
 
 class SkipInit(TorchFunctionMode):
-    """Leaves out what nn.Embedding draws, for which torch would import its compiler: a second for nothing."""
+    """Skips the random initialisation of nn.Embedding, for which torch would import its compiler: a second."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         return None if getattr(func, "__name__", "") == "normal_" else func(*args, **(kwargs or {}))
 
 
 def _full_names(config: ModelConfig, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors under our names: files of the bare model, as GPT-2's own, leave out the first part."""
-    root = EMBEDDING[config.arch].split(".")[0] + "."
+    """Tensors under our names: files of a model without its head, such as OpenAI's GPT-2, leave out the first part."""
+    root = ARCHITECTURES[config.arch].hf.embedding.split(".")[0] + "."
     bare = not any(name.startswith(root) for name in tensors)
     return {
         root + name if bare and name != HEAD else name: tensor
@@ -161,9 +157,9 @@ def _full_names(config: ModelConfig, tensors: dict[str, Tensor]) -> dict[str, Te
     }
 
 
-def _count_layers(config: ModelConfig, state: dict[str, Tensor], path: Path) -> None:
-    """The cheapest comparison first: a config of a thousand layers would take seconds to build."""
-    numbers = [re.match(r"(?:transformer\.h|model\.layers)\.(\d{1,6})\.", name) for name in state]
+def _check_layers(config: ModelConfig, state: dict[str, Tensor], path: Path) -> None:
+    """Compare the number of layers before a model is built: one of a thousand layers would take seconds."""
+    numbers = [re.match(rf"{ARCHITECTURES[config.arch].hf.layers}\.(\d{{1,6}})\.", name) for name in state]
     layers = 1 + max((int(number[1]) for number in numbers if number), default=-1)
     if layers != config.n_layer:
         raise UserError(
@@ -187,15 +183,17 @@ def _check_shapes(state: dict[str, Tensor], wanted: dict[str, Tensor], path: Pat
 
 
 def _copy_as_fp32(name: str, tensor: Tensor, path: Path) -> Tensor:
-    """A copy in fp32, so that the model does not change or vanish with its file."""
+    """Copy a tensor to fp32, so that the model does not change or vanish with its file."""
     tensor = tensor.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
     if not torch.stack(tensor.aminmax()).isfinite().all():
         raise UserError(f"{path}: the weight {name} has values that are not finite; the training that wrote it failed")
     return tensor
 
 
-def _is_transposed(config: ModelConfig, name: str) -> bool:
-    return config.arch == "base" and name.endswith(TRANSPOSED)
+def _transpose(tensors: dict[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
+    """Convert between nn.Linear's layout and Hugging Face's, in either direction."""
+    ends = ARCHITECTURES[config.arch].hf.transposed
+    return {name: t.T if name.endswith(ends) and t.dim() == 2 else t for name, t in tensors.items()}
 
 
 def _map_safetensors(file: Path) -> dict[str, Tensor]:

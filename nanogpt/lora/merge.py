@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 Saved = Literal["float32", "bfloat16"]
 
-ENDS = {"lm_head", "wte", "embed_tokens"}  # the modules that share their weights in a tied model
 WINDOWS = 16  # of the validation text, always the same ones
 # nats that the loss may move: fp32 moves it by about 1e-7; bf16 keeps 8 bits of a weight, so that each moves by up
 # to 2^-8 of its size, which in trained models moved the loss by 0.0014 at most (0.02 is 2% of perplexity)
@@ -114,8 +113,8 @@ def _rounded(model: nn.Module, dtype: torch.dtype) -> nn.Module:
 
 def _untie(model: nn.Module) -> None:
     """Give the head weights of its own, equal to those it shared, where an adapter changes one of the two."""
-    adapted = {name.rpartition(".")[2] for name, module in model.named_modules() if hasattr(module, "base_layer")}
-    if model.config.tie_embeddings and ENDS & adapted:
+    tied = [model.lm_head, model.get_submodule(model.hf.embedding)]
+    if model.config.tie_embeddings and any(hasattr(module, "base_layer") for module in tied):
         head = getattr(model.lm_head, "base_layer", model.lm_head)
         head.weight = nn.Parameter(head.weight.detach().clone(), requires_grad=False)
         model.config = dataclasses.replace(model.config, tie_embeddings=False)

@@ -1,4 +1,4 @@
-"""Builds either architecture from a config, and counts what it costs."""
+"""Builds a model of either architecture, and counts its parameters and operations."""
 
 import dataclasses
 
@@ -13,23 +13,23 @@ ARCHITECTURES = {"base": GPT2, "optimized": Llama}
 
 
 def build_model(config: ModelConfig) -> nn.Module:
-    """A freshly initialised model of that shape, in fp32 on the default device; its randomness is torch's own."""
+    """Build a model of that shape with random weights from torch's generator, in fp32 on the default device."""
     return ARCHITECTURES[config.arch](config)
 
 
 def new_model(settings: ModelSettings, vocab_size: int, seed: int) -> nn.Module:
-    """A model as params.yaml says, for a tokenizer's vocabulary, with weights that depend on the seed alone."""
+    """Build a model as in params.yaml for a tokenizer's vocabulary; its weights depend on the seed alone."""
     torch.manual_seed(seed)
     return build_model(model_config(settings, vocab_size))
 
 
 def model_config(settings: ModelSettings, vocab_size: int) -> ModelConfig:
-    """The shape that params.yaml says, for a tokenizer's vocabulary."""
+    """The complete shape of a model as in params.yaml, for a tokenizer's vocabulary."""
     return ModelConfig(**dataclasses.asdict(settings), vocab_size=vocab_size)
 
 
 def count_parameters(model: nn.Module) -> int:
-    """How many numbers the model learns; a tied embedding counts once."""
+    """Number of parameters; a tied embedding counts once."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 

@@ -1,10 +1,25 @@
-"""The shape of a model: what params.yaml says of it, and that plus the tokenizer's vocabulary."""
+"""The shape of a model: section `model` of params.yaml, and the whole with the tokenizer's vocabulary."""
 
 from dataclasses import dataclass
 from typing import Literal
 
 from nanogpt.runtime.errors import BadSetting
 from nanogpt.runtime.ranges import CheckedSettings, Dropout, PositiveInt
+
+
+@dataclass(frozen=True)
+class HuggingFaceNames:
+    """What Hugging Face's transformers calls an architecture and its parts; embedding and layers are module paths.
+
+    `transposed` are the ends of names of weights that transformers stores transposed.
+    """
+
+    title: str
+    model_class: str
+    model_type: str
+    embedding: str
+    layers: str
+    transposed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -43,12 +58,17 @@ class ModelSettings(CheckedSettings):
 
     @property
     def initial_std(self) -> float:
-        """Standard deviation of fresh weights: that of GPT-2 at GPT-2's width, larger in narrower models.
+        """Standard deviation of initial weights: about GPT-2's 0.02 at GPT-2's width, larger in narrower models.
 
-        With GPT-2's own 0.02 the attention of a narrow model starts out so even that it learns to look
-        back late. sqrt(2 / (5 n_embd)) is Nguyen & Salazar's (arXiv:1910.05895).
+        With 0.02 the attention of a narrow model starts nearly uniform, and it learns late to use earlier tokens.
+        sqrt(2 / (5 n_embd)) is from Nguyen & Salazar 2019, https://arxiv.org/abs/1910.05895.
         """
         return (2 / (5 * self.n_embd)) ** 0.5
+
+    @property
+    def kv_heads(self) -> int:
+        """Heads of keys and values: `n_kv_head`, or in base, which does not group them, as many as of queries."""
+        return self.n_kv_head if self.arch == "optimized" else self.n_head
 
     @property
     def head_dim(self) -> int:
@@ -58,13 +78,13 @@ class ModelSettings(CheckedSettings):
 
 @dataclass(frozen=True)
 class ModelConfig(ModelSettings):
-    """A model's whole shape. `vocab_size` counts rows of the embedding, padding included.
+    """The complete shape of a model. `vocab_size` counts rows of the embedding, padding included.
 
-    The fields with defaults are what new models have; models that others trained vary them.
+    New models have the defaults; models that others trained may have other values.
     """
 
     vocab_size: int
-    mlp_hidden: int | None = None  # hidden width of the MLP; None is the architecture's own
+    mlp_hidden: int | None = None  # hidden width of the MLP; None is the architecture's default
     norm_eps: float = 1e-5
     activation: Literal["gelu_new", "gelu"] = "gelu_new"  # base: GELU in its tanh form, or exact
     rope_theta: float = 10_000.0  # optimized: base of the rotary positions' wavelengths

@@ -1,4 +1,4 @@
-"""The base architecture: GPT-2, written plainly.
+"""The base architecture: GPT-2.
 
 Parameters are named as in transformers' GPT2LMHeadModel; its Conv1D weights are transposed nn.Linear weights here.
 Radford et al. 2019, "Language Models are Unsupervised Multitask Learners".
@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nanogpt.model.attention import causal_attention
-from nanogpt.model.config import ModelConfig
+from nanogpt.model.config import HuggingFaceNames, ModelConfig
 from nanogpt.model.kv_cache import KVCache
 from nanogpt.model.loss import Reduction, head_loss
 
@@ -69,6 +69,11 @@ class Block(nn.Module):
 class GPT2(nn.Module):
     """GPT-2 with learned positions. `n_kv_head` does not apply: every head has its own keys and values."""
 
+    hf = HuggingFaceNames(
+        "GPT-2", "GPT2LMHeadModel", "gpt2", "transformer.wte", "transformer.h",
+        transposed=("c_attn.weight", "c_proj.weight", "c_fc.weight"),
+    )  # fmt: skip
+
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config
@@ -84,14 +89,14 @@ class GPT2(nn.Module):
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         if config.tie_embeddings:
             self.lm_head.weight = self.transformer.wte.weight
-        if not self.lm_head.weight.is_meta:  # a shape without numbers, which `checkpoint` fills with a file's
+        if not self.lm_head.weight.is_meta:  # on the meta device, `build_with_weights` assigns the weights of a file
             self._initialise()
 
     def _initialise(self) -> None:
-        """Normal; what is added to the residual stream smaller, as 2 * n_layer terms add up in it.
+        """Draw normal weights, smaller ones where 2 * n_layer outputs add up in the residual stream.
 
-        Positions start as waves (Vaswani et al. 2017, https://arxiv.org/abs/1706.03762) and are learned
-        from there: neighbours resemble each other, so heads find "the token before" early.
+        Positions start as sinusoids (Vaswani et al. 2017, https://arxiv.org/abs/1706.03762) and are learned from
+        there: neighbours resemble each other, so heads that attend to the token before form early.
         """
         std = self.config.initial_std
         for name, parameter in self.named_parameters():
@@ -114,7 +119,7 @@ class GPT2(nn.Module):
         reduction: Reduction = "mean",
         last: bool = False,
     ) -> Tensor:
-        """Logits, or with targets their cross entropy in nats.
+        """Compute logits, or with targets their cross entropy in nats.
 
         ids: (B, T) int64; T plus what the cache holds is at most block_size.
         targets: (B, T) int64, -100 ignored. `last`: only the last position, all that decoding needs.
@@ -124,7 +129,7 @@ class GPT2(nn.Module):
         return self.lm_head(x) if targets is None else head_loss(self.lm_head, x, targets, reduction)
 
     def hidden(self, ids: Tensor, cache: KVCache | None = None, last: bool = False) -> Tensor:
-        """What the head reads, (B, T or 1, C): everything before it, for ids as `forward` takes them."""
+        """Hidden states before the output head, (B, T or 1, C); arguments as in `forward`."""
         start, T = 0 if cache is None else cache.length, ids.size(1)
         positions = torch.arange(start, start + T, device=ids.device)
         x = self.transformer.wte(ids) + self.transformer.wpe(positions)  # (B, T, C)
@@ -137,7 +142,7 @@ class GPT2(nn.Module):
 
 
 def sinusoidal_positions(T: int, width: int) -> Tensor:
-    """(T, width) fp32: sines and cosines of the position, at wavelengths from 2 pi to 10,000 times that."""
+    """Sines and cosines of positions 0 to T - 1, (T, width) fp32, at wavelengths from 2 pi to 10,000 times that."""
     frequencies = 10_000.0 ** (-torch.arange(0, width, 2) / width)  # (width / 2, rounded up)
     angles = torch.arange(T)[:, None] * frequencies
     return torch.cat([angles.sin(), angles.cos()], dim=1)[:, :width]

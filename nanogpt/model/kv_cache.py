@@ -1,4 +1,4 @@
-"""Keys and values of earlier positions, kept so that decoding does not compute them again."""
+"""A cache of the keys and values of earlier positions, so that decoding does not compute them again."""
 
 import torch
 from torch import Tensor
@@ -9,8 +9,8 @@ from nanogpt.model.config import ModelConfig
 class KVCache:
     """Keys and values of every layer for up to `block_size` tokens, allocated once.
 
-    The model writes each layer's with `update` and moves `length` on at the end of its forward pass; setting
-    `length = 0` empties it for reuse. With fewer key/value heads than query heads it is smaller in proportion
+    The model adds each layer's with `update` and increases `length` at the end of its forward pass; `length = 0`
+    empties the cache for reuse. With fewer key/value heads than query heads it is smaller in proportion
     (Shazeer 2019, https://arxiv.org/abs/1911.02150).
     """
 
@@ -21,17 +21,23 @@ class KVCache:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ):
-        heads = config.n_kv_head if config.arch == "optimized" else config.n_head
-        # Zeros and not empty: a row left unread by mistake should not be a NaN that comes and goes.
+        # Zeros, not torch.empty: a row that is read by mistake should not be a NaN in some runs only.
         self.keys, self.values = torch.zeros(
-            2, config.n_layer, batch_size, heads, config.block_size, config.head_dim, dtype=dtype, device=device
+            2,
+            config.n_layer,
+            batch_size,
+            config.kv_heads,
+            config.block_size,
+            config.head_dim,
+            dtype=dtype,
+            device=device,
         )
         self.length = 0
 
     def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Append k and v (B, heads, T, head_dim) of `layer`; return all it holds, (B, heads, length + T, head_dim).
+        """Add k and v (B, heads, T, head_dim) of `layer`; return all of that layer, (B, heads, length + T, head_dim).
 
-        Raises ValueError where they do not fit: the caller decides what to forget.
+        Raises ValueError if they do not fit: the caller decides what to drop.
         """
         end = self.length + k.size(2)
         if end > self.keys.size(3):
@@ -42,5 +48,5 @@ class KVCache:
 
     @property
     def nbytes(self) -> int:
-        """Memory held, in bytes."""
+        """Size of the cache in bytes."""
         return self.keys.nbytes + self.values.nbytes

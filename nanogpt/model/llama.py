@@ -1,4 +1,4 @@
-"""The optimized architecture: Llama, which learns more per token than GPT-2 and decodes from a smaller cache.
+"""The optimized architecture: Llama, which learns more per token than GPT-2 and needs a smaller key/value cache.
 
 Rotary positions (Su et al. 2021, https://arxiv.org/abs/2104.09864), RMSNorm (Zhang & Sennrich 2019,
 https://arxiv.org/abs/1910.07467), SwiGLU (Shazeer 2020, https://arxiv.org/abs/2002.05202), grouped-query attention
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nanogpt.model.attention import causal_attention
-from nanogpt.model.config import ModelConfig
+from nanogpt.model.config import HuggingFaceNames, ModelConfig
 from nanogpt.model.kv_cache import KVCache
 from nanogpt.model.loss import Reduction, head_loss
 
@@ -29,9 +29,9 @@ def mlp_width(config: ModelConfig) -> int:
 def rope_cos_sin(
     start: int, T: int, head_dim: int, device: torch.device, theta: float = 10_000.0
 ) -> tuple[Tensor, Tensor]:
-    """Cosine and sine (T, head_dim / 2) in fp32 of the angles that turn positions start .. start + T - 1.
+    """Cosine and sine (T, head_dim / 2), fp32, of the rotary angles of positions start .. start + T - 1.
 
-    Computed anew in each pass: a stored table would lose its precision when the model is cast to half.
+    Computed in each pass: a stored table would lose its precision when the model is cast to half.
     """
     positions = torch.arange(start, start + T, device=device, dtype=torch.float32)
     frequencies = theta ** (-torch.arange(0, head_dim, 2, device=device, dtype=torch.float32) / head_dim)
@@ -40,7 +40,7 @@ def rope_cos_sin(
 
 
 def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn the pairs (i, i + head_dim / 2) of x (B, H, T, head_dim) by their positions' angles."""
+    """Rotate the pairs (i, i + head_dim / 2) of x (B, H, T, head_dim) by their positions' angles."""
     a, b = x.chunk(2, dim=-1)  # (B, H, T, head_dim / 2)
     return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1).type_as(x)
 
@@ -57,7 +57,7 @@ class Attention(nn.Module):
         self.o_proj = nn.Linear(config.n_head * config.head_dim, config.n_embd, bias=False)
 
     def forward(self, x: Tensor, cos_sin: tuple[Tensor, Tensor], cache: KVCache | None) -> Tensor:
-        """(B, T, C) to (B, T, C); `cos_sin` is the positions' `rotation`."""
+        """(B, T, C) to (B, T, C); `cos_sin` is from `rope_cos_sin`."""
         # q: (B, H, T, D); k and v: (B, H_kv, T, D)
         q, k, v = (
             project(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
@@ -105,6 +105,8 @@ class Block(nn.Module):
 class Llama(nn.Module):
     """Llama with `n_kv_head` key/value heads: n_head of them is multi-head, 1 is multi-query attention."""
 
+    hf = HuggingFaceNames("Llama", "LlamaForCausalLM", "llama", "model.embed_tokens", "model.layers")
+
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config
@@ -119,11 +121,11 @@ class Llama(nn.Module):
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         if config.tie_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
-        if not self.lm_head.weight.is_meta:  # a shape without numbers, which `checkpoint` fills with a file's
+        if not self.lm_head.weight.is_meta:  # on the meta device, `build_with_weights` assigns the weights of a file
             self._initialise()
 
     def _initialise(self) -> None:
-        """Normal; what is added to the residual stream smaller, as 2 * n_layer terms add up in it."""
+        """Draw normal weights, smaller ones where 2 * n_layer outputs add up in the residual stream."""
         for name, parameter in self.named_parameters():
             if parameter.dim() == 2:
                 residual = name.endswith(("o_proj.weight", "down_proj.weight"))
@@ -138,7 +140,7 @@ class Llama(nn.Module):
         reduction: Reduction = "mean",
         last: bool = False,
     ) -> Tensor:
-        """Logits, or with targets their cross entropy in nats.
+        """Compute logits, or with targets their cross entropy in nats.
 
         ids: (B, T) int64; T plus what the cache holds is at most block_size.
         targets: (B, T) int64, -100 ignored. `last`: only the last position, all that decoding needs.
@@ -148,7 +150,7 @@ class Llama(nn.Module):
         return self.lm_head(x) if targets is None else head_loss(self.lm_head, x, targets, reduction)
 
     def hidden(self, ids: Tensor, cache: KVCache | None = None, last: bool = False) -> Tensor:
-        """What the head reads, (B, T or 1, C): everything before it, for ids as `forward` takes them."""
+        """Hidden states before the output head, (B, T or 1, C); arguments as in `forward`."""
         start, T = 0 if cache is None else cache.length, ids.size(1)
         cos_sin = rope_cos_sin(start, T, self.config.head_dim, ids.device, self.config.rope_theta)
         x = self.model.drop(self.model.embed_tokens(ids))  # (B, T, C)

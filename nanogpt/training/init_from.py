@@ -89,9 +89,8 @@ def _check_kind(path: Path, kind: str) -> None:
 
 
 def _check_shape(settings: ModelSettings, config: ModelSettings, path: Path) -> None:
+    settings, config = (dataclasses.replace(shape, n_kv_head=shape.kv_heads) for shape in (settings, config))
     keys = [field.name for field in dataclasses.fields(ModelSettings) if field.name != "dropout"]
-    if config.arch == "base":
-        keys.remove("n_kv_head")  # it has no groups of heads
     wrong = {key: getattr(config, key) for key in keys if getattr(config, key) != getattr(settings, key)}
     if wrong:
         flags = " ".join(f"-S model.{key}={str(value).lower()}" for key, value in wrong.items())

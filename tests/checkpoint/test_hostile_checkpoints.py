@@ -232,7 +232,7 @@ class TestPt:
         weights = {name: shared[: t.numel()].view(t.shape) for name, t in good["model"].items()}
         for layer in range(1, 1024):
             weights[f"transformer.h.{layer}.mlp.c_fc.weight"] = shared.view(512, 512)
-        self.refused(tmp_path / "m.pt", {**good, "model": weights}, "its tensors lie over each other")
+        self.refused(tmp_path / "m.pt", {**good, "model": weights}, "its tensors overlap")
 
     @pytest.mark.parametrize("bias", [False, True])
     def test_shapes_without_a_byte(self, tmp_path, bias):

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import shutil
 import struct
 from pathlib import Path
 
@@ -41,9 +42,7 @@ def refused(done):
 
 def test_what_is_read(done):
     found = read_adapter(done.adapter)
-    assert (found.r, found.alpha, found.rslora, found.dora, found.base, found.model_type) == (
-        3, 6.0, False, False, "base", "gpt2"
-    )  # fmt: skip
+    assert (found.lora["r"], found.lora["lora_alpha"], found.base, found.model_type) == (3, 6.0, "base", "gpt2")
     assert found.origin == f"base ({found.sha256[:12]})"
 
 
@@ -94,7 +93,7 @@ def test_a_config_that_is_no_json(done, refused, tmp_path, text, message):
         ({"trainable_token_indices": [1]}, "trainable_token_indices"),
         ({"lora_bias": True}, "lora_bias"),
         ({"anything": "else"}, "'anything' = 'else'"),
-        ({"init_lora_weights": "pissa"}, "init_lora_weights = 'pissa' is not one that is known here"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights = 'pissa' is not supported"),
         ({"bias": "all"}, "bias = 'all'"),
         ({"task_type": "SEQ_CLS"}, "task_type = 'SEQ_CLS'"),
         ({"r": 0}, "r = 0"),
@@ -214,9 +213,10 @@ def test_a_pickle_is_never_opened(done, refused, tmp_path):
     assert not (tmp_path / "sprung").exists()
 
 
-@pytest.mark.parametrize("name", [CONFIG, WEIGHTS, "base.json"])
+@pytest.mark.parametrize("name", [CONFIG, WEIGHTS, "base.json", "README.md", "SHA256SUMS"])
 def test_links_that_lead_out_of_the_folder(done, refused, tmp_path, name):
     folder = copy(done.adapter, tmp_path / "a")
+    (folder / name).touch()
     content = (folder / name).read_bytes()
 
     def link(target: Path, at: Path | None = None) -> None:
@@ -228,9 +228,9 @@ def test_links_that_lead_out_of_the_folder(done, refused, tmp_path, name):
 
     for outside in (tmp_path / "outside", tmp_path / "cache/files/md5/ab/short", tmp_path / "blobs" / ("g" * 64)):
         link(outside)
-        refused(folder, rf"{folder}/{name} links outside its folder, to {outside}; copy")
+        refused(folder, rf"{folder}/{name} is a link out of its folder, to {outside}")
     link(Path("../outside"), tmp_path / "outside")
-    refused(folder, "links outside its folder")
+    refused(folder, "is a link out of its folder")
     for inside in (  # where DVC and the Hugging Face hub keep what they link to, and the folder itself
         tmp_path / "cache" / "files" / "md5" / "ab" / ("c" * 30), tmp_path / "hub" / "blobs" / ("d" * 64),
         folder / "elsewhere",
@@ -238,8 +238,9 @@ def test_links_that_lead_out_of_the_folder(done, refused, tmp_path, name):
         link(inside)
         load_adapter(folder, done.fresh())
     (folder / name).unlink()
-    (folder / name).symlink_to(folder / name)  # a circle
-    refused(folder, r"holds no adapter|has no adapter_model|is not a file")
+    if name in (CONFIG, WEIGHTS, "base.json"):
+        (folder / name).symlink_to(folder / name)  # a circle
+        refused(folder, r"holds no adapter|has no adapter_model|is not a file")
 
 
 def test_a_pipe_is_not_waited_for(done, refused, tmp_path):
@@ -248,6 +249,20 @@ def test_a_pipe_is_not_waited_for(done, refused, tmp_path):
         (folder / name).unlink()
         os.mkfifo(folder / name)
         refused(folder, r"holds no adapter|has no adapter_model|is not a file")
+
+
+@pytest.mark.parametrize("name", ["pipe", "pipe.pt", "model"])
+def test_a_named_base_is_not_opened_unless_it_is_a_model(done, tmp_path, monkeypatch, name):
+    """A pipe would be waited for without end, and a device read without end."""
+    monkeypatch.chdir(tmp_path)
+    folder = copy(done.adapter, tmp_path / "adapters" / "a", base_model_name_or_path=name)
+    shutil.copytree(done.base, "model")
+    os.mkfifo("model/more.safetensors" if name == "model" else name)
+    if name == "model":  # a whole model, with a pipe among its files
+        assert find_base(folder) == Path("model")
+    else:
+        with pytest.raises(UserError, match="is not here; name it with"):
+            find_base(folder)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"sha256": 3, "model_type": "gpt2"}', '{"sha256": "abc"}'])

@@ -10,7 +10,7 @@ from adapters import fill, ids_of, saved, settings
 from imports import ROOT
 
 import stages.merge
-from nanogpt.checkpoint.folder import load_checkpoint, save_checkpoint
+from nanogpt.checkpoint.folder import load_checkpoint, read_card, save_checkpoint
 from nanogpt.data.tokens.batches import Windows
 from nanogpt.data.tokens.bins import Bin
 from nanogpt.lora.adapter import open_adapted, save_adapter
@@ -208,6 +208,17 @@ def test_the_stage_without_data_and_with_other_tokens(project, stage, char, writ
         with pytest.raises(UserError, match=message):
             stage("--data", data, "--output-dir", "other_merged")
     assert not list(Path().glob("*merged*"))
+
+
+def test_a_link_in_an_adapter_reveals_no_file(project, stage):
+    """A model card's text is copied into the merged model, which may be published."""
+    Path("secret").write_text("a private key")
+    Path("models/lora/README.md").symlink_to(project / "secret")
+    with pytest.raises(UserError, match=r"README\.md is a link out of its folder"):
+        stage()
+    assert not Path("models/merged").exists()
+    with pytest.raises(UserError, match="is a link out"):
+        read_card("models/lora")
 
 
 def test_a_merge_that_changes_the_model_writes_nothing(project, stage):

@@ -22,8 +22,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 def equal(a: torch.nn.Module, b: torch.nn.Module) -> bool:
     x, y = a.state_dict(), b.state_dict()
-    # GPT-2 has no groups of heads, and its config no place for their number
-    shapes = [replace(m.config, n_kv_head=m.config.n_head) if m.config.arch == "base" else m.config for m in (a, b)]
+    shapes = [replace(model.config, n_kv_head=model.config.kv_heads) for model in (a, b)]
     return shapes[0] == shapes[1] and x.keys() == y.keys() and all(torch.equal(x[name], y[name]) for name in x)
 
 
