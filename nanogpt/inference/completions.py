@@ -1,4 +1,4 @@
-"""Texts that go on from prompts."""
+"""Completes prompts: texts from a model and its tokenizer."""
 
 from collections.abc import Iterator
 
@@ -6,17 +6,13 @@ from torch import nn
 
 from nanogpt.data.tokens.tokenizer import Tokenizer
 from nanogpt.inference.decode import generate
-from nanogpt.inference.settings import SampleSettings
+from nanogpt.inference.settings import SampleSettings, Sampling
 
 
-def complete(model: nn.Module, tok: Tokenizer, prompt: str, settings: SampleSettings, seed: int) -> list[str]:
-    """`num_samples` texts that begin with a prompt. Raises UserError for characters that the tokenizer lacks."""
+def complete(model: nn.Module, tok: Tokenizer, prompt: str, sampling: Sampling, seed: int) -> list[str]:
+    """Return `num_samples` texts that begin with a prompt; raises UserError for characters the tokenizer lacks."""
     ids = tok.encode(prompt)
-    rows = generate(
-        model, ids, num_samples=settings.num_samples, max_tokens=settings.max_tokens,
-        temperature=settings.temperature, top_k=settings.top_k, top_p=settings.top_p, seed=seed,
-        n_tokens=tok.n_tokens, eot=tok.eot,
-    )  # fmt: skip
+    rows = generate(model, ids, sampling, seed, n_tokens=tok.n_tokens, eot=tok.eot)
     return [tok.decode(ids + row) for row in rows]
 
 
@@ -30,11 +26,8 @@ def generate_interactive(
 
 
 def _read_prompts() -> Iterator[str]:
-    while True:
-        try:
-            prompt = input("prompt> ")
-        except EOFError:
-            return
-        if not prompt:
-            return
-        yield prompt
+    try:
+        while prompt := input("prompt> "):
+            yield prompt
+    except EOFError:
+        return

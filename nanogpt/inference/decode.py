@@ -1,4 +1,4 @@
-"""Text from a model, token by token, with a key/value cache."""
+"""Generates text from a model, token by token, with a key/value cache."""
 
 import random
 from collections.abc import Iterator
@@ -8,80 +8,57 @@ import torch
 from torch import nn
 
 from nanogpt.inference.sampling import sample_tokens
+from nanogpt.inference.settings import Sampling
 from nanogpt.model.kv_cache import KVCache
 from nanogpt.runtime.errors import UserError
 
 
 def generate(
-    model: nn.Module,
-    prompt_ids: list[int],
-    *,
-    num_samples: int,
-    max_tokens: int,
-    temperature: float,
-    top_k: int | None,
-    top_p: float | None,
-    seed: int,
-    n_tokens: int,
-    eot: int,
+    model: nn.Module, prompt_ids: list[int], sampling: Sampling, seed: int, *, n_tokens: int, eot: int
 ) -> list[list[int]]:
-    """Continuations of one prompt, decoded as one batch; the same arguments give the same ids.
+    """Generate continuations of one prompt as one batch; equal arguments give equal ids.
 
-    Each holds up to max_tokens ids below n_tokens and ends before its first `eot`; see `decode` for the arguments.
+    Each holds up to max_tokens ids below n_tokens and ends before its first `eot`. Arguments as in `decode`.
     """
-    steps = list(
-        decode(
-            model, prompt_ids, num_samples=num_samples, max_tokens=max_tokens, temperature=temperature, top_k=top_k,
-            top_p=top_p, seed=seed, n_tokens=n_tokens, eot=eot,
-        )
-    )  # fmt: skip
-    return [list(takewhile(lambda token: token != eot, (step[row] for step in steps))) for row in range(num_samples)]
+    steps = list(decode(model, prompt_ids, sampling, seed, n_tokens=n_tokens, eot=eot))
+    rows = range(sampling.num_samples)
+    return [list(takewhile(lambda token: token != eot, (step[row] for step in steps))) for row in rows]
 
 
 @torch.inference_mode()
 def decode(
-    model: nn.Module,
-    prompt_ids: list[int],
-    *,
-    num_samples: int,
-    max_tokens: int,
-    temperature: float,
-    top_k: int | None,
-    top_p: float | None,
-    seed: int,
-    n_tokens: int,
-    eot: int,
+    model: nn.Module, prompt_ids: list[int], sampling: Sampling, seed: int, *, n_tokens: int, eot: int
 ) -> Iterator[list[int]]:
-    """The next id of every row, max_tokens times or until every row has had its `eot`.
+    """Yield the next id of every row, max_tokens times or until every row has had its `eot`.
 
-    A row that has ended goes on beside the others; what follows its `eot` means nothing. `eot` is put before the
-    prompt, as documents begin after one. A context longer than the model's block is cut to its last
-    `block_size // 2` tokens and read anew, so the cost of a token stays bounded in texts of any length.
-    Row i draws from a generator of its own, so it does not depend on how many rows there are. The model is in eval
-    mode until the iterator ends or is closed, then in the mode it was in.
+    Rows that have ended are decoded further beside the others: ignore what follows an `eot`. `eot` is put before the
+    prompt, because documents begin after one. A context longer than the model's block is cut to its last
+    `block_size // 2` tokens and read again, so that the cost of a token stays bounded in texts of any length.
+    Row i has its own random generator, so it does not depend on the number of rows. The model is in eval mode until
+    the iterator ends or is closed, then in the mode it was in.
 
     n_tokens: ids from there on are padding of the embedding and never chosen.
-    temperature: 0 chooses the likeliest id; top_k and top_p: see `filter_logits`.
+    Raises UserError if an output is not finite.
     """
     config, was_training = model.config, model.training
     weight = next(model.parameters())
     autocast = torch.is_autocast_enabled(weight.device.type)
     dtype = torch.get_autocast_dtype(weight.device.type) if autocast else weight.dtype
-    cache = KVCache(config, num_samples, dtype, weight.device)
-    generators = [torch.Generator().manual_seed(_row_seed(seed, row)) for row in range(num_samples)]
-    context = torch.tensor([[eot, *prompt_ids]] * num_samples, device=weight.device)  # (B, T)
+    cache = KVCache(config, sampling.num_samples, dtype, weight.device)
+    generators = [torch.Generator().manual_seed(_row_seed(seed, row)) for row in range(sampling.num_samples)]
+    context = torch.tensor([[eot, *prompt_ids]] * sampling.num_samples, device=weight.device)  # (B, T)
     unread = context
-    ended = torch.zeros(num_samples, dtype=torch.bool)
+    ended = torch.zeros(sampling.num_samples, dtype=torch.bool)
     model.eval()
     try:
-        for _ in range(max_tokens):
+        for _ in range(sampling.max_tokens):
             if context.size(1) > config.block_size:
                 context = unread = context[:, -max(1, config.block_size // 2) :]
                 cache.length = 0
             logits = model(unread, cache=cache, last=True)[:, 0, :n_tokens].cpu()  # (B, n_tokens)
             if not logits.isfinite().all():
                 raise UserError("the model's output is not finite: its weights are damaged, or its training diverged")
-            chosen = sample_tokens(logits, temperature, top_k, top_p, generators)  # (B,)
+            chosen = sample_tokens(logits, sampling, generators)  # (B,)
             unread = chosen[:, None].to(weight.device)
             context = torch.cat([context, unread], dim=1)
             yield chosen.tolist()

@@ -1,19 +1,19 @@
-"""The choice of the next token from logits."""
+"""Chooses the next token from logits."""
 
 import torch
 from torch import Tensor
 
+from nanogpt.inference.settings import Sampling
 
-def sample_tokens(
-    logits: Tensor, temperature: float, top_k: int | None, top_p: float | None, generators: list[torch.Generator]
-) -> Tensor:
-    """One id for each row of logits (B, V), as int64 (B,), row i drawn with generators[i].
+
+def sample_tokens(logits: Tensor, sampling: Sampling, generators: list[torch.Generator]) -> Tensor:
+    """Choose one id for each row of logits (B, V), as int64 (B,); row i is drawn with generators[i].
 
     The logits are divided by the temperature, filtered, and sampled; temperature 0 takes the largest.
     """
-    if temperature == 0:
+    if sampling.temperature == 0:
         return logits.argmax(dim=-1)
-    logits = filter_logits(logits.double() / temperature, top_k, top_p)
+    logits = filter_logits(logits.double() / sampling.temperature, sampling.top_k, sampling.top_p)
     # Invert the cumulative distribution: one draw a row, where torch.multinomial makes one for every id. Doubles
     # keep 50k small terms apart, and "right" steps over ids of no probability.
     cumulative = logits.softmax(dim=-1).cumsum(dim=-1)  # (B, V)
@@ -22,11 +22,11 @@ def sample_tokens(
 
 
 def filter_logits(logits: Tensor, top_k: int | None, top_p: float | None) -> Tensor:
-    """Logits (..., V) with -inf wherever an id may not be chosen; None leaves a filter out.
+    """Set the logits (..., V) of ids that may not be chosen to -inf; None leaves a filter out.
 
     top_k keeps the k largest (Fan et al. 2018, https://arxiv.org/abs/1805.04833). top_p keeps, of those, the fewest
     that together hold at least that probability (Holtzman et al. 2020, https://arxiv.org/abs/1904.09751), so always
-    one. Ids tied with the last one kept are kept too.
+    one. Ids with the same logit as the last one kept are kept too.
     """
     if top_k is None and top_p is None:
         return logits

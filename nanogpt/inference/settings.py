@@ -1,4 +1,4 @@
-"""Section `sample` of params.yaml."""
+"""Sampling settings, and section `sample` of params.yaml."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -7,14 +7,12 @@ from nanogpt.runtime.ranges import CheckedSettings, PositiveInt, Require
 
 
 @dataclass(frozen=True)
-class SampleSettings(CheckedSettings):
-    """Section `sample` of params.yaml."""
+class Sampling(CheckedSettings):
+    """How texts are drawn: how many per prompt, how many tokens each at most, and how each token is chosen.
 
-    prompts: Annotated[
-        list[str],
-        Require(len, "names no prompt", 'write at least one, like ["Once upon a time"]'),
-        Require(all, "a prompt is empty", "write some text, or remove it"),
-    ]
+    temperature: 0 chooses the likeliest token; top_k, top_p: see `sampling.filter_logits`.
+    """
+
     num_samples: PositiveInt
     max_tokens: PositiveInt
     temperature: Annotated[
@@ -24,3 +22,14 @@ class SampleSettings(CheckedSettings):
         int | None, Require(lambda n: n >= 1, "must be at least 1", "choose 10 to 200, or null for all tokens")
     ]
     top_p: Annotated[float | None, Require(lambda x: 0 < x <= 1, "not between 0 and 1", "choose 0.8 to 1.0, or null")]
+
+
+@dataclass(frozen=True)
+class SampleSettings(Sampling):
+    """Section `sample` of params.yaml: how texts are drawn, and the prompts that they continue."""
+
+    prompts: Annotated[
+        list[str],
+        Require(len, "names no prompt", 'write at least one, like ["Once upon a time"]'),
+        Require(all, "a prompt is empty", "write some text, or remove it"),
+    ]

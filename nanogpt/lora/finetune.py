@@ -1,4 +1,4 @@
-"""The lora-finetune stage: an adapter for a model, trained on a second domain."""
+"""Body of the lora-finetune stage: trains an adapter for a model on a second domain."""
 
 import time
 from dataclasses import asdict
@@ -35,16 +35,17 @@ def finetune(
     """Score `base`, train an adapter for it, score again, write the adapter to `out`; returns the metrics.
 
     `data` and `first_domain` are folders of bins in the base's tokens: the text to adapt to, and the one that the base
-    was trained on, to measure what is forgotten (None leaves that out). `training` has lora's own figures already, see
-    `LoraSettings.training`. Curves and metrics go to `metrics_folder`. An interrupted call is resumed by the next one
-    with equal arguments. Raises UserError as `train` does, and where an output may not be written (`check_outputs`).
+    was trained on, to measure what is forgotten (None leaves that out). `training` is from `LoraSettings.training`.
+    Both scores are in fp32 on the device, threads and kernels of training. Curves and metrics go to `metrics_folder`.
+    An interrupted call is resumed by the next one with equal arguments. Raises UserError as `train` does,
+    and if an output may not be written (`check_outputs`).
     """
     started = time.monotonic()
     inputs = [base, data, *([] if first_domain is None else [first_domain])]
     check_outputs({out: CONFIG} | training_files(metrics_folder, "lora-finetune"), inputs, overwrite)
     lora, training = resolve_warmup(lora), resolve_warmup(training)
     net, tok = load_checkpoint(base)
-    sha256 = model_identity(base)  # of what was loaded, not of what may lie there after training
+    sha256 = model_identity(base)  # of the files that were loaded: others may be there after training
     domains = {"finetune": Bin.open(data, "val", tok)}
     if first_domain is not None:
         domains["pretrain"] = Bin.open(first_domain, "val", tok)
@@ -53,11 +54,11 @@ def finetune(
     inputs = {"seed": seed, "base": sha256, "lora": asdict(lora), "train": training.fingerprint_inputs()}
     inputs["data"] = [tok.sha256, train_data.counts.sha256, val_data.counts.sha256]
     with resumable_run("lora-finetune", lora.kind, inputs, training.checkpoint_every, {}, started) as run:
-        dtype = resolve_run(net.config, training, run).dtype
-        before = score_domains(net, domains, tok.byte_lengths(), dtype)
+        device, _ = resolve_run(net.config, training, run).apply()
+        before = score_domains(net.to(device), domains, tok.byte_lengths())
         adapted = attach_adapter(net, lora, seed)
         record = train(net, *windows, training, seed, run, section="lora")
-        after = score_domains(net, domains, tok.byte_lengths(), dtype)
+        after = score_domains(net, domains, tok.byte_lengths())
         settings = {"seed": seed, "lora": lora, "train": training}
         scores = before["finetune"], after["finetune"]
         card = adapter_card(net, display_name(base), train_data, val_data, *scores, settings)

@@ -1,4 +1,4 @@
-"""How well a model predicts text: loss, perplexity and bits per byte."""
+"""Scores how well a model predicts text: loss, perplexity and bits per byte."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -11,20 +11,19 @@ from torch import nn
 
 from nanogpt.data.tokens.batches import Windows
 from nanogpt.data.tokens.bins import Bin
-from nanogpt.hardware.device import Dtype, autocast_to
 from nanogpt.model.loss import IGNORED
 from nanogpt.runtime.errors import UserError
 
-BATCH_TOKENS = 2048  # scored at once: more are no faster on two cores, and take the memory that training does not
+BATCH_TOKENS = 2048  # scored at once: more are no faster on two cores and need more memory than training
 Z95 = NormalDist().inv_cdf(0.975)  # standard deviations on either side of the mean that hold 95%
 
 
 @dataclass(frozen=True, eq=False)
 class Score:
-    """Surprise of some documents, each an entry of three (D,) arrays.
+    """Negative log likelihood of documents, each an entry of three (D,) arrays.
 
-    `document_nats` float64, summed over `document_tokens` int64 predicted tokens, which spell
-    `document_bytes` int64 of UTF-8.
+    `document_nats`: float64, in nats, summed over a document's tokens. `document_tokens`: int64, how many tokens were
+    predicted. `document_bytes`: int64, bytes of the document's text in UTF-8.
     """
 
     document_nats: np.ndarray
@@ -33,7 +32,7 @@ class Score:
 
     @property
     def nats(self) -> float:
-        """Surprise of all documents."""
+        """Negative log likelihood of all documents, in nats."""
         return self.document_nats.sum().item()
 
     @property
@@ -43,7 +42,7 @@ class Score:
 
     @property
     def n_bytes(self) -> int:
-        """Bytes of UTF-8 that the documents take."""
+        """Bytes of all documents in UTF-8."""
         return self.document_bytes.sum().item()
 
     @property
@@ -63,7 +62,7 @@ class Score:
 
     @property
     def bpb_ci95(self) -> float | None:
-        """Half the width of the 95% confidence interval of `bpb` over documents, None where there is only one.
+        """Half the width of the 95% confidence interval of `bpb` over documents, None if there is only one.
 
         Documents are the sample, and tokens of one document are not independent: bits per byte is a
         ratio of two sums over documents, whose standard error is that of the linearised ratio
@@ -77,10 +76,10 @@ class Score:
         return Z95 * math.sqrt(n / (n - 1) * (residuals**2).sum().item()) / self.n_bytes
 
     def change(self, before: "Score") -> "Score":
-        """How much greater this surprise is than another model's of the same documents, as a score.
+        """The difference from another model's score of the same documents, as a score.
 
-        So its `bpb` is the change in bits per byte, and its interval is the paired one, free of what
-        makes a document hard for both models. Raises ValueError where the documents differ.
+        Its `bpb` is the change in bits per byte, and its interval is that of the same documents in pairs, to which
+        their difficulty for both models adds nothing. Raises ValueError if the documents differ.
         """
         same = (self.document_tokens, self.document_bytes), (before.document_tokens, before.document_bytes)
         if not all(map(np.array_equal, *same)):
@@ -89,7 +88,7 @@ class Score:
 
 
 def bits_per_byte(bits: float, n_bytes: int) -> float:
-    """Bits per byte; the one definition that achieved figures and known floors share."""
+    """Bits per byte, of a model's score or of a known entropy."""
     return bits / n_bytes
 
 
@@ -97,12 +96,13 @@ def bits_per_byte(bits: float, n_bytes: int) -> float:
 def score_documents(
     model: nn.Module, documents: Iterable[np.ndarray], byte_lengths: np.ndarray, batch_tokens: int = BATCH_TOKENS
 ) -> Score:
-    """Score every document whole, from its start to its end token.
+    """Score every document whole, from its start to its end token, in fp32 on the model's device.
 
     `documents` are arrays of token ids, end token first and last. A document longer than the
     model's block is read in overlapping windows, so that every token past the first block is
     predicted from at least half a block. `byte_lengths` is the tokenizer's (vocab_size,) table.
-    Raises UserError where a loss is not finite.
+    Figures agree only if threads and fp32 kernels are the same: see `configure_torch`.
+    Raises UserError if a loss is not finite.
     """
     model.eval()
     device = next(model.parameters()).device
@@ -110,7 +110,7 @@ def score_documents(
     nats = np.zeros(len(documents))
     for owners, ids, targets in _batches_of_similar_length(documents, model.config.block_size, batch_tokens):
         losses = model(ids.to(device), targets.to(device), reduction="none")  # (B, T)
-        # one at a time: a batch may hold several windows of one document. MPS has no float64
+        # np.add.at: a batch may hold several windows of one document. MPS has no float64
         np.add.at(nats, owners, losses.cpu().double().sum(1).numpy())
     if not np.isfinite(nats).all():
         raise UserError("the model's loss is not finite: its weights are damaged, or its training diverged")
@@ -133,7 +133,7 @@ def _overlapping_windows(document: np.ndarray, block_size: int) -> Iterator[tupl
 def _batches_of_similar_length(
     documents: list[np.ndarray], block_size: int, batch_tokens: int
 ) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:
-    """Windows of similar length together, padded on the right.
+    """Batch windows of similar length, padded on the right.
 
     Yields the number of each row's document, (B,), its ids and its targets, each (B, T) int64.
     """
@@ -153,7 +153,7 @@ def _batches_of_similar_length(
 
 @torch.no_grad()
 def validate(model: nn.Module, windows: Windows, batches: int, batch_size: int) -> float:
-    """Mean loss in nats per token over the first `batches` batches of `windows`: cheap, for curves."""
+    """Mean loss in nats per token over the first `batches` batches of `windows`: an estimate for curves."""
     model.eval()
     device = next(model.parameters()).device
     batches = max(1, min(batches, windows.per_epoch // batch_size))
@@ -164,24 +164,16 @@ def validate(model: nn.Module, windows: Windows, batches: int, batch_size: int) 
     return sum(losses) / len(losses)
 
 
-def score_bin(model: nn.Module, data: Bin, byte_lengths: np.ndarray, dtype: Dtype) -> Score:
-    """Score every document of a bin, matrix products in `dtype`."""
-    with autocast_to(dtype, next(model.parameters()).device):
-        return score_documents(model, data.documents(), byte_lengths)
-
-
-def score_domains(
-    model: nn.Module, domains: dict[str, Bin], byte_lengths: np.ndarray, dtype: Dtype
-) -> dict[str, Score]:
-    """One model's score on the validation documents of each domain."""
-    return {domain: score_bin(model, data, byte_lengths, dtype) for domain, data in domains.items()}
+def score_domains(model: nn.Module, domains: dict[str, Bin], byte_lengths: np.ndarray) -> dict[str, Score]:
+    """Score all documents of each domain's bin."""
+    return {domain: score_documents(model, data.documents(), byte_lengths) for domain, data in domains.items()}
 
 
 def score_figures(scores: dict[str, Score], before: dict[str, Score] | None = None) -> dict[str, dict[str, float]]:
     """Bits per byte and perplexity of one model, by domain.
 
-    With the scores of the model before it, also the change in bits per byte since: above 0 is forgotten.
-    `…_ci95` is half the width of a 95% confidence interval over documents, left out where there is one only.
+    `before` are the scores of the model before training: with them also the change in bits per byte, above 0 if the
+    model forgot. `…_ci95` is half the width of a 95% confidence interval over documents, left out if there is only one.
     """
     found = {}
     for domain, score in scores.items():

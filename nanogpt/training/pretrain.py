@@ -10,7 +10,7 @@ from nanogpt.checkpoint.settings import CheckpointSettings
 from nanogpt.data.tokens.batches import Windows
 from nanogpt.data.tokens.bins import Bin, tokenizer_of_bins
 from nanogpt.model.config import ModelSettings
-from nanogpt.model.score import score_bin
+from nanogpt.model.score import score_documents
 from nanogpt.runtime.metrics_file import write_metrics
 from nanogpt.runtime.outputs import check_outputs, training_files
 from nanogpt.training.init_from import describe_origin, initial_model
@@ -50,7 +50,7 @@ def pretrain(
     content = config_and_tokenizer(net, tok)
     with resumable_run("pretrain", net.config.arch, inputs, training.checkpoint_every, content, started) as run:
         record = train(net, *windows, training, seed, run)
-        score = score_bin(net, val_data, tok.byte_lengths(), record.dtype)
+        score = score_documents(net, val_data.documents(), tok.byte_lengths())
         settings = {"seed": seed, "model": net.config, "train": training}
         card = pretrained_card(net, tok, origin, train_data, val_data, score, settings, checkpoint.format)
         save_checkpoint(out, net, tok, **asdict(checkpoint), card=card)

@@ -74,11 +74,6 @@ class RunRecord:
         return [loss for _, loss, _ in self.train_rows]
 
     @property
-    def dtype(self) -> str:
-        """Dtype of the run's matrix products."""
-        return self.machines[-1]["dtype"]
-
-    @property
     def tokens_per_s(self) -> float:
         """Tokens per second of `loop_s`."""
         return self.timed_tokens / self.loop_s if self.loop_s else 0.0

@@ -59,6 +59,7 @@ def test_generate_and_pipeline_of_transformers(tiny, byte, tmp_path, shape, dtyp
     from transformers import AutoModelForCausalLM, pipeline
 
     from nanogpt.inference.decode import generate
+    from nanogpt.inference.settings import Sampling
 
     save_checkpoint(tmp_path / "m", tiny(**shape), byte, dtype=dtype)
     model, _ = load_checkpoint(tmp_path / "m")
@@ -67,10 +68,7 @@ def test_generate_and_pipeline_of_transformers(tiny, byte, tmp_path, shape, dtyp
         torch.testing.assert_close(theirs(ids_of(model)).logits, model(ids_of(model)), rtol=0, atol=1e-4)
     prompt = torch.tensor([[byte.eot, 65, 66]])
     greedy = {"max_new_tokens": 8, "do_sample": False, "attention_mask": torch.ones(1, 3)}
-    (ours,) = generate(
-        model, [65, 66], num_samples=1, max_tokens=8, temperature=0, top_k=None, top_p=None, seed=0, n_tokens=320,
-        eot=byte.eot,
-    )  # fmt: skip
+    (ours,) = generate(model, [65, 66], Sampling(1, 8, 0, None, None), 0, n_tokens=320, eot=byte.eot)
     assert theirs.generate(prompt, **greedy)[0, 3 : 3 + len(ours)].tolist() == ours
     assert len(ours) > 3
     writer = pipeline("text-generation", model=str(tmp_path / "m"), dtype=torch.float32)

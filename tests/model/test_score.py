@@ -7,7 +7,7 @@ import torch
 
 from nanogpt.data.tokens.batches import Windows
 from nanogpt.data.tokens.bins import Bin
-from nanogpt.model.score import Score, bits_per_byte, score_bin, score_documents, validate
+from nanogpt.model.score import Score, bits_per_byte, score_documents, score_domains, score_figures, validate
 
 EOT = 256
 
@@ -72,19 +72,6 @@ def test_bytes_are_those_of_the_texts(tiny, byte, char, texts):
         assert found.n_bytes == sum(len(text.encode()) for text in texts)
 
 
-@pytest.mark.parametrize("arch", ["base", "optimized"])
-def test_a_model_that_knows_nothing(tiny, arch):
-    model = tiny(arch)
-    torch.nn.init.zeros_(model.lm_head.weight)
-    found = score_documents(model, documents(5, 50), np.ones(320, np.int64))
-    assert found.tokens == 6 + 51
-    assert found.loss_nats == pytest.approx(math.log(320), rel=1e-6)
-    assert found.perplexity == pytest.approx(320, rel=1e-5)
-    assert score_documents(model.double(), documents(5, 50), np.ones(320, np.int64)).loss_nats == pytest.approx(
-        math.log(320), rel=1e-15
-    )
-
-
 def score_of(nats, n_bytes) -> Score:
     return Score(np.array(nats, float), np.full(len(nats), 4), np.array(n_bytes))
 
@@ -117,12 +104,6 @@ def test_the_interval_of_documents_of_one_length():
     assert found.bpb_ci95 == pytest.approx(1.959964 * statistics.stdev(bits) / math.sqrt(5) / 50, rel=1e-6)
 
 
-def test_the_interval_by_hand():
-    found = score_of([2 * math.log(2), 6 * math.log(2)], [4, 4])
-    # residuals from 1 bit per byte are -2 and 2 bits: variance 8, standard error of the sum 4, over 8 bytes
-    assert found.bpb_ci95 == pytest.approx(1.959964 * 4 / 8, rel=1e-6)
-
-
 def test_no_interval_where_nothing_varies_or_nothing_is_known():
     assert score_of([3.0, 6.0, 30.0], [1, 2, 10]).bpb_ci95 == pytest.approx(0, abs=1e-12)
     assert score_of([3.0], [1]).bpb_ci95 is None
@@ -141,14 +122,6 @@ def test_the_interval_is_the_bootstraps():
     assert change.bpb_ci95 < 0.4 * math.hypot(first.bpb_ci95, second.bpb_ci95)  # paired, so much narrower
 
 
-def test_the_interval_holds_the_truth_95_times_in_100():
-    pairs = [sample(seed) for seed in range(1, 1001)]
-    held = [abs(first.bpb - 1.5) < first.bpb_ci95 for first, _ in pairs]
-    assert np.mean(held) == pytest.approx(0.95, abs=0.02)
-    changes = [second.change(first) for first, second in pairs]
-    assert np.mean([abs(c.bpb + 0.25) < c.bpb_ci95 for c in changes]) == pytest.approx(0.95, abs=0.02)
-
-
 def test_a_change_is_between_scores_of_the_same_documents(tiny):
     docs, lengths = documents(9, 30, 40), np.ones(320, np.int64)
     first, second = (score_documents(tiny(seed=seed), docs, lengths) for seed in (0, 1))
@@ -157,6 +130,19 @@ def test_a_change_is_between_scores_of_the_same_documents(tiny):
     for others in (docs[:2], docs[::-1]):
         with pytest.raises(ValueError, match="same documents"):
             score_documents(tiny(), others, lengths).change(first)
+
+
+def test_figures_by_domain():
+    before = {"pretrain": score_of([8, 8], [16, 16]), "finetune": score_of([12, 20], [16, 16])}
+    after = {"pretrain": score_of([20, 28], [16, 16]), "finetune": score_of([10, 16], [16, 16])}
+    assert score_figures(before)["finetune"].keys() == {"bpb", "bpb_ci95", "perplexity"}
+    found = score_figures(after, before)["finetune"]
+    change = after["finetune"].change(before["finetune"])
+    assert (found["bpb_change"], found["bpb_change_ci95"]) == (change.bpb, change.bpb_ci95)
+    assert (found["bpb"], found["perplexity"]) == (after["finetune"].bpb, after["finetune"].perplexity)
+    assert "bpb_change" not in score_figures(after, {"pretrain": before["pretrain"]})["finetune"]
+    one = score_figures({"pretrain": score_of([24], [16])}, {"pretrain": score_of([8], [16])})
+    assert one["pretrain"].keys() == {"bpb", "perplexity", "bpb_change"}  # no interval of one document
 
 
 def test_scoring_neither_trains_nor_drops(tiny):
@@ -171,12 +157,9 @@ def test_a_bin_is_scored_document_by_document(tiny, byte, texts, write_bins, tmp
     data = Bin.open(write_bins(tmp_path / "data", byte), "val", byte)
     model = tiny()
     docs = [np.array([byte.eot, *byte.encode(text), byte.eot]) for text in texts[::2]]
-    found = score_bin(model, data, byte.byte_lengths(), "float32")
+    found = score_domains(model, {"pretrain": data}, byte.byte_lengths())["pretrain"]
     assert (found.tokens, found.n_bytes) == (len(data) - 1, data.counts.bytes)
     assert found.nats == pytest.approx(score_documents(model, docs, byte.byte_lengths()).nats, rel=1e-6)
-    rounded = score_bin(model, data, byte.byte_lengths(), "bfloat16")
-    assert rounded.nats != found.nats
-    assert rounded.nats == pytest.approx(found.nats, rel=1e-2)
 
 
 def test_the_loss_of_windows(tiny, byte, write_bins, tmp_path):

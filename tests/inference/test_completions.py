@@ -1,0 +1,59 @@
+import math
+
+import pytest
+
+from nanogpt.inference.completions import complete, generate_interactive
+from nanogpt.inference.decode import generate
+from nanogpt.inference.settings import SampleSettings
+from nanogpt.runtime.errors import BadSetting, UserError
+
+
+def settings(**changed) -> SampleSettings:
+    values = {"prompts": ["The cat", "tea\n\nand"], "num_samples": 2, "max_tokens": 12, "temperature": 1.0}
+    return SampleSettings(**values | {"top_k": None, "top_p": None} | changed)
+
+
+def test_texts_begin_with_the_prompt_and_are_those_of_generate(tiny, byte):
+    model, chosen = tiny().eval(), settings(top_k=50, top_p=0.9)
+    found = complete(model, byte, "The cat", chosen, 3)
+    rows = generate(model, list(b"The cat"), chosen, 3, n_tokens=257, eot=256)
+    assert found == [(b"The cat" + bytes(row)).decode(errors="replace") for row in rows]
+    assert all(text.startswith("The cat") and len(text) > len("The cat") for text in found)
+
+
+def test_characters_that_the_tokenizer_lacks(tiny, char):
+    model = tiny(vocab_size=char.vocab_size).eval()
+    assert len(complete(model, char, "", settings(), 1)) == 2
+    with pytest.raises(UserError, match=r"does not know: .*'Ω' U\+03A9, 'щ' U\+0449"):
+        complete(model, char, "The Ω and щ", settings(), 1)
+
+
+def test_prompts_of_the_settings_and_of_the_terminal(tiny, byte, capsys, monkeypatch):
+    model = tiny().eval()
+
+    def printed(*prompts: str) -> str:
+        return "".join(f"{text}\n\n" for prompt in prompts for text in complete(model, byte, prompt, settings(), 1))
+
+    generate_interactive(model, byte, settings(), 1, interactive=False)
+    assert capsys.readouterr().out == printed(*settings().prompts)
+    typed = iter(["tea", "cat", "", "never"])
+    monkeypatch.setattr("builtins.input", lambda _: next(typed))
+    generate_interactive(model, byte, settings(), 1, interactive=True)
+    assert capsys.readouterr().out == printed("tea", "cat")
+
+    def ended(_):
+        raise EOFError
+
+    monkeypatch.setattr("builtins.input", ended)
+    generate_interactive(model, byte, settings(), 1, interactive=True)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("num_samples", 0), ("max_tokens", 0), ("prompts", []), ("temperature", -0.1), ("temperature", math.nan),
+     ("temperature", math.inf), ("top_k", 0), ("top_p", 0.0), ("top_p", 1.1), ("top_p", math.nan)],
+)  # fmt: skip
+def test_wrong_settings(key, value):
+    with pytest.raises(BadSetting) as caught:
+        settings(**{key: value})
+    assert caught.value.key == key and caught.value.value is value
