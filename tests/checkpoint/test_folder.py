@@ -25,23 +25,6 @@ shapes = pytest.mark.parametrize("shape", SHAPES, ids=lambda s: "-".join(map(str
 
 
 @shapes
-@torch.no_grad()
-def test_transformers_computes_the_same(tiny, byte, tmp_path, shape):
-    from transformers import AutoModelForCausalLM
-
-    model = tiny(**shape).eval()
-    save_checkpoint(tmp_path / "m", model, byte)
-    theirs, loading = AutoModelForCausalLM.from_pretrained(tmp_path / "m", output_loading_info=True)
-    assert not any(loading.values()), loading
-    assert type(theirs).__name__ == {"base": "GPT2LMHeadModel", "optimized": "LlamaForCausalLM"}[shape["arch"]]
-    ids = ids_of(model)
-    ours = model(ids)
-    assert ours.std() > 0.5
-    torch.testing.assert_close(theirs.eval()(ids).logits, ours, rtol=0, atol=1e-4)
-    assert sum(p.numel() for p in theirs.parameters()) == sum(p.numel() for p in model.parameters())
-
-
-@shapes
 def test_what_transformers_saves_loads(tiny, byte, tmp_path, shape):
     from transformers import AutoModelForCausalLM
 
@@ -63,7 +46,10 @@ def test_generate_and_pipeline_of_transformers(tiny, byte, tmp_path, shape, dtyp
 
     save_checkpoint(tmp_path / "m", tiny(**shape), byte, dtype=dtype)
     model, _ = load_checkpoint(tmp_path / "m")
-    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "m", dtype=torch.float32)
+    theirs, loading = AutoModelForCausalLM.from_pretrained(
+        tmp_path / "m", dtype=torch.float32, output_loading_info=True
+    )
+    assert not any(loading.values()), loading
     with torch.no_grad():
         torch.testing.assert_close(theirs(ids_of(model)).logits, model(ids_of(model)), rtol=0, atol=1e-4)
     prompt = torch.tensor([[byte.eot, 65, 66]])
@@ -236,28 +222,11 @@ def folder(request, tiny, byte, tmp_path) -> Path:
     return tmp_path / "m"
 
 
-def test_an_untouched_folder_loads(folder):
-    load_checkpoint(folder)
-    edit(folder)
-    load_checkpoint(folder)
-
-
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
-def test_a_missing_file(folder, name):
+def test_a_missing_file(folder, tmp_path, name):
+    refused(tmp_path / "nowhere", r"is not a model folder: it has no config\.json; train one with")
     (folder / name).unlink()
     refused(folder, rf"{name.replace('.', '[.]')}")
-
-
-def test_no_folder(tmp_path):
-    refused(tmp_path / "nowhere", r"is not a model folder: it has no config\.json; train one with")
-
-
-def test_truncated_weights(folder):
-    file = folder / "model.safetensors"
-    whole = file.read_bytes()
-    for size in (0, 5, 100, len(whole) - 1):
-        file.write_bytes(whole[:size])
-        refused(folder, r"model\.safetensors is damaged")
 
 
 def test_a_wrong_shape_a_missing_and_an_extra_tensor(folder):
@@ -282,13 +251,7 @@ def test_a_config_of_another_shape(folder):
     refused(folder, rf"config\.json: {key} is None and must be a whole number")
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "3", "null", "\x00", "{}"])
-def test_a_config_that_is_none(folder, text):
-    (folder / "config.json").write_text(text)
-    refused(folder, r"config\.json")
-
-
-@pytest.mark.parametrize("kind", ["bert", "gpt_neox", "qwen3", None])
+@pytest.mark.parametrize("kind", ["qwen3", None])
 def test_another_architecture(folder, kind):
     edit(folder, model_type=kind)
     refused(folder, rf"the architecture {kind!r} is not one of ours; gpt2 \(base\) and llama \(optimized\) are")
@@ -315,12 +278,6 @@ def test_an_error_while_saving_leaves_what_was_there(tiny, byte, tmp_path, name)
     assert content(tmp_path) == before
     save_checkpoint(tmp_path / name, tiny(seed=1), byte)
     assert content(tmp_path) != before
-
-
-def test_a_folder_can_be_moved(tiny, byte, tmp_path):
-    save_checkpoint(tmp_path / "m", tiny(), byte)
-    shutil.move(tmp_path / "m", tmp_path / "moved")
-    assert equal(load_checkpoint(tmp_path / "moved")[0], tiny())
 
 
 def test_loading_draws_no_random_numbers(folder):

@@ -143,12 +143,6 @@ def test_merging_is_done_without_dropout(tiny, val):
     assert merge_adapter(adapted.train(), val)[1]["loss_change_nats"] < 1e-4
 
 
-def test_merging_twice_is_refused(done, byte, val, tmp_path):
-    save_checkpoint(tmp_path / "merged", merge_adapter(open_adapted(done.adapter)[0], val)[0], byte)
-    with pytest.raises(UserError, match=rf"{done.adapter} was trained on base .* {tmp_path}/merged is another model"):
-        open_adapted(done.adapter, tmp_path / "merged")
-
-
 @pytest.fixture
 def stage(monkeypatch):
     """Run the stage's main with these flags."""

@@ -100,14 +100,6 @@ def test_half_precision_logits_are_scored_in_float32():
         assert mean.item() == pytest.approx(expected.item(), abs=1e-5)
 
 
-def test_large_logits_stay_finite():
-    head = nn.Linear(1, 3, bias=False)
-    with torch.no_grad():
-        head.weight.copy_(torch.tensor([[1e4], [0.0], [-1e4]]))
-        losses = head_loss(head, torch.ones(1, 2, 1), torch.tensor([[0, 2]]), "none")
-    assert losses.tolist() == [[0.0, 2e4]]
-
-
 def linear(N: int, D: int, V: int, dtype=torch.float64, std: float = 1.0, seed: int = 0) -> tuple:
     """A plain linear head, which is read and not called, (2, N / 2, D) of hidden states and targets, two ignored."""
     torch.manual_seed(seed)
@@ -142,11 +134,6 @@ def small_blocks(request, monkeypatch) -> None:
     monkeypatch.setattr(loss, "IDS_AT_ONCE", 4)
     if request.param != "one chunk":
         monkeypatch.setattr(loss, "KEPT_BYTES", 3 * 11 * 8)
-
-
-def test_gradients_of_a_linear_head_are_finite_differences(small_blocks):
-    head, hidden, targets = linear(8, 5, 11)
-    assert torch.autograd.gradcheck(lambda hidden, _: head_loss(head, hidden, targets), (hidden, head.weight))
 
 
 @pytest.mark.parametrize("V", [1, 3, 4, 5, 11])

@@ -119,8 +119,8 @@ def test_an_adapter_on_the_head_learns_what_plain_algebra_says(tiny, arch, tied,
 
 
 PLACES = [
-    *(("base", name) for name in ("c_attn", "c_fc", "c_proj", "wte", "lm_head")),
-    *(("optimized", f"{name}_proj") for name in ("q", "k", "v", "gate", "up", "down")),
+    *(("base", name) for name in ("c_attn", "c_fc", "c_proj", "wte", "wpe", "lm_head")),
+    *(("optimized", f"{name}_proj") for name in ("q", "k", "v", "o", "gate", "up", "down")),
     ("optimized", "embed_tokens"),
     ("optimized", "lm_head"),
 ]
@@ -187,11 +187,3 @@ def test_a_frozen_head_costs_no_product_for_its_gradient(tiny, arch, half):
     seen = products(adapted)
     assert (V, C) not in seen and (ids.numel(), V) in seen
     assert model.lm_head.weight.grad is None
-    learning = [name for name, p in adapted.named_parameters() if p.requires_grad]
-    exact = copy.deepcopy(adapted).double()
-    exact.zero_grad()
-    cross_entropy(exact(ids), targets).backward()
-    exact, mine = dict(exact.named_parameters()), dict(adapted.named_parameters())
-    for name in learning:
-        difference = (mine[name].grad - exact[name].grad).norm() / exact[name].grad.norm()
-        assert difference < (0.05 if half else 1e-4), name
