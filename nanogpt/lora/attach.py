@@ -1,8 +1,8 @@
-"""Low-rank adapters through PEFT: attach a trainable one to a model.
+"""Attaches a trainable low-rank adapter to a model, through PEFT.
 
 LoRA (Hu et al., arXiv:2106.09685), rsLoRA (Kalajdzievski, arXiv:2312.03732), which scales the adapter by
-alpha / sqrt(r) in place of alpha / r, and DoRA (Liu et al., arXiv:2402.09353), which learns the
-length of every row of a weight apart from its direction.
+alpha / sqrt(r) instead of alpha / r, and DoRA (Liu et al., arXiv:2402.09353), which learns the
+length of every row of a weight separately from its direction.
 """
 
 from typing import TYPE_CHECKING
@@ -44,10 +44,10 @@ def check_adapter(model: nn.Module, settings: "LoraSettings") -> list[str]:
 
 
 def target_names(model: nn.Module, wanted: "Targets") -> list[str]:
-    """The leaf names of the modules to adapt.
+    """The leaf names of the modules to adapt. Raises UserError for a name that the architecture does not have.
 
     "all-linear" are those of the blocks, without the head; "all" adds the head and the embeddings,
-    which a second domain needs where it uses tokens that the first one hardly has.
+    which a second domain needs if it uses tokens that are rare in the first.
     """
     if wanted == "all-linear":
         return linear_names(model)
@@ -62,5 +62,5 @@ def target_names(model: nn.Module, wanted: "Targets") -> list[str]:
 
 
 def adaptable_modules(model: nn.Module) -> dict[str, nn.Module]:
-    """Linear and embedding modules by name: those that an adapter may be put on."""
+    """The modules that an adapter can be attached to, linear layers and embeddings, by name."""
     return {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Embedding)}

@@ -1,9 +1,9 @@
-"""Adds an adapter into its base's weights and proves on validation text that the model stayed the same."""
+"""Adds an adapter to its base's weights and checks on validation text that the outputs stay the same."""
 
 import copy
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +11,7 @@ from torch import nn
 
 from nanogpt.checkpoint.folder import output_marker, read_card, save_checkpoint
 from nanogpt.checkpoint.model_card import merged_card
-from nanogpt.checkpoint.settings import CheckpointSettings
+from nanogpt.checkpoint.settings import CheckpointSettings, Dtype
 from nanogpt.data.tokens.batches import Windows
 from nanogpt.data.tokens.bins import Bin
 from nanogpt.lora.adapter import display_name, find_base, open_adapted
@@ -23,11 +23,9 @@ from nanogpt.runtime.workdir import remove_committed_runs
 if TYPE_CHECKING:
     from peft import PeftModel
 
-Saved = Literal["float32", "bfloat16"]
-
 WINDOWS = 16  # of the validation text, always the same ones
-# nats that the loss may move: fp32 moves it by about 1e-7; bf16 keeps 8 bits of a weight, so that each moves by up
-# to 2^-8 of its size, which in trained models moved the loss by 0.0014 at most (0.02 is 2% of perplexity)
+# Largest change of the loss in nats. fp32 changes it by about 1e-7. bf16 has 8 bits, so that a weight changes by up to
+# 2^-8 of its size, which changed the loss of trained models by 0.0014 at most (0.02 is 2% of perplexity).
 BOUNDS = {"float32": 1e-3, "bfloat16": 0.02}
 
 
@@ -44,7 +42,7 @@ def merge_folder(
 
     `base` is the model folder that the adapter was trained on, or None for the one that the adapter names; `data` is
     the folder of bins that the models are compared on, whose differences are returned (see `merge_adapter`). Raises
-    UserError where an input does not fit or an output may not be written (see `check_outputs`).
+    UserError if an input does not fit or an output may not be written (see `check_outputs`).
     """
     remove_committed_runs()
     base = base or find_base(adapter)
@@ -59,14 +57,14 @@ def merge_folder(
 
 
 @torch.no_grad()
-def merge_adapter(adapted: "PeftModel", data: Bin, dtype: Saved = "float32") -> tuple[nn.Module, dict[str, float]]:
-    """Add the adapter into the weights, for LoRA W + (alpha / r) B A, and prove that nothing else changed.
+def merge_adapter(adapted: "PeftModel", data: Bin, dtype: Dtype = "float32") -> tuple[nn.Module, dict[str, float]]:
+    """Add an adapter to the weights, for LoRA W + (alpha / r) B A, and check that the outputs stay the same.
 
-    The first WINDOWS windows of `data` go through the adapted model, the merged one, and the merged
-    one with its weights rounded to `dtype` as they will be saved. Where embedding and head share their
-    weights and the adapter is on one of them, they part: it changes each on its own. Returns the plain
-    model, in fp32, and by how much its logits and its loss (nats) differ; "saved_" is that of the
-    rounded one. `adapted` stays as it is. Raises UserError where a loss moved by more than BOUNDS.
+    The adapted model is compared with the merged one, and with the merged one rounded to `dtype` as it will be saved,
+    on the first WINDOWS windows of `data`. If embedding and head share their weights and the adapter is on one of
+    them, the merged model has them separately. Returns the merged model in fp32, and by how much its logits and its
+    loss (nats) differ, under "saved_…" those of the rounded one. `adapted` is not changed. Raises UserError if a loss
+    differs by more than BOUNDS.
     """
     adapted.eval()
     model = copy.deepcopy(adapted)
@@ -76,7 +74,7 @@ def merge_adapter(adapted: "PeftModel", data: Bin, dtype: Saved = "float32") -> 
     _check_loss_change(figures["loss_change_nats"], "float32", "train the adapter again")
     saved = figures
     if dtype != "float32":
-        saved = _compare_outputs(adapted, _rounded(model, getattr(torch, dtype)), data)
+        saved = _compare_outputs(adapted, copy.deepcopy(model).to(getattr(torch, dtype)).float(), data)
         _check_loss_change(saved["loss_change_nats"], dtype, "save it in float32")
     return model, figures | {f"saved_{name}": value for name, value in saved.items()}
 
@@ -85,34 +83,30 @@ def _compare_outputs(adapted: nn.Module, merged: nn.Module, data: Bin) -> dict[s
     config = adapted.get_base_model().config
     windows = Windows(data, config.block_size, seed=0)
     count = min(WINDOWS, windows.per_epoch)
-    greatest = mean = change = torch.zeros((), dtype=torch.float64)
+    largest = mean = change = torch.zeros((), dtype=torch.float64)
     for i in range(count):  # one at a time: the logits of a large vocabulary take much memory
         ids, targets = windows.batch(i, 1)
         before, after = (model(ids)[0].double() for model in (adapted, merged))  # (T, V)
         difference = (after - before).abs()
-        greatest, mean = torch.maximum(greatest, difference.max()), mean + difference.mean() / count
+        largest, mean = torch.maximum(largest, difference.max()), mean + difference.mean() / count
         change = change + (F.cross_entropy(after, targets[0]) - F.cross_entropy(before, targets[0])) / count
     return {
-        "max_abs_logit_difference": greatest.item(),
+        "max_abs_logit_difference": largest.item(),
         "mean_abs_logit_difference": mean.item(),
         "loss_change_nats": change.abs().item(),
     }
 
 
-def _check_loss_change(moved: float, dtype: Saved, remedy: str) -> None:
-    if not moved <= BOUNDS[dtype]:  # so that NaN does not pass
+def _check_loss_change(change: float, dtype: Dtype, remedy: str) -> None:
+    if not change <= BOUNDS[dtype]:  # so that NaN does not pass
         raise UserError(
-            f"merging in {dtype} moved the loss by {moved:.2g} nats, more than {BOUNDS[dtype]}; "
+            f"merging in {dtype} changed the loss by {change:.2g} nats, more than {BOUNDS[dtype]}; "
             f"nothing was written: {remedy}"
         )
 
 
-def _rounded(model: nn.Module, dtype: torch.dtype) -> nn.Module:
-    return copy.deepcopy(model).to(dtype).float()
-
-
 def _untie(model: nn.Module) -> None:
-    """Give the head weights of its own, equal to those it shared, where an adapter changes one of the two."""
+    """Give a tied head a copy of its weights if an adapter changes the head or the embedding."""
     tied = [model.lm_head, model.get_submodule(model.hf.embedding)]
     if model.config.tie_embeddings and any(hasattr(module, "base_layer") for module in tied):
         head = getattr(model.lm_head, "base_layer", model.lm_head)

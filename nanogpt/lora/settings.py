@@ -12,7 +12,7 @@ Targets = Literal["all-linear", "all"] | list[str]
 
 @dataclass(frozen=True)
 class LoraSettings(CheckedSettings):
-    """Section `lora` of params.yaml: the adapter, and what its training does differently from `train`."""
+    """Section `lora` of params.yaml: the adapter, and the training settings that replace those of `train`."""
 
     r: Annotated[int, Require(lambda n: n >= 1, "must be at least 1", "choose 4 to 64")]
     alpha: Annotated[float, Require(lambda x: x > 0, "must be above 0", "r or twice r is usual")]
@@ -30,6 +30,6 @@ class LoraSettings(CheckedSettings):
         check_schedule(self)
 
     def training(self, train: TrainSettings) -> TrainSettings:
-        """The training settings of a fine-tuning run: `train` with this section's own figures."""
-        own = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if hasattr(train, f.name)}
-        return dataclasses.replace(train, **own)
+        """The training settings of a fine-tuning run: `train` with the values of this section."""
+        replaced = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if hasattr(train, f.name)}
+        return dataclasses.replace(train, **replaced)

@@ -1,1 +1,1 @@
-"""The two architectures behind one interface (`GPT2.forward`), their loss and their scores."""
+"""The two architectures with one interface (`GPT2.forward`), their loss and their scores."""

@@ -1,4 +1,4 @@
-"""Causal attention: torch's kernels, and plain matrix products where those are faster."""
+"""Computes causal attention with torch's kernels, or with plain matrix products where those are faster."""
 
 import torch
 import torch.nn.functional as F
@@ -18,24 +18,24 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> T
     B, H, T, D = q.shape
     H_kv, S = k.shape[1:3]
     if T == 1:
-        # One position sees every key, so a group's queries may stand in for positions: one product per key/value
-        # head, where the general path repeats the work for each query head.
+        # One position sees every key, so a group's queries can take the place of positions: one product per
+        # key/value head, where the general path repeats the work for each query head.
         q = q.reshape(B, H_kv, H // H_kv, D)
         return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout).reshape(B, H, 1, D)
-    # torch aligns its own causal mask with the oldest key; newer positions on a filled cache need one of theirs.
+    # torch aligns its own causal mask with the oldest key; newer positions after a filled cache need another mask.
     mask = None if T == S else torch.ones(T, S, dtype=torch.bool, device=q.device).tril(S - T)
     if T == S <= MATMUL_UP_TO and q.device.type == "cpu":
         return _attention_by_matmul(q, k, v, dropout)
-    # enable_gqa keeps to the flash kernel on a CPU and was faster, forwards and backwards, than repeating k and v.
+    # enable_gqa uses the flash kernel on a CPU and was faster, forwards and backwards, than repeating k and v.
     return F.scaled_dot_product_attention(
         q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=T == S, enable_gqa=H_kv != H
     )
 
 
 def _attention_by_matmul(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
-    """Causal attention spelled out: two products and a softmax, the scores held in memory.
+    """Causal attention as two matrix products and a softmax, with all scores in memory.
 
-    The queries of a group are laid behind each other, so a key/value head is multiplied once.
+    The queries of a group are concatenated, so that a key/value head is multiplied once.
     """
     B, H, T, D = q.shape
     H_kv = k.size(1)

@@ -1,4 +1,4 @@
-"""The output head and the cross entropy of its logits as one operation: all logits never exist at once."""
+"""Computes the cross entropy of an output head without holding all of its logits at once."""
 
 from collections.abc import Iterator
 from typing import Literal
@@ -11,23 +11,23 @@ from torch.autograd.function import once_differentiable
 Reduction = Literal["mean", "none"]
 
 IGNORED = -100
-IDS_AT_ONCE = 2048  # of the vocabulary: the logits of 2048 tokens for them, 8 MiB in bf16, stay in the cache
-KEPT_BYTES = 1 << 28  # of exponentials between two products: 2,668 tokens in bf16 at GPT-2's vocabulary
-SAFE = 40.0  # nats: exp of logits whose log-sum is below, and all that counts in it, are in range without a shift
-# An adapted head's logits exist for this many tokens, 26 MB in fp32 at 50k ids. glibc gives buffers past 32 MB back
-# after each use, and the fresh pages of the next one cost more than the sums over them.
+IDS_AT_ONCE = 2048  # of the vocabulary: their logits for 2048 tokens, 8 MiB in bf16, stay in the CPU's cache
+KEPT_BYTES = 1 << 28  # of exponentials held between two products: 2,668 tokens in bf16 at GPT-2's vocabulary
+MAX_UNSHIFTED = 40.0  # nats: exponentials with a log-sum below this are in range without subtracting the maximum
+# The logits of an adapted head are held for this many tokens, 26 MB in fp32 at 50k ids. glibc returns buffers above
+# 32 MB to the system after each use, and the new pages of the next one cost more than the sums over them.
 TOKENS_AT_ONCE = 128
 
 
 def head_loss(head: nn.Module, hidden: Tensor, targets: Tensor, reduction: Reduction = "mean") -> Tensor:
-    """Cross entropy in nats of the head's logits, computed in fp32 or wider.
+    """Compute the cross entropy of the head's logits in nats, in fp32 or wider.
 
     head: maps (..., D) to (..., V). hidden: (B, T, D); targets: (B, T) int64, where -100 is ignored.
-    Returns a scalar, the mean over the targets not ignored (0 where all are), or with "none" (B, T) with 0 at those
+    Returns a scalar, the mean over the targets that are not ignored (0 if all are), or with "none" (B, T), 0 where
     ignored. Products run in autocast's dtype, or in that of `hidden`.
 
-    A plain linear head on a CPU is read and not called, see `Fused`. Any other, like one with an adapter around it,
-    is called, and so are heads whose single losses need gradients.
+    For a plain linear head on a CPU the weight is used directly, see `FusedLoss`. Any other head, such as one with an
+    adapter, is called as a module, and so is a head if the gradient of each single loss is needed.
     """
     rows, ids = hidden.flatten(0, 1), targets.flatten()  # (B*T, D), (B*T,)
     if (
@@ -42,13 +42,13 @@ def head_loss(head: nn.Module, hidden: Tensor, targets: Tensor, reduction: Reduc
 
 
 def _is_unwrapped_linear(head: nn.Module) -> bool:
-    """Whether calling the head is a product with its weight and nothing else."""
+    """Whether calling the head only multiplies by its weight."""
     hooked = head._forward_hooks or head._forward_pre_hooks or "forward" in vars(head)
     return type(head) is nn.Linear and head.bias is None and not hooked
 
 
 def _loss_by_calling(head: nn.Module, rows: Tensor, ids: Tensor, reduction: Reduction) -> Tensor:
-    # Gradients keep every block's logits anyway, so blocks would only add their overhead.
+    # With gradients all logits are held anyway, so blocks would only add overhead.
     size = len(ids) if torch.is_grad_enabled() else TOKENS_AT_ONCE
     losses = torch.cat(
         [
@@ -63,25 +63,25 @@ def _fused_loss(rows: Tensor, weight: Tensor, ids: Tensor, reduction: Reduction)
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else rows.dtype
     with torch.autocast("cpu", enabled=False):
         if torch.is_grad_enabled():
-            return Fused.apply(rows, weight, ids, dtype)
+            return FusedLoss.apply(rows, weight, ids, dtype)
         losses = Softmax(rows.to(dtype), weight.to(dtype), ids).losses
         return losses if reduction == "none" else losses.sum() / _count_targets(ids)
 
 
-class Fused(torch.autograd.Function):
-    """Mean cross entropy of a linear head, which forms its gradients in the forward pass.
+class FusedLoss(torch.autograd.Function):
+    """Mean cross entropy of a linear head, with its gradients computed in the forward pass.
 
     hidden (N, D), weight (V, D), targets (N,) int64, dtype of the products. Of the N x V logits only exponentials
-    in that dtype exist, for as many tokens as KEPT_BYTES hold. After Wijmans et al. 2024,
-    https://arxiv.org/abs/2411.09009, and Hsu et al. 2024, https://arxiv.org/abs/2410.10989: as the loss is a scalar,
-    its gradients are known up to a factor before the backward pass begins, and the logits need not wait for it.
+    in that dtype are held, for as many tokens as fit in KEPT_BYTES. After Wijmans et al. 2024,
+    https://arxiv.org/abs/2411.09009, and Hsu et al. 2024, https://arxiv.org/abs/2410.10989: because the loss is a
+    scalar, its gradients are known up to a factor before the backward pass, and no logits are held until then.
     """
 
     @staticmethod
     def forward(ctx, hidden: Tensor, weight: Tensor, targets: Tensor, dtype: torch.dtype) -> Tensor:  # noqa: D102
         ctx.dtypes = hidden.dtype, weight.dtype
         for_hidden, for_weight = ctx.needs_input_grad[:2]
-        h, w, n = hidden.to(dtype), weight.to(dtype), _count_targets(targets)  # cast once, not once a product
+        h, w, n = hidden.to(dtype), weight.to(dtype), _count_targets(targets)  # cast once, not for each product
         size = max(1, KEPT_BYTES // (len(w) * w.itemsize))
         losses, slopes, grad_hidden, grad_weight = [], [], [], None
         for rows, ids in zip(h.split(size), targets.split(size), strict=True):
@@ -105,7 +105,7 @@ class Fused(torch.autograd.Function):
             grad_hidden = (grad_hidden * grad).to(ctx.dtypes[0])
         if grad_weight is not None:
             grad_weight = grad_weight.to(slope.dtype, copy=True)
-            # a target's own part, exact where the model is all but sure of it
+            # the targets' part, exact even where the probability is nearly 1
             grad_weight.index_add_(0, targets.clamp(min=0), h * slope)
             if grad != 1:
                 grad_weight *= grad
@@ -114,30 +114,31 @@ class Fused(torch.autograd.Function):
 
 
 class Softmax:
-    """Exponentials of some tokens' logits, a block of the vocabulary at a time, and what follows from them.
+    """Softmax of some tokens' logits in blocks of the vocabulary: their losses, and gradients from `grad_…`.
 
-    A target's own logit stands apart, in fp32 or wider: where the model is all but sure of it, its probability in
-    bf16 would be 1, and the loss and its slope would be 0 or noise. `losses` (N,) are in nats and `slope` (N,) is
-    their derivative by the target's logit, p - 1; both are 0 where the target is ignored.
+    The target's logit is computed separately, in fp32 or wider: if its probability is nearly 1, bf16 would round it
+    to 1, and the loss and its slope would be 0 or noise. `losses` (N,) are in nats and `slope` (N,) is their
+    derivative by the target's logit, p - 1; both are 0 where the target is ignored.
     """
 
     def __init__(self, h: Tensor, w: Tensor, targets: Tensor, keep: bool = False):
         self.h, self.w, self.ids = h, w, targets.clamp(min=0)
         self.wide, self.keep = _at_least_fp32(h.dtype), keep
         counted = targets != IGNORED
-        own = (h.to(self.wide) * w[self.ids].to(self.wide)).sum(1)  # (N,) the targets' logits
-        others = self._others(shift=False)  # (N,) log-sum of the other logits' exponentials
-        if not (others.abs() < SAFE).all():
-            others = self._others(shift=True)
-        gap = others - own
+        target_logits = (h.to(self.wide) * w[self.ids].to(self.wide)).sum(1)  # (N,)
+        others = self._log_sum_of_others(shift=False)  # (N,)
+        if not (others.abs() < MAX_UNSHIFTED).all():
+            others = self._log_sum_of_others(shift=True)
+        gap = others - target_logits
         self.losses = torch.where(counted, torch.logaddexp(gap, torch.zeros_like(gap)), 0.0)
         self.slope = torch.where(counted, -torch.sigmoid(gap), 0.0)
-        self.log_total, self.counted = torch.logaddexp(others, own), counted
+        self.log_total, self.counted = torch.logaddexp(others, target_logits), counted
 
-    def _others(self, shift: bool) -> Tensor:
+    def _log_sum_of_others(self, shift: bool) -> Tensor:
+        """log of the sum of all exponentials but the target's, (N,); `shift` subtracts each block's maximum first."""
         N, dtype = len(self.h), self.h.dtype
         size = N * (len(self.w) if self.keep else min(len(self.w), IDS_AT_ONCE))
-        buffer = self.h.new_empty(size)  # the one large buffer; where freed memory is kept, it is there again each step
+        buffer = self.h.new_empty(size)  # the only large buffer; with `keep_freed_memory` each step reuses it
         self.blocks: list[tuple[slice, Tensor]] = []  # which ids, exponentials (N, ids)
         shifts, logs = [], []
         for ids in _vocabulary_slices(len(self.w)):
@@ -155,22 +156,22 @@ class Softmax:
         self.shifts = shifts
         return torch.stack(logs).logsumexp(0)
 
-    def _weights(self, n: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
-        """Blocks, and (N, 1) what to multiply their exponentials by to make them the slopes of the mean loss."""
+    def _scaled_blocks(self, n: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """Yield for each block its ids, exponentials and the factor (N, 1) that makes these slopes of the mean loss."""
         for (ids, e), shift in zip(self.blocks, self.shifts, strict=True):
             yield ids, e, torch.where(self.counted, (shift - self.log_total).exp() / n, 0.0)[:, None]
 
     def grad_hidden(self, n: Tensor) -> Tensor:
-        """(N, D) in fp32 or wider: the gradient of the losses' sum over n."""
+        """Gradient of the losses' sum over n by the hidden states, (N, D), fp32 or wider."""
         grad = self.w[self.ids].to(self.wide) * (self.slope / n)[:, None]
-        for ids, e, scale in self._weights(n):
+        for ids, e, scale in self._scaled_blocks(n):
             grad.addcmul_(torch.mm(e, self.w[ids]), scale)
         return grad
 
     def grad_weight(self, n: Tensor) -> Tensor:
-        """(V, D) in the products' dtype: the same by the weight, but for the targets' own part."""
+        """The same by the weight, (V, D) in the products' dtype, without the targets' part."""
         grad = torch.empty_like(self.w)
-        for ids, e, scale in self._weights(n):
+        for ids, e, scale in self._scaled_blocks(n):
             torch.mm(e.T, (self.h * scale).to(e.dtype), out=grad[ids])
         return grad
 
