@@ -35,22 +35,23 @@ def save_checkpoint(
 ) -> None:
     """Write a model folder, or one file if the name ends in .pt; all of it or nothing.
 
-    format: "pt" puts such a file, complete in itself, in the folder in place of model.safetensors. dtype: that of the
-    weights on disk. card: the folder's README.md, kept in a .pt file too. Equal arguments give equal bytes.
+    format: "pt" puts such a file, complete in itself, in the folder instead of model.safetensors. dtype: that of the
+    weights on disk. card: the folder's README.md, stored in a .pt file too. Equal arguments give equal bytes.
     """
     path = Path(path)
     config, state = hf_config(model.config, tok.eot, dtype), weights.stored_tensors(model, dtype)
+
+    def pt_bytes() -> bytes:
+        return weights.pt_bytes(config_and_tokenizer(model, tok, dtype) | {"model": state, "card": card})
+
     if path.suffix == ".pt":
-        with tempfile.TemporaryDirectory() as folder:
-            tok.save(folder)
-            whole = _pt_content(config, state, Path(folder), card)
         path.parent.mkdir(parents=True, exist_ok=True)
-        atomic.write_bytes(path, whole)
+        atomic.write_bytes(path, pt_bytes())
         return
     with atomic.replace_folder(path, "config.json") as folder:
         tok.save(folder)
         if format == "pt":
-            (folder / weights.PT).write_bytes(_pt_content(config, state, folder, card))
+            (folder / weights.PT).write_bytes(pt_bytes())
         else:
             save_file(state, folder / weights.SAFETENSORS, metadata={"format": "pt"})
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
@@ -60,11 +61,12 @@ def save_checkpoint(
             (folder / "README.md").write_text(card, encoding="utf-8", newline="\n")
 
 
-def config_and_tokenizer(model: nn.Module, tok: Tokenizer) -> dict:
-    """All that `load_checkpoint` needs of a run's saved state besides the weights."""
+def config_and_tokenizer(model: nn.Module, tok: Tokenizer, dtype: Dtype = "float32") -> dict:
+    """All that `load_checkpoint` needs of a .pt file or a run's saved state besides the weights."""
     with tempfile.TemporaryDirectory() as folder:
         tok.save(folder)
-        return {"config": hf_config(model.config, tok.eot, "float32"), "tokenizer": _tokenizer_files(Path(folder))}
+        files = {name: Path(folder, name).read_text(encoding="utf-8") for name in TOKENIZER}
+    return {"config": hf_config(model.config, tok.eot, dtype), "tokenizer": files}
 
 
 def output_marker(path: Path | str) -> str | None:
@@ -106,7 +108,7 @@ def load_model(path: Path | str) -> nn.Module:
         config, in_training = config_from_hf(content.get("config"), path), "optimizer" in content
         return weights.build_with_weights(config, weights.pt_tensors(content, path), path, linear=in_training).eval()
     config = config_from_nanogpt(content["model_args"], path)
-    tensors = weights.strip_compile_prefix(weights.pt_tensors(content, path))
+    tensors = {name.removeprefix("_orig_mod."): t for name, t in weights.pt_tensors(content, path).items()}  # compiled
     if content["model_args"].get("bias") is False:
         tensors = weights.add_zero_biases(tensors)
     return weights.build_with_weights(config, tensors, path, linear=True).eval()
@@ -147,15 +149,6 @@ def read_config(folder: Path | str) -> ModelConfig:
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{file} is damaged ({error}); write the folder again") from None
     return config_from_hf(hf, file)
-
-
-def _pt_content(config: dict, state: dict, tokens: Path, card: str | None) -> bytes:
-    """A `.pt` file of all that a folder holds; `tokens` is where the tokenizer's files lie."""
-    return weights.pt_bytes({"config": config, "model": state, "tokenizer": _tokenizer_files(tokens), "card": card})
-
-
-def _tokenizer_files(tokens: Path) -> dict[str, str]:
-    return {name: (tokens / name).read_text(encoding="utf-8") for name in TOKENIZER}
 
 
 def _load_own_tokenizer(path: Path) -> Tokenizer:

@@ -21,7 +21,9 @@ tags: [nanogpt, {architecture}]
 """
 
 
-def pretrained_card(model, tok, origin: str, train: Bin, val: Bin, score: Score, settings: dict, format: str) -> str:
+def pretrained_card(
+    model, tok, origin: str, train: Bin, val: Bin, score: Score, settings: dict, file_format: str
+) -> str:
     """The card of a trained model; `settings` are sections of params.yaml by name, `origin` its initial weights."""
     config = model.config
     facts = {
@@ -33,7 +35,7 @@ def pretrained_card(model, tok, origin: str, train: Bin, val: Bin, score: Score,
         **_data("trained on", train),
         **_result(val, score),
     }
-    return _card(f"nanogpt {config.arch}", "transformers", config.arch, facts, settings, MODEL_USE[format])
+    return _card(f"nanogpt {config.arch}", "transformers", config.arch, facts, settings, MODEL_USE[file_format])
 
 
 def adapter_card(model, base: str, train: Bin, val: Bin, before: Score, after: Score, settings: dict) -> str:
@@ -47,10 +49,10 @@ def adapter_card(model, base: str, train: Bin, val: Bin, before: Score, after: S
     return _card(f"LoRA adapter for {base}", "peft", model.config.arch, facts, settings, ADAPTER_USE)
 
 
-def merged_card(arch: str, parts: dict[str, str | None], format: str) -> str:
+def merged_card(arch: str, parts: dict[str, str | None], file_format: str) -> str:
     """The card of a model with an adapter in its weights; `parts` are the cards of both, by name."""
     facts = {"made of": " and ".join(parts), "compared with the two apart": "the same, within rounding"}
-    text = _card("nanogpt, adapter merged", "transformers", arch, facts, {}, MODEL_USE[format])
+    text = _card("nanogpt, adapter merged", "transformers", arch, facts, {}, MODEL_USE[file_format])
     for name, card in parts.items():
         if card:
             body = re.sub(r"\A---\n.*?\n---\n", "", card, flags=re.DOTALL)

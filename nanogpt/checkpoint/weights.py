@@ -95,17 +95,10 @@ def pt_tensors(content: dict, path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def strip_compile_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same tensors under the names they had before torch.compile."""
-    return {name.removeprefix("_orig_mod."): tensor for name, tensor in tensors.items()}
-
-
 def add_zero_biases(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Add zeros for the biases that nanoGPT's `bias: False` leaves out; the results are the same."""
-    zeros = {
-        name.removesuffix("weight") + "bias": torch.zeros(()).expand(
-            tensor.shape[:1]
-        )  # takes no memory before _check_shapes
+    zeros = {  # expanded: they take no memory before _check_shapes
+        name.removesuffix("weight") + "bias": torch.zeros(()).expand(tensor.shape[:1])
         for name, tensor in tensors.items()
         if re.search(r"\.(ln_\w|c_\w+)\.weight$", name)
     }
@@ -177,9 +170,8 @@ def _check_shapes(state: dict[str, Tensor], wanted: dict[str, Tensor], path: Pat
         if state[name].dtype not in FLOATS:
             known = ", ".join(str(dtype).removeprefix("torch.") for dtype in FLOATS)
             raise UserError(f"{path}: the weight {name} is of {state[name].dtype}; only {known} can be read")
-    extra = sorted(state.keys() - wanted.keys())
-    if extra:
-        raise UserError(f"{path}: unknown weight {extra[0]}; config and weights do not belong together")
+    if extra := state.keys() - wanted.keys():
+        raise UserError(f"{path}: unknown weight {min(extra)}; config and weights do not belong together")
 
 
 def _copy_as_fp32(name: str, tensor: Tensor, path: Path) -> Tensor:
