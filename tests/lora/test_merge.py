@@ -117,9 +117,7 @@ def test_a_merge_that_changes_the_model_is_refused(done, val):
     for module in adapted.modules():
         if hasattr(module, "lora_A") and "default" in module.lora_B:  # something that merging cannot know of
             module.lora_B["default"].register_forward_hook(lambda _, __, out: out + torch.linspace(0, 1, out.size(-1)))
-    with pytest.raises(
-        UserError, match=r"merging in float32 changed the loss by .* nats, more than 0\.001; nothing was"
-    ):
+    with pytest.raises(UserError, match=r"merging in float32 changed the loss by .* nats, more than 0\.001; nothing"):
         merge_adapter(adapted, val)
 
 
