@@ -16,13 +16,14 @@ def main() -> None:
     if args.format and args.out.endswith(".pt"):
         flags.error(f"--format is for a folder, and {args.out} is one file; leave it out")
     from nanogpt.checkpoint.folder import load_checkpoint, output_marker, read_card, save_checkpoint
+    from nanogpt.checkpoint.settings import CheckpointSettings
     from nanogpt.runtime.outputs import check_outputs
 
     inputs = [args.checkpoint, *([args.tokenizer] if args.tokenizer else [])]
     check_outputs({args.out: output_marker(args.out)}, inputs, args.overwrite)
     model, tok = load_checkpoint(args.checkpoint, args.tokenizer)
-    form = {"format": args.format or "safetensors", "dtype": args.dtype}
-    save_checkpoint(args.out, model, tok, **form, card=read_card(args.checkpoint))
+    settings = CheckpointSettings(args.format or "safetensors", args.dtype)
+    save_checkpoint(args.out, model, tok, settings, read_card(args.checkpoint))
     print(f"{args.out}: {args.checkpoint} in {args.dtype}; next: python -m stages.sample --checkpoint {args.out}")
 
 

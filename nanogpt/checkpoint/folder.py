@@ -13,7 +13,7 @@ from torch import nn
 from nanogpt.checkpoint import weights
 from nanogpt.checkpoint.hf_config import config_from_hf, config_from_nanogpt, hf_config
 from nanogpt.checkpoint.safe_links import refuse_links_out
-from nanogpt.checkpoint.settings import Dtype, Format
+from nanogpt.checkpoint.settings import CheckpointSettings, Dtype
 from nanogpt.data.tokens.tokenizer import Tokenizer, load_tokenizer
 from nanogpt.model.config import ModelConfig
 from nanogpt.runtime import atomic
@@ -21,6 +21,7 @@ from nanogpt.runtime.checksums import verify_checksums
 from nanogpt.runtime.errors import UserError
 
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
+SAFETENSORS_FP32 = CheckpointSettings("safetensors", "float32")
 LONGEST_CONFIG = 2**20  # bytes; ours have 400
 
 
@@ -28,17 +29,14 @@ def save_checkpoint(
     path: Path | str,
     model: nn.Module,
     tok: Tokenizer,
-    *,
-    format: Format = "safetensors",
-    dtype: Dtype = "float32",
+    settings: CheckpointSettings = SAFETENSORS_FP32,
     card: str | None = None,
 ) -> None:
     """Write a model folder, or one file if the name ends in .pt; all of it or nothing.
 
-    format: "pt" puts such a file, complete in itself, in the folder instead of model.safetensors. dtype: that of the
-    weights on disk. card: the folder's README.md, stored in a .pt file too. Equal arguments give equal bytes.
+    `card` is the folder's README.md, stored in a .pt file too. Equal arguments give equal bytes.
     """
-    path = Path(path)
+    path, dtype = Path(path), settings.dtype
     config, state = hf_config(model.config, tok.eot, dtype), weights.stored_tensors(model, dtype)
 
     def pt_bytes() -> bytes:
@@ -50,7 +48,7 @@ def save_checkpoint(
         return
     with atomic.replace_folder(path, "config.json") as folder:
         tok.save(folder)
-        if format == "pt":
+        if settings.format == "pt":
             (folder / weights.PT).write_bytes(pt_bytes())
         else:
             save_file(state, folder / weights.SAFETENSORS, metadata={"format": "pt"})

@@ -3,13 +3,15 @@
 from dataclasses import dataclass
 from typing import Literal
 
-Format = Literal["safetensors", "pt"]
 Dtype = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True)
 class CheckpointSettings:
-    """Section `checkpoint` of params.yaml: the arguments of `save` of the same names."""
+    """Section `checkpoint` of params.yaml: how weights are stored, and in which dtype.
 
-    format: Format
+    format: "safetensors" for model.safetensors in a model folder, "pt" for model.pt, complete in itself.
+    """
+
+    format: Literal["safetensors", "pt"]
     dtype: Dtype

@@ -51,7 +51,7 @@ def merge_folder(
     merged, figures = merge_adapter(adapted, Bin.open(data, "val", tok), settings.dtype)
     parts = {display_name(part): read_card(part) for part in (base, adapter)}
     card = merged_card(merged.config.arch, parts, settings.format)
-    save_checkpoint(out, merged, tok, format=settings.format, dtype=settings.dtype, card=card)
+    save_checkpoint(out, merged, tok, settings, card)
     write_metrics(metrics_file, figures)
     return figures
 

@@ -53,7 +53,7 @@ def pretrain(
         score = score_documents(net, val_data.documents(), tok.byte_lengths())
         settings = {"seed": seed, "model": net.config, "train": training}
         card = pretrained_card(net, tok, origin, train_data, val_data, score, settings, checkpoint.format)
-        save_checkpoint(out, net, tok, **asdict(checkpoint), card=card)
+        save_checkpoint(out, net, tok, checkpoint, card)
         record.save(metrics_folder, "pretrain")
         metrics = record.metrics(score, val_data, started)
         write_metrics(Path(metrics_folder, "pretrain.json"), metrics)

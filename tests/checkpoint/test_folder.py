@@ -12,6 +12,7 @@ from model_folders import content, edit, equal, ids_of, refused
 from safetensors.torch import load_file, save_file
 
 from nanogpt.checkpoint.folder import load_checkpoint, save_checkpoint
+from nanogpt.checkpoint.settings import CheckpointSettings
 from nanogpt.runtime.errors import UserError
 
 SHAPES = [
@@ -44,7 +45,7 @@ def test_generate_and_pipeline_of_transformers(tiny, byte, tmp_path, shape, dtyp
     from nanogpt.inference.decode import generate
     from nanogpt.inference.settings import Sampling
 
-    save_checkpoint(tmp_path / "m", tiny(**shape), byte, dtype=dtype)
+    save_checkpoint(tmp_path / "m", tiny(**shape), byte, CheckpointSettings("safetensors", dtype))
     model, _ = load_checkpoint(tmp_path / "m")
     theirs, loading = AutoModelForCausalLM.from_pretrained(
         tmp_path / "m", dtype=torch.float32, output_loading_info=True
@@ -72,22 +73,26 @@ def test_generate_and_pipeline_of_transformers(tiny, byte, tmp_path, shape, dtyp
 
 
 @shapes
-@pytest.mark.parametrize("format", ["safetensors", "pt"])
+@pytest.mark.parametrize("file_format", ["safetensors", "pt"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_every_format_and_dtype(tiny, byte, tmp_path, shape, dtype, format):
+def test_every_format_and_dtype(tiny, byte, tmp_path, shape, dtype, file_format):
     """Equal models give equal bytes; in bf16 weights are rounded once; a .pt file is complete in itself."""
     for name in ("a", "b"):
-        save_checkpoint(tmp_path / name, tiny(**shape), byte, format=format, dtype=dtype, card="# A model\n")
-        save_checkpoint(tmp_path / f"{name}.pt", tiny(**shape), byte, dtype=dtype, card="# A model\n")
+        save_checkpoint(
+            tmp_path / name, tiny(**shape), byte, CheckpointSettings(file_format, dtype), card="# A model\n"
+        )
+        save_checkpoint(
+            tmp_path / f"{name}.pt", tiny(**shape), byte, CheckpointSettings("safetensors", dtype), card="# A model\n"
+        )
     files, paths = content(tmp_path / "a"), ["a", "a.pt"]
     assert files == content(tmp_path / "b")
     assert files.keys() == {
-        "README.md", "SHA256SUMS", "config.json", "generation_config.json", f"model.{format}", "tokenizer.json",
+        "README.md", "SHA256SUMS", "config.json", "generation_config.json", f"model.{file_format}", "tokenizer.json",
         "tokenizer_config.json",
     }  # fmt: skip
     assert files["README.md"] == b"# A model\n"
     assert (tmp_path / "a.pt").read_bytes() == (tmp_path / "b.pt").read_bytes()
-    if format == "pt":
+    if file_format == "pt":
         assert files["model.pt"] == (tmp_path / "a.pt").read_bytes()
         paths.append("a/model.pt")
     for path in paths:
