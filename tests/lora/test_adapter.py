@@ -94,7 +94,7 @@ def test_a_new_adapter_changes_nothing_yet(tiny, arch):
 
 @pytest.mark.parametrize("arch", ["base", "optimized"])
 def test_an_unknown_target_names_those_that_exist(tiny, arch):
-    with pytest.raises(UserError, match=r"lora\.target_modules: .* has no module 'nowhere'; it has ") as caught:
+    with pytest.raises(UserError, match=r"lora\.target_modules = .* has no module 'nowhere'; choose from ") as caught:
         attach_adapter(tiny(arch), settings(target_modules=[LINEAR[arch][0], "nowhere"]), 1)
     assert all(name in str(caught.value) for name in (*LINEAR[arch], *ENDS[arch]))
     other = LINEAR["optimized" if arch == "base" else "base"][0]

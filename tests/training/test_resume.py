@@ -88,7 +88,7 @@ def test_a_resumed_run_keeps_what_auto_was_resolved_to(tiny, training, monkeypat
     monkeypatch.setattr("nanogpt.hardware.auto.choose_dtype", lambda *_: torch.float32)
     again = run(tiny(), settings)
     assert_same(again, whole)
-    assert (again[1].machines[0]["threads"], again[1].dtype) == (3, "bfloat16")
+    assert (again[1].machines[0]["threads"], again[1].machines[0]["dtype"]) == (3, "bfloat16")
     fresh = resolve_run(tiny().config, settings)
     assert (fresh.threads, fresh.dtype) == (1, "float32")
 
