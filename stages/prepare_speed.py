@@ -18,10 +18,10 @@ def main() -> None:
     args = flags.parse_args()
     if args.megabytes < 1 or args.num_iters < 1:
         flags.error("--megabytes and --num-iters are at least 1")
-    from nanogpt.benchmark import prepare_speed
     from nanogpt.data.sources.load import Data, load_corpus
     from nanogpt.data.tokens.settings import TokenizerSettings
     from nanogpt.hardware.cores import describe_processor
+    from nanogpt.research.prepare_speed import format_figures, measure_prepare
     from nanogpt.runtime import params
     from nanogpt.runtime.metrics_file import write_metrics
     from nanogpt.runtime.outputs import check_outputs
@@ -34,8 +34,8 @@ def main() -> None:
         settings = replace(settings, source="files", path=args.path, num_samples=None)
     print(describe_processor(), flush=True)
     corpus = load_corpus(settings, given.data)
-    figures = prepare_speed.benchmark(corpus, override(given.tokenizer, args), args.megabytes, args.num_iters)
-    print(prepare_speed.table(figures))
+    figures = measure_prepare(corpus, override(given.tokenizer, args), args.megabytes, args.num_iters)
+    print(format_figures(figures))
     if args.out:
         write_metrics(args.out, figures)
 

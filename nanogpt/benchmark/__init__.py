@@ -1,1 +1,1 @@
-"""What this machine does: training steps, and text to tokens."""
+"""The benchmark stage: how fast this machine trains."""

@@ -1,4 +1,4 @@
-"""The shape that the benchmark runs at."""
+"""Settings of the benchmark: the shape of its models and how they are trained."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -10,7 +10,7 @@ from nanogpt.runtime.ranges import CheckedSettings, PositiveInt, Threads
 
 @dataclass(frozen=True)
 class BenchmarkSettings(CheckedSettings):
-    """Section `benchmark` of params.yaml: a shape of its own, so that changing `model` leaves it be."""
+    """Section `benchmark` of params.yaml. It has its own shape, so that changing `model` does not rerun it."""
 
     n_layer: int
     n_head: int
@@ -37,5 +37,5 @@ class BenchmarkSettings(CheckedSettings):
 
     @property
     def tokens(self) -> int:
-        """Tokens a step."""
+        """Tokens in a step."""
         return self.batch_size * self.block_size

@@ -1,15 +1,13 @@
-"""Where a training step's time goes: each part of a model forwards and backwards."""
+"""The parts of a training step, each to be timed alone."""
 
 from collections.abc import Callable
-from functools import partial
 
-import pandas as pd
 import torch
 from torch import Tensor, nn
 
 from nanogpt.benchmark.settings import BenchmarkSettings
-from nanogpt.benchmark.timing import Steps, time_in_turns
-from nanogpt.benchmark.variants import CPU, DTYPES
+from nanogpt.benchmark.timing import Steps
+from nanogpt.benchmark.variants import CPU
 from nanogpt.hardware.device import Dtype, autocast, choose_dtype, configure_torch
 from nanogpt.model import llama
 from nanogpt.model.build import build_model
@@ -17,32 +15,8 @@ from nanogpt.model.loss import IDS_AT_ONCE, head_loss
 from nanogpt.training.optimizer import build_adamw
 
 
-def benchmark(settings: BenchmarkSettings) -> dict[str, dict[str, dict[str, float]]]:
-    """`parts_ms`: of both architectures in both dtypes, each part of an uncompiled step."""
-    entries = {
-        f"{arch}_{short}": partial(parts, f"{arch}_{short}.", arch, dtype, settings)
-        for arch in ("base", "optimized")
-        for short, dtype in DTYPES.items()
-    }
-    return {"parts_ms": nested(time_in_turns(entries, settings.num_iters).medians)}
-
-
-def table(figures: dict[str, dict[str, dict[str, float]]]) -> str:
-    """The figures as aligned lines for a terminal."""
-    return "\n\n".join(f"{name}\n{pd.DataFrame(columns).round(2).to_string()}" for name, columns in figures.items())
-
-
-def nested(medians: dict[str, float]) -> dict[str, dict[str, float]]:
-    """Milliseconds by variant and step, from seconds by "variant.step"."""
-    ms: dict[str, dict[str, float]] = {}
-    for name, seconds in medians.items():
-        variant, step = name.split(".")
-        ms.setdefault(variant, {})[step] = 1e3 * seconds
-    return ms
-
-
-def parts(prefix: str, arch: str, dtype: Dtype, settings: BenchmarkSettings) -> Steps:
-    """The parts of a step: embedding, all attention and all MLPs with their norms, head with loss, optimizer."""
+def build_parts(prefix: str, arch: str, dtype: Dtype, settings: BenchmarkSettings) -> Steps:
+    """Build the parts of a step: embedding, all attention and all MLPs with their norms, head with loss, optimizer."""
     configure_torch(settings.threads)
     torch.manual_seed(0)
     model = build_model(settings.config(arch))
@@ -67,21 +41,23 @@ def parts(prefix: str, arch: str, dtype: Dtype, settings: BenchmarkSettings) -> 
             "mlp": lambda: sum(layer.mlp(layer.post_attention_layernorm(x)) for layer in body.layers),
         }
     steps = {
-        f"{prefix}{part}": both_ways(forward, grad, dtype, [*model.parameters(), x])
+        f"{prefix}{part}": forward_and_backward(forward, grad, dtype, [*model.parameters(), x])
         for part, forward in forwards.items()
     }
-    steps[f"{prefix}head_loss"] = both_ways(
+    steps[f"{prefix}head_loss"] = forward_and_backward(
         lambda: head_loss(model.lm_head, x, targets), None, dtype, [model.lm_head.weight, x]
     )
-    return steps | {f"{prefix}optimizer": _optimizer(settings, arch)}
+    return steps | {f"{prefix}optimizer": _build_optimizer_step(settings, arch)}
 
 
-def products(name: str, dtype: Dtype, settings: BenchmarkSettings) -> Steps:
-    """The head's three products alone, in the blocks of `head_loss` and into memory that is there already."""
+def build_head_products(name: str, dtype: Dtype, settings: BenchmarkSettings) -> Steps:
+    """Build the three matrix products of the head, in the blocks of `head_loss` and into memory allocated before."""
     configure_torch(settings.threads)
-    kind, N, D = choose_dtype(dtype, CPU), settings.tokens, settings.n_embd
-    h, w = torch.randn(N, D).to(kind), torch.randn(settings.vocab_size, D).to(kind)
-    blocks = [(rows, torch.empty(N, len(rows), dtype=kind), torch.empty_like(rows)) for rows in w.split(IDS_AT_ONCE)]
+    torch_dtype, N, D = choose_dtype(dtype, CPU), settings.tokens, settings.n_embd
+    h, w = torch.randn(N, D).to(torch_dtype), torch.randn(settings.vocab_size, D).to(torch_dtype)
+    blocks = [
+        (rows, torch.empty(N, len(rows), dtype=torch_dtype), torch.empty_like(rows)) for rows in w.split(IDS_AT_ONCE)
+    ]
     grad = torch.empty_like(h)
 
     def step() -> None:
@@ -94,8 +70,8 @@ def products(name: str, dtype: Dtype, settings: BenchmarkSettings) -> Steps:
     return {name: step}
 
 
-def matrix(dtypes: dict[str, Dtype], settings: BenchmarkSettings, size: int) -> Steps:
-    """A square product of `size` in each dtype, by name: the rate that utilisation is measured against."""
+def build_square_products(dtypes: dict[str, Dtype], settings: BenchmarkSettings, size: int) -> Steps:
+    """Build a product of two `size` x `size` matrices in each dtype; utilisation is measured against its rate."""
     configure_torch(settings.threads)
 
     def product(dtype: torch.dtype) -> Callable[[], Tensor]:
@@ -106,14 +82,14 @@ def matrix(dtypes: dict[str, Dtype], settings: BenchmarkSettings, size: int) -> 
     return {name: product(choose_dtype(dtype, CPU)) for name, dtype in dtypes.items()}
 
 
-def both_ways(
+def forward_and_backward(
     forward: Callable[[], Tensor], grad: Tensor | None, dtype: Dtype, leaves: list[Tensor]
 ) -> Callable[[], None]:
-    """A step that goes `forward` and back from `grad`, None for a scalar; the gradients of `leaves` are not kept."""
-    kind = choose_dtype(dtype, CPU)
+    """Build a step that calls `forward`, goes backward from `grad` (None: from a scalar) and drops all gradients."""
+    torch_dtype = choose_dtype(dtype, CPU)
 
     def step() -> None:
-        with autocast(CPU, kind):
+        with autocast(CPU, torch_dtype):
             out = forward()
         out.backward(grad)
         for leaf in leaves:
@@ -122,8 +98,8 @@ def both_ways(
     return step
 
 
-def _optimizer(settings: BenchmarkSettings, arch: str) -> Callable[[], None]:
-    """Clipping and AdamW on a whole model of its own."""
+def _build_optimizer_step(settings: BenchmarkSettings, arch: str) -> Callable[[], None]:
+    """Build clipping and AdamW on a whole model."""
     model = build_model(settings.config(arch))
     optimizer = build_adamw(model, lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1)
     for parameter in model.parameters():

@@ -1,4 +1,4 @@
-"""Timing in turns: whatever is compared steps in turn, each in a fresh process, so that drift hits all alike."""
+"""Time several kinds of steps in turns, each in a process of its own, so that a slow minute slows all of them."""
 
 import contextlib
 import itertools
@@ -16,31 +16,30 @@ from nanogpt.runtime.errors import UserError
 
 Steps = dict[str, Callable[[], object]]
 
-# A turn is some steps on end, and before them some that are not timed: while others had their turn, the system may
-# have taken back the pages that a step frees, and on a virtual machine to get them again took half as long as a step.
+# A turn is TIMED steps after WARM_UP untimed ones: while others had their turn, the system may have taken back the
+# pages that a step frees, and on a virtual machine it took half as long as a step to get them again.
 WARM_UP, TIMED = 2, 3
-PATIENCE_S = 10  # for a process to end by itself
+END_SECONDS = 10  # for a process to end by itself
 
 
 @dataclass(frozen=True)
 class Times:
-    """`seconds` of each step, all its turns; `peak_mib` of each process, greatest resident memory."""
+    """`seconds`: times of each kind of step, in all its turns. `peak_mib`: greatest resident memory of each process."""
 
     seconds: dict[str, list[float]]
     peak_mib: dict[str, float]
 
     @property
     def medians(self) -> dict[str, float]:
-        """Seconds of a typical turn of each step."""
+        """Median seconds of each kind of step."""
         return {name: statistics.median(times) for name, times in self.seconds.items()}
 
 
 def time_in_turns(entries: dict[str, Callable[[], Steps]], steps: int) -> Times:
-    """Time at least that many steps of each kind in turns, AAA BBB CCC AAA BBB CCC ...
+    """Time at least `steps` steps of each kind in turns, AAA BBB CCC AAA BBB CCC ...
 
-    Each entry is called in a process of its own, which has nothing else in its memory and no setting of another's,
-    and returns the steps to time there by name; no two processes work at once. Entries travel by pickle.
-    Raises UserError where a process ends early, as one does that finds no memory.
+    Each entry is pickled and called in a fresh process, and returns the kinds of steps to time there by name. No two
+    processes work at once. Raises UserError where a process is killed, as Linux does when memory is short.
     """
     with contextlib.ExitStack() as stack:
         runners = {name: stack.enter_context(_start_process(name, entry)) for name, entry in entries.items()}
@@ -54,17 +53,17 @@ def time_in_turns(entries: dict[str, Callable[[], Steps]], steps: int) -> Times:
 
 @contextlib.contextmanager
 def _start_process(name: str, entry: Callable[[], Steps]) -> Iterator[Callable[[str], object]]:
-    """Start a process and warm it up; what is given can be asked to "time" a turn of each step, or for its "peak"."""
+    """Start a process and warm it up; give a function that asks it to "time" a turn of each step or for its "peak"."""
     context = multiprocessing.get_context("spawn")
-    ours, its = context.Pipe()
-    process = context.Process(target=_serve, args=(its, entry), daemon=True)
+    pipe, child_pipe = context.Pipe()
+    process = context.Process(target=_serve, args=(child_pipe, entry), daemon=True)
     process.start()
-    its.close()
+    child_pipe.close()
 
     def ask(question: str) -> object:
         try:
-            ours.send(question)
-            answer = ours.recv()
+            pipe.send(question)
+            answer = pipe.recv()
         except (EOFError, OSError):
             process.join()
             advice = "; perhaps for want of memory: choose a smaller benchmark.batch_size"
@@ -80,8 +79,8 @@ def _start_process(name: str, entry: Callable[[], Steps]) -> Iterator[Callable[[
         ask("warm")
         yield ask
     finally:
-        ours.close()
-        process.join(PATIENCE_S)  # it ends by itself then, and so do the workers that torch.compile started
+        pipe.close()
+        process.join(END_SECONDS)  # it ends when the pipe closes, and ends the workers that torch.compile started
         process.terminate()
         process.join()
 
@@ -92,7 +91,7 @@ def _serve(pipe: Connection, entry: Callable[[], Steps]) -> None:
         while True:
             match pipe.recv():
                 case "warm":
-                    for step in steps.values():  # compiles, where it does
+                    for step in steps.values():  # torch compiles in the first call
                         step()
                     pipe.send(True)
                 case "time":
@@ -108,8 +107,8 @@ def _serve(pipe: Connection, entry: Callable[[], Steps]) -> None:
 def _time_one_turn(step: Callable[[], object]) -> list[float]:
     for _ in range(WARM_UP):
         step()
-    moments = [time.perf_counter()]
+    times = [time.perf_counter()]
     for _ in range(TIMED):
         step()
-        moments.append(time.perf_counter())
-    return [after - before for before, after in itertools.pairwise(moments)]
+        times.append(time.perf_counter())
+    return [after - before for before, after in itertools.pairwise(times)]

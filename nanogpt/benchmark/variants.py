@@ -1,4 +1,4 @@
-"""What is timed: a training step of either architecture as this project takes it, and as plain torch does."""
+"""The training steps that are timed: this project's, and plain PyTorch's as the yardstick."""
 
 import os
 from collections.abc import Callable
@@ -20,6 +20,7 @@ from nanogpt.training.optimizer import build_adamw
 from nanogpt.training.step import compile_loss, update
 
 CPU = torch.device("cpu")
+Batch = tuple[torch.Tensor, torch.Tensor]
 DTYPES: dict[str, Dtype] = {"fp32": "float32", "bf16": "bfloat16"}
 ADAPTER = LoraSettings(
     r=8, alpha=8.0, dropout=0.0, target_modules="all-linear", kind="lora",
@@ -29,10 +30,10 @@ ADAPTER = LoraSettings(
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to train: `plain` is the yardstick, the model with `F.cross_entropy` and torch's own AdamW.
+    """One way to train. `plain` is the yardstick: the model with `F.cross_entropy` and torch's own AdamW.
 
-    `adapter` trains LoRA of rank 8 on the blocks' linear layers. `isa` is what ONEDNN_MAX_CPU_ISA leaves of the
-    processor.
+    `adapter` trains LoRA of rank 8 on the blocks' linear layers. `isa` is a value of ONEDNN_MAX_CPU_ISA, the best
+    instruction set that oneDNN may use.
     """
 
     arch: Literal["base", "optimized"]
@@ -43,26 +44,29 @@ class Variant:
     isa: str | None = None
 
 
-def training(name: str, variant: Variant, settings: BenchmarkSettings) -> Steps:
-    """A step of training on one batch of random tokens, in this process, whose settings it changes."""
+def build_training_step(name: str, variant: Variant, settings: BenchmarkSettings) -> Steps:
+    """Build a training step on one batch of random tokens, and set up this process for it."""
     if variant.isa:
         os.environ["ONEDNN_MAX_CPU_ISA"] = variant.isa  # oneDNN reads it before its first product
     batch = random_batch(settings)
     model = build_model(settings.config(variant.arch))
-    return {name: _plain(model, variant, settings, *batch) if variant.plain else _ours(model, variant, settings, batch)}
+    build = build_plain_step if variant.plain else build_own_step
+    return {name: build(model, variant, settings, batch)}
 
 
-def random_batch(settings: BenchmarkSettings) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ids and targets, each (B, T) int64, always the same; the model that is built next is always the same too."""
+def random_batch(settings: BenchmarkSettings) -> Batch:
+    """Ids and targets, each (B, T) int64. Seeds torch, so that they and the model built next are always the same."""
     torch.manual_seed(0)
     tokens = torch.randint(settings.vocab_size, (settings.batch_size, settings.block_size + 1))
     return tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
 
 
-def _plain(
-    model: nn.Module, variant: Variant, settings: BenchmarkSettings, ids: torch.Tensor, targets: torch.Tensor
+def build_plain_step(
+    model: nn.Module, variant: Variant, settings: BenchmarkSettings, batch: Batch
 ) -> Callable[[], None]:
+    """Build a step as a short PyTorch program takes it, with none of this project's settings of torch."""
     set_threads(settings.threads)
+    ids, targets = batch
     dtype = choose_dtype(variant.dtype, CPU)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, foreach=True)
 
@@ -82,9 +86,10 @@ def _plain(
     return step
 
 
-def _ours(
-    model: nn.Module, variant: Variant, settings: BenchmarkSettings, batch: tuple[torch.Tensor, torch.Tensor]
+def build_own_step(
+    model: nn.Module, variant: Variant, settings: BenchmarkSettings, batch: Batch
 ) -> Callable[[], object]:
+    """Build a step as the training loop takes it."""
     configure_torch(settings.threads)
     dtype = choose_dtype(variant.dtype, CPU)
     if variant.adapter:

@@ -3,14 +3,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from benchmark_shapes import SETTINGS
-from step_parts_checks import PARTS, TOKENS, C, flops
+from benchmark_shapes import SETTINGS, count_flops
 from torch import nn
 
 from nanogpt.benchmark import step_parts
 from nanogpt.model.build import model_flops
 from nanogpt.model.loss import IDS_AT_ONCE
 
+C, TOKENS = 32, 48
 INSIDE = {
     "base": {"embedding": ["wte", "wpe"], "attention": [".ln_1.", ".attn."], "mlp": [".ln_2.", ".mlp."]},
     "optimized": {
@@ -23,23 +23,20 @@ INSIDE = {
 
 @pytest.fixture
 def built(monkeypatch) -> list[nn.Module]:
-    """The models that are built meanwhile."""
-    models = []
+    """The models that are built in the test."""
+    models, build_model = [], step_parts.build_model
 
     def build(config):
-        models.append(original(config))
+        models.append(build_model(config))
         return models[-1]
 
-    original = step_parts.build_model
     monkeypatch.setattr(step_parts, "build_model", build)
     return models
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("arch", ["base", "optimized"])
-def test_every_part_goes_both_ways_through_its_own_weights(arch, dtype, built):
-    steps = step_parts.parts("it.", arch, dtype, SETTINGS)
-    assert list(steps) == [f"it.{part}" for part in PARTS]
+def test_every_part_goes_backward_through_its_own_weights(arch, built):
+    steps = step_parts.build_parts("it.", arch, "bfloat16", SETTINGS)
     model, _ = built
     reached = set()
     for name, parameter in model.named_parameters():
@@ -52,17 +49,16 @@ def test_every_part_goes_both_ways_through_its_own_weights(arch, dtype, built):
 
 
 @pytest.mark.parametrize("arch", ["base", "optimized"])
-def test_parts_add_up_to_the_step(arch):
-    """In floating point operations, as the model is counted: 4 for each weight backwards, 2 forwards."""
+def test_parts_add_up_to_the_flops_of_a_step(arch):
     settings = replace(SETTINGS, vocab_size=IDS_AT_ONCE + 100)
-    counts = {name: flops(step) for name, step in step_parts.parts("", arch, "bfloat16", settings).items()}
+    counts = {name: count_flops(step) for name, step in step_parts.build_parts("", arch, "bfloat16", settings).items()}
     assert counts["embedding"] == counts["optimizer"] == 0
     assert counts["head_loss"] == 6 * TOKENS * C * settings.vocab_size
     assert sum(counts.values()) == model_flops(settings.config(arch), TOKENS)
 
 
 def test_the_optimizer_updates_a_whole_model(built):
-    step = step_parts.parts("", "optimized", "float32", SETTINGS)["optimizer"]
+    step = step_parts.build_parts("", "optimized", "float32", SETTINGS)["optimizer"]
     model = built[-1]
     before = [parameter.detach().clone() for parameter in model.parameters()]
     step()
@@ -71,47 +67,28 @@ def test_the_optimizer_updates_a_whole_model(built):
     assert norm.item() == pytest.approx(1, rel=1e-3)  # clipped, from some hundred
 
 
-@pytest.mark.parametrize("vocab_size", [64, 2 * IDS_AT_ONCE, 2 * IDS_AT_ONCE + 1])
+@pytest.mark.parametrize("vocab_size", [64, 2 * IDS_AT_ONCE + 1])
 def test_products_are_the_three_of_the_head(vocab_size):
-    settings = replace(SETTINGS, vocab_size=vocab_size)
-    steps = step_parts.products("three", "bfloat16", settings)
-    assert list(steps) == ["three"]
-    assert flops(steps["three"]) == 3 * 2 * TOKENS * C * vocab_size
-    head = step_parts.parts("", "optimized", "bfloat16", settings)["head_loss"]
-    assert flops(head) == flops(steps["three"])
+    steps = step_parts.build_head_products("three", "bfloat16", replace(SETTINGS, vocab_size=vocab_size))
+    assert count_flops(steps["three"]) == 3 * 2 * TOKENS * C * vocab_size
 
 
-def test_a_matrix_product_in_each_dtype():
-    steps = step_parts.matrix({"fp32": "float32", "bf16": "bfloat16"}, SETTINGS, 40)
-    assert {name: flops(step) for name, step in steps.items()} == {"fp32": 2 * 40**3, "bf16": 2 * 40**3}
+def test_a_square_product_in_each_dtype():
+    steps = step_parts.build_square_products({"fp32": "float32", "bf16": "bfloat16"}, SETTINGS, 40)
+    assert {name: count_flops(step) for name, step in steps.items()} == {"fp32": 2 * 40**3, "bf16": 2 * 40**3}
     assert {name: step().dtype for name, step in steps.items()} == {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 @pytest.mark.parametrize("grad", [None, torch.ones(3, 1)], ids=["of a scalar", "given"])
-def test_a_step_goes_both_ways_and_leaves_nothing(grad):
+def test_a_step_goes_both_ways_and_keeps_no_gradient(grad):
     layer, x = nn.Linear(4, 1), torch.randn(3, 4, requires_grad=True)
     leaves, reached = [*layer.parameters(), x], Counter()
     for place, leaf in enumerate(leaves):
         leaf.register_post_accumulate_grad_hook(lambda _, place=place: reached.update([place]))
-    step = step_parts.both_ways(lambda: layer(x).sum() if grad is None else layer(x), grad, "bfloat16", leaves)
+    step = step_parts.forward_and_backward(
+        lambda: layer(x).sum() if grad is None else layer(x), grad, "bfloat16", leaves
+    )
     for times in (1, 2):
         step()
         assert reached == dict.fromkeys(range(3), times)
         assert all(leaf.grad is None for leaf in leaves)
-
-
-def test_figures_are_nested_by_variant():
-    seconds = {"base_fp32.mlp": 0.25, "base_fp32.attention": 0.5, "optimized_bf16.mlp": 0.125}
-    assert step_parts.nested(seconds) == {
-        "base_fp32": {"mlp": 250, "attention": 500},
-        "optimized_bf16": {"mlp": 125},
-    }
-
-
-def test_the_table_shows_every_figure():
-    columns = {"base": {"mlp": 1.234, "attention": 56.5}, "optimized": {"mlp": 7.0, "attention": 0.126}}
-    lines = step_parts.table({"parts_ms": columns, "other": {"fp32": {"x": 3.25}}}).splitlines()
-    assert [line.split() for line in lines] == [
-        ["parts_ms"], ["base", "optimized"], ["mlp", "1.23", "7.00"], ["attention", "56.50", "0.13"], [],
-        ["other"], ["fp32"], ["x", "3.25"],
-    ]  # fmt: skip

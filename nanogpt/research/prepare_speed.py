@@ -1,4 +1,4 @@
-"""Text to bins: how fast, beside tiktoken alone on the same text, and with how much memory."""
+"""Speed and memory of turning text into token bins, beside tiktoken alone on the same text."""
 
 import itertools
 import json
@@ -21,55 +21,54 @@ from nanogpt.hardware import memory
 from nanogpt.runtime.errors import UserError
 
 
-def benchmark(corpus: Corpus, tokens: TokenizerSettings, megabytes: int, repeats: int) -> dict[str, float]:
-    """Seconds and rates of preparing `megabytes` (10^6 bytes) of a corpus, its texts repeated to size.
+def measure_prepare(corpus: Corpus, tokens: TokenizerSettings, megabytes: int, repeats: int) -> dict[str, float]:
+    """Seconds and rates of preparing `megabytes` (10^6 bytes) of a corpus, whose texts are repeated to that size.
 
     `prepare_mb_per_s` is from a .jsonl file to bins and manifest on the disk. `tiktoken_mb_per_s` is
-    tiktoken's `encode_ordinary_batch` with the same tokenizer on the same texts, already in memory.
-    Both are medians of `repeats` turns, taken in turn, each in a process of its own, without imports.
-    `train_s` is the time to train the tokenizer. Raises UserError for a tokenizer that is not tiktoken's.
+    tiktoken's `encode_ordinary_batch` with the same tokenizer on the same texts in memory. Both are medians of
+    `repeats` runs, made in turns, each in a process of its own; imports are not timed. `train_s` is the time to train
+    the tokenizer. Raises UserError for a tokenizer that tiktoken does not have.
     """
     with tempfile.TemporaryDirectory() as scratch:
         text, folder = Path(scratch, "text.jsonl"), Path(scratch, "tokenizer")
         with text.open("w", encoding="utf-8") as file:
-            for one in repeated((document.text for document in corpus.documents(Counter())), megabytes * 10**6):
-                file.write(json.dumps({"text": one}) + "\n")
-        train_s, train_peak = _alone(_train, text, folder, tokens.resolve_auto(corpus.tokenizer))
-        turns = [
-            (_alone(_prepare, text, folder, Path(scratch, "out")), _alone(_tiktoken, text, folder))
-            for _ in range(repeats)
-        ]
-    ours = statistics.median(prepared[0] for prepared, _ in turns)
-    theirs = statistics.median(seconds for _, seconds in turns)
+            for line in repeat_texts((document.text for document in corpus.documents(Counter())), megabytes * 10**6):
+                file.write(json.dumps({"text": line}) + "\n")
+        train_s, train_peak = _run_in_process(_train, text, folder, tokens.resolve_auto(corpus.tokenizer))
+        prepared, encoded_s = [], []
+        for _ in range(repeats):
+            prepared.append(_run_in_process(_prepare, text, folder, Path(scratch, "out")))
+            encoded_s.append(_run_in_process(_encode, text, folder))
+    prepare_s, encode_s = statistics.median(seconds for seconds, _ in prepared), statistics.median(encoded_s)
     return {
         "megabytes": float(megabytes),
         "train_s": train_s,
-        "prepare_mb_per_s": megabytes / ours,
-        "tiktoken_mb_per_s": megabytes / theirs,
-        "prepare_over_tiktoken": theirs / ours,
-        "peak_mib": max(train_peak, *(prepared[1] for prepared, _ in turns)),
+        "prepare_mb_per_s": megabytes / prepare_s,
+        "tiktoken_mb_per_s": megabytes / encode_s,
+        "prepare_over_tiktoken": encode_s / prepare_s,
+        "peak_mib": max(train_peak, *(peak for _, peak in prepared)),
     }
 
 
-def repeated(texts: Iterable[str], size: int) -> Iterator[str]:
-    """`texts` again and again until they hold `size` bytes; from the second time on each with a number.
+def repeat_texts(texts: Iterable[str], size: int) -> Iterator[str]:
+    """Repeat texts until they hold `size` bytes, from the second time on with a number, so that all of them differ.
 
-    Without the number they would be left out as repeated. Raises UserError where there is no text.
+    Raises UserError where there is no text.
     """
-    texts, left = list(texts), size
+    texts, missing = list(texts), size
     if not any(texts):
         raise UserError("no text to repeat; name a file or folder with --path")
     for turn in itertools.count():
         for text in texts:
             text = f"{turn}. {text}" if turn else text
-            left -= len(text.encode())
+            missing -= len(text.encode())
             yield text
-            if left <= 0:
+            if missing <= 0:
                 return
 
 
-def table(figures: dict[str, float]) -> str:
-    """The figures as lines for a terminal."""
+def format_figures(figures: dict[str, float]) -> str:
+    """Format the figures as lines for the terminal."""
     return (
         f"{figures['megabytes']:,.0f} MB of text: tokenizer trained in {figures['train_s']:.1f} s\n"
         f"text to bins      {figures['prepare_mb_per_s']:8.2f} MB/s, peak memory {figures['peak_mib']:,.0f} MiB\n"
@@ -78,19 +77,19 @@ def table(figures: dict[str, float]) -> str:
     )
 
 
-def _alone(function, *args):
-    """The result in a fresh process, whose memory is its own."""
+def _run_in_process(function, *args):
+    """Call a function in a fresh process, so that its memory can be measured."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(function, *args).result()
 
 
-def _source(text: Path) -> Corpus:
+def _read_corpus(text: Path) -> Corpus:
     return files.load(DataSettings("files", None, 0.01, str(text), "*", "text"), files.FilesSettings(strict=True))
 
 
 def _train(text: Path, folder: Path, settings: TokenizerSettings) -> tuple[float, float]:
     start = time.perf_counter()
-    trained = train_tokenizer(settings, (document.text for document in _source(text).documents(Counter())))
+    trained = train_tokenizer(settings, (document.text for document in _read_corpus(text).documents(Counter())))
     seconds = time.perf_counter() - start
     if not isinstance(trained, BytePairs):
         raise UserError(f"tokenizer.kind = {settings.kind}: not an encoding of tiktoken; choose gpt2, bpe or byte")
@@ -100,13 +99,13 @@ def _train(text: Path, folder: Path, settings: TokenizerSettings) -> tuple[float
 
 def _prepare(text: Path, folder: Path, out: Path) -> tuple[float, float]:
     start = time.perf_counter()
-    prepare_corpus(out, _source(text), 0.01, folder)
+    prepare_corpus(out, _read_corpus(text), 0.01, folder)
     return time.perf_counter() - start, memory.peak_mib()
 
 
-def _tiktoken(text: Path, folder: Path) -> float:
+def _encode(text: Path, folder: Path) -> float:
     encoding = load_tokenizer(folder).encoding
-    seconds, texts = 0.0, (document.text for document in _source(text).documents(Counter()))
+    seconds, texts = 0.0, (document.text for document in _read_corpus(text).documents(Counter()))
     while batch := list(itertools.islice(texts, 1000)):
         start = time.perf_counter()
         encoding.encode_ordinary_batch(batch)

@@ -1,0 +1,1 @@
+"""Measurements behind docs/speed.md that no stage of the pipeline makes."""

@@ -1,0 +1,151 @@
+import math
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import needs
+import pytest
+import torch
+import torch.nn.functional as F
+from benchmark_shapes import SETTINGS, count_flops
+from imports import ROOT
+from torch import nn
+
+from nanogpt.benchmark import variants
+from nanogpt.benchmark.variants import Variant
+from nanogpt.hardware.matmul_rates import measured_rates
+from nanogpt.model.build import build_model, model_flops
+
+
+@pytest.mark.parametrize("n_kv_head", [1, 2])
+@pytest.mark.parametrize("arch", ["base", "optimized"])
+def test_model_flops_are_those_that_torch_counts(arch, n_kv_head):
+    config = replace(SETTINGS, n_kv_head=n_kv_head).config(arch)
+    model, ids = build_model(config), torch.randint(64, (3, 16))
+    counted = count_flops(lambda: F.cross_entropy(model(ids).flatten(0, 1), ids.flatten()).backward())
+    assert model_flops(config, 3 * 16) == pytest.approx(counted, rel=1e-3)
+
+
+def build_twins(arch: str) -> tuple[list[nn.Module], tuple[torch.Tensor, torch.Tensor]]:
+    """Two models with the same weights, and a batch."""
+    torch.manual_seed(0)
+    model, twin = (build_model(SETTINGS.config(arch)) for _ in range(2))
+    twin.load_state_dict(model.state_dict())
+    return [model, twin], tuple(torch.randint(64, (2, 3, 16)))
+
+
+def record_gradients(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Gradients by parameter before they are clipped, filled in by the backward pass."""
+    grads = {}
+    for name, parameter in model.named_parameters():
+        parameter.register_post_accumulate_grad_hook(lambda p, name=name: grads.update({name: p.grad.clone()}))
+    return grads
+
+
+@pytest.mark.parametrize("arch", ["base", "optimized"])
+def test_the_yardstick_learns_the_same(arch):
+    """Plain torch's step and this project's: the loss and all gradients are equal on the same batch."""
+    (model, twin), batch = build_twins(arch)
+    theirs, ours = record_gradients(model), record_gradients(twin)
+    expected = F.cross_entropy(model(batch[0]).flatten(0, 1), batch[1].flatten())
+    variants.build_plain_step(model, Variant(arch, "float32", plain=True), SETTINGS, batch)()
+    loss = variants.build_own_step(twin, Variant(arch, "float32"), SETTINGS, batch)()
+    assert loss == pytest.approx(expected.item(), rel=1e-5)
+    assert set(theirs) == set(ours) == {name for name, _ in model.named_parameters()}
+    for name, grad in theirs.items():
+        torch.testing.assert_close(ours[name], grad, atol=1e-6, rtol=1e-4)
+
+
+def test_the_yardstick_takes_adamws_step():
+    """A first step is as long as the learning rate whatever the betas; the two differ in how weights decay."""
+    (model, twin), batch = build_twins("optimized")
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    variants.build_plain_step(model, Variant("optimized", "float32", plain=True), SETTINGS, batch)()
+    variants.build_own_step(twin, Variant("optimized", "float32"), SETTINGS, batch)()
+    after = dict(twin.named_parameters())
+    for name, parameter in model.named_parameters():
+        plain = parameter - (1 - 1e-4 * 0.01) * before[name]
+        ours = after[name] - (1 - 1e-4 * (0.1 if parameter.dim() == 2 else 0.0)) * before[name]
+        assert 0.9e-4 < plain.abs().max() < 1.1e-4
+        torch.testing.assert_close(plain, ours, atol=2e-6, rtol=0)
+
+
+def flushes_denormals() -> bool:
+    return (torch.tensor([1e-310], dtype=torch.float64) * 0.5).item() == 0
+
+
+def test_the_yardstick_is_not_tuned():
+    torch.set_flush_denormal(False)
+    plain = variants.build_training_step("plain", Variant("base", "float32", plain=True), SETTINGS)
+    plain["plain"]()
+    assert torch.backends.mkldnn.matmul.fp32_precision == "none" and not flushes_denormals()
+    ours = variants.build_training_step("ours", Variant("base", "float32"), SETTINGS)
+    ours["ours"]()
+    assert flushes_denormals()
+    if measured_rates().onednn_pays:
+        assert torch.backends.mkldnn.matmul.fp32_precision == "bf16"
+
+
+def test_variants_start_alike():
+    losses = [variants.build_training_step("x", Variant("optimized", "float32"), SETTINGS)["x"]() for _ in range(2)]
+    assert losses[0] == losses[1] and abs(losses[0] - math.log(64)) < 1
+    step = variants.build_training_step("x", Variant("optimized", "float32"), SETTINGS)["x"]
+    assert [step() for _ in range(5)][-1] < losses[0]
+
+
+def test_an_adapter_alone_learns():
+    (model, _), batch = build_twins("optimized")
+    frozen = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    step = variants.build_own_step(model, Variant("optimized", "float32", adapter=True), SETTINGS, batch)
+    learning = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert len(learning) == 2 * 2 * 7 and all(".lora_A." in name or ".lora_B." in name for name in learning)
+    assert not model.lm_head.weight.requires_grad
+    assert all(p.numel() == 8 * max(p.shape) for n, p in model.named_parameters() if n in learning)  # of rank 8
+    start = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    losses = [step() for _ in range(3)]
+    changed = {name for name, parameter in model.named_parameters() if not torch.equal(parameter, start[name])}
+    assert changed == learning and losses[-1] < losses[0]
+    now = {name.replace(".base_layer", ""): parameter for name, parameter in model.named_parameters()}
+    assert all(torch.equal(now[name], weight) for name, weight in frozen.items())
+
+
+ISA = """
+from benchmark_shapes import SETTINGS
+from nanogpt.hardware.cores import instruction_set
+from nanogpt.benchmark.variants import Variant
+from nanogpt.benchmark.variants import build_training_step
+build_training_step("x", Variant("optimized", "bfloat16", isa="AVX2"), SETTINGS)["x"]()
+print(instruction_set())
+"""
+
+
+def test_instructions_can_be_hidden(tmp_path):
+    """From oneDNN too, whose log names what its kernels use."""
+    env = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests" / "support")]),
+        "DVC_ROOT": str(tmp_path),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", ISA], env=env | {"ONEDNN_VERBOSE": "1"}, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] in ("AVX2", "plain", "NEON", "SVE", "SVE256")
+    assert "avx512" not in done.stdout.lower() and "amx" not in done.stdout.lower()
+
+
+@pytest.mark.slow
+@needs.compiler
+def test_compiled_variants_run(tmp_path):
+    """Both, as `python -m` runs them, and silently: nothing is left for multiprocessing to clean up."""
+    code = (
+        "from dataclasses import replace\n"
+        "from benchmark_shapes import SETTINGS\n"
+        "from nanogpt.benchmark.training_speed import time_variants\n"
+        "from nanogpt.benchmark.variants import Variant\n"
+        "plain, ours = (Variant('optimized', 'bfloat16', compile=True, plain=plain) for plain in (True, False))\n"
+        "times = time_variants({'plain': plain, 'ours': ours}, replace(SETTINGS, n_layer=1))\n"
+        "assert set(times.seconds) == {'plain', 'ours'}\n"
+    )
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests" / "support")])}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")

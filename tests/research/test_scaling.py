@@ -1,0 +1,39 @@
+from dataclasses import replace
+
+import pytest
+from benchmark_shapes import SETTINGS, time_nothing
+
+from nanogpt.hardware.cores import usable_cores
+from nanogpt.model.build import model_flops
+from nanogpt.research import scaling
+
+REFERENCE = replace(SETTINGS, n_head=5, n_embd=320, block_size=256, batch_size=8, vocab_size=50304)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "others"),
+    [
+        ("n_embd", 512, {"n_head": 8, "n_kv_head": 1}),
+        ("block_size", 1024, {"batch_size": 2}),
+        ("batch_size", 4, {}),
+        ("vocab_size", 256, {}),
+        ("threads", 1, {}),
+    ],
+)
+def test_one_setting_varies(key, value, others):
+    assert scaling.vary(REFERENCE, key, value) == replace(REFERENCE, **{key: value}, **others)
+
+
+def test_what_is_left_out():
+    assert scaling.vary(REFERENCE, "threads", usable_cores() + 1) is None
+    assert scaling.vary(replace(REFERENCE, batch_size=2), "block_size", 1024) is None
+
+
+def test_figures_of_a_step(monkeypatch):
+    """`time_nothing` says that the step takes 1 s."""
+    monkeypatch.setattr(scaling, "time_in_turns", time_nothing)
+    monkeypatch.setattr(scaling, "VALUES", {"batch_size": (1, 3)})
+    figures = scaling.measure_growth(SETTINGS)["batch_size"]
+    flops = model_flops(SETTINGS.config("optimized"), 3 * 16)
+    assert figures["3"] == {"step_ms": 1000, "tokens_per_s": 3 * 16, "gflops": flops / 1e9, "peak_mib": 100}
+    assert list(figures) == ["1", "3"]
