@@ -2,6 +2,7 @@ import csv
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,6 +14,7 @@ from imports import ROOT
 
 from nanogpt.benchmark import training_speed
 from nanogpt.benchmark.timing import Times
+from stages import benchmark
 
 TOKENS = 3 * 16
 SPEEDUPS = {
@@ -129,20 +131,32 @@ def test_which_variants_are_timed(dtype, compile, speedups, monkeypatch):
     assert {name for name, compiles in built if compiles} == compiled
 
 
+def test_the_stage_writes_metrics_for_dvc_alone(figures, tmp_path, monkeypatch):
+    for name in ("params.yaml", "dvc.yaml"):
+        shutil.copy(ROOT / name, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(training_speed, "measure_training", lambda settings: figures)
+    monkeypatch.delenv("DVC_STAGE", raising=False)
+    for words in ([], ["--out", "x.json"]):
+        monkeypatch.setattr(sys, "argv", ["benchmark.py", *words])
+        benchmark.main()
+        assert not Path("metrics").exists()
+    assert json.loads(Path("x.json").read_text())["speedup"] == figures["speedup"]
+    monkeypatch.setenv("DVC_STAGE", "benchmark")
+    monkeypatch.setattr(sys, "argv", ["benchmark.py"])
+    benchmark.main()
+    assert Path("metrics/benchmark.json").read_bytes() == Path("x.json").read_bytes()
+    check_charts(figures, Path("metrics"))
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("by_dvc", [True, False])
-def test_the_stage(by_dvc, tmp_path):
-    """DVC sets DVC_STAGE. By hand nothing is written but --out."""
-    section = dataclasses.asdict(replace(SETTINGS, num_iters=1, dtype="bfloat16" if by_dvc else "float32"))
+def test_the_stage(tmp_path):
+    section = dataclasses.asdict(replace(SETTINGS, num_iters=1, dtype="bfloat16"))
     (tmp_path / "params.yaml").write_text(json.dumps({"benchmark": section}))  # JSON is YAML
-    env = os.environ | {"PYTHONPATH": str(ROOT)} | ({"DVC_STAGE": "benchmark"} if by_dvc else {})
-    command = [sys.executable, "-m", "stages.benchmark", "--compile", "off", *([] if by_dvc else ["--out", "x.json"])]
+    command = [sys.executable, "-m", "stages.benchmark", "--compile", "off", "--out", "x.json"]
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=True)
     assert done.stderr == ""
-    assert (tmp_path / "metrics").exists() == by_dvc
-    figures = json.loads((tmp_path / ("metrics/benchmark.json" if by_dvc else "x.json")).read_text())
-    speedup = figures["speedup"]["optimized_fp32_over_base_fp32"]
-    assert f"optimized fp32 over base fp32{speedup:27.2f}" in done.stdout
-    if by_dvc:
-        assert set(figures["speedup"]) == SPEEDUPS
-        check_charts(figures, tmp_path / "metrics")
+    speedup = json.loads((tmp_path / "x.json").read_text())["speedup"]
+    assert set(speedup) == SPEEDUPS
+    assert f"optimized fp32 over base fp32{speedup['optimized_fp32_over_base_fp32']:27.2f}" in done.stdout
