@@ -21,6 +21,7 @@ FILE_SCRIPTS = {
     "seeds": "--seeds 2 --out NAME.md",
     "prepare_speed": "--path own.txt --out NAME.json",
     "benchmark": "--out NAME.json",
+    "research": "--out NAME.json",
 }
 
 
