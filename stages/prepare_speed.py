@@ -21,7 +21,7 @@ def main() -> None:
     from nanogpt.data.sources.load import Data, load_corpus
     from nanogpt.data.tokens.settings import TokenizerSettings
     from nanogpt.hardware.cores import describe_processor
-    from nanogpt.research.prepare_speed import format_figures, measure_prepare
+    from nanogpt.research.prepare_speed import measure_prepare
     from nanogpt.runtime import params
     from nanogpt.runtime.metrics_file import write_metrics
     from nanogpt.runtime.outputs import check_outputs
@@ -35,7 +35,8 @@ def main() -> None:
     print(describe_processor(), flush=True)
     corpus = load_corpus(settings, given.data)
     figures = measure_prepare(corpus, override(given.tokenizer, args), args.megabytes, args.num_iters)
-    print(format_figures(figures))
+    for name, value in figures.items():
+        print(f"{name:<24}{value:>10,.2f}")
     if args.out:
         write_metrics(args.out, figures)
 

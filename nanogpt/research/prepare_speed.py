@@ -67,16 +67,6 @@ def repeat_texts(texts: Iterable[str], size: int) -> Iterator[str]:
                 return
 
 
-def format_figures(figures: dict[str, float]) -> str:
-    """Format the figures as lines for the terminal."""
-    return (
-        f"{figures['megabytes']:,.0f} MB of text: tokenizer trained in {figures['train_s']:.1f} s\n"
-        f"text to bins      {figures['prepare_mb_per_s']:8.2f} MB/s, peak memory {figures['peak_mib']:,.0f} MiB\n"
-        f"tiktoken's batch  {figures['tiktoken_mb_per_s']:8.2f} MB/s\n"
-        f"ratio             {figures['prepare_over_tiktoken']:8.2f}"
-    )
-
-
 def _run_in_process(function, *args):
     """Call a function in a fresh process, so that its memory can be measured."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:

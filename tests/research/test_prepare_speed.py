@@ -50,5 +50,4 @@ def test_from_the_command_line(tmp_path):
         command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert "text to bins" in done.stdout
-    assert "1 MB of text" in done.stdout
+    assert "prepare_over_tiktoken" in done.stdout
