@@ -28,9 +28,3 @@ def test_as_python_s_own_sets_say(share, texts, tmp_path_factory):
         shared = sum(flag and name in training for name, flag in zip(names, val, strict=True))
         assert duplicates.count_overlap(path, val, np.ones(len(names), bool)) == shared
         assert duplicates.count_overlap(path, val, ~again) == 0
-
-
-def test_digests_that_differ_in_their_last_zero_bytes_differ(tmp_path):
-    path = tmp_path / "digests"
-    path.write_bytes(bytes(16) + b"\1" + bytes(15) + bytes(16) + bytes(15) + b"\1")
-    assert duplicates.find_duplicates(path).tolist() == [False, False, True, False]

@@ -82,10 +82,6 @@ def test_a_message_says_what_where_and_what_to_do(ending, content, message):
     assert [message in record.message for record in bad] == [True], bad
 
 
-def test_empty_fields_beyond_the_header_and_short_rows_with_the_text():
-    assert faults("text,id\na,1,,\nb\n", ".csv") == ["a", "b"]
-
-
 # Records that are too long
 
 
@@ -96,13 +92,6 @@ def test_the_longest_record_is_read_and_one_more_byte_is_too_many(ending):
         text = "x" * (50 - len(begin + end))
         assert faults(f"{begin}{text}{end}", ending) == [text]
         assert faults(f"{begin}{text}x{end}", ending) == ["!too long"]
-
-
-def test_lines_are_counted_beyond_what_is_too_long():
-    with patch.object(records, "LONGEST", 80):
-        _, long, code = read_bytes(b"One.\n\n" + b"line\n" * 100 + b"\nmore\n\xe9", ".txt")
-        assert "a.txt, line 3: longer" in long.message
-        assert "a.txt, line 105: not UTF-8" in code.message
 
 
 LONG = {

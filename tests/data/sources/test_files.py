@@ -9,7 +9,7 @@ import pyarrow.parquet
 import pytest
 
 from nanogpt.data.sources import files
-from nanogpt.data.sources.document import Corpus, DataSettings, Document
+from nanogpt.data.sources.document import Corpus, DataSettings
 from nanogpt.runtime.errors import UserError
 
 ENDINGS = ".txt .jsonl .csv .parquet"
@@ -68,14 +68,6 @@ def test_every_type_packed_or_not_in_one_folder(tmp_path):
     row = json.dumps({"text": "jsonl"})
     write(tmp_path, {"csv.csv": "id,text\n1,csv\n", "jsonl.jsonl.gz": gzip.compress(row.encode()), "txt.Txt": "txt"})
     assert read(tmp_path) == ["csv", "jsonl", "parquet", "txt", "zst"]
-
-
-def test_num_samples_and_reading_again(tmp_path):
-    corpus = load(write(tmp_path, {"a.txt": "One.\n\nTwo.\n\nThree."}) / "a.txt", num_samples=2)
-    for _ in range(2):
-        assert list(corpus.documents(Counter())) == [Document("One."), Document("Two.")]
-    assert (corpus.name, corpus.licence) == (str(tmp_path / "a.txt"), "your own")
-    assert not corpus.exact
 
 
 # Bad records
@@ -154,21 +146,6 @@ def test_a_fault_of_a_whole_file_is_never_passed_over(tmp_path, strict):
         assert "data.files.strict" not in message
 
 
-def test_a_link_to_nothing_and_a_file_that_may_not_be_read(tmp_path, monkeypatch):
-    (tmp_path / "a.txt").symlink_to(tmp_path / "nowhere.txt")
-    assert "a.txt: cannot be read (No such file or directory); check its permissions, and where it leads" in (
-        complaint(tmp_path)
-    )
-    assert "a.txt: no such file or folder" in complaint(tmp_path / "a.txt")
-
-    def refuse(*_):
-        raise PermissionError(13, "Permission denied")
-
-    path = write(tmp_path, {"b.txt": "a"}) / "b.txt"
-    monkeypatch.setattr(Path, "open", refuse)
-    assert "b.txt: cannot be read (Permission denied)" in complaint(path)
-
-
 # Which files
 
 
@@ -192,13 +169,6 @@ def test_files_of_other_endings_are_counted_and_named(tmp_path, capsys):
     assert read(tmp_path, skipped := Counter()) == ["One."]
     assert skipped == {"files with another ending": 2}
     assert capsys.readouterr().err == f"{tmp_path}: 2 file(s) skipped for their ending (.docx, .pdf)\n"
-
-
-def test_files_behind_links_are_read(tmp_path):
-    write(tmp_path, {"store/one": "One.", "text/b.txt": "Two."})
-    (tmp_path / "text" / "a.txt").symlink_to(tmp_path / "store" / "one")
-    (tmp_path / "link").symlink_to(tmp_path / "text")
-    assert read(tmp_path / "link") == ["One.", "Two."]
 
 
 def test_no_such_path():

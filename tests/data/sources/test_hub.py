@@ -8,9 +8,7 @@ import pyarrow.parquet
 import pytest
 from hub_client import ABSTRACTS, CARD, STORIES, abstracts, joined, json_lines, kept, parquet, ranges, stories
 
-from nanogpt.data.sources.hub import PAGE, HubSettings
-from nanogpt.data.sources.pages import Pages
-from nanogpt.runtime.errors import BadSetting
+from nanogpt.data.sources.hub import PAGE
 
 pytest_plugins = "hub_client"
 
@@ -107,26 +105,6 @@ def test_each_page_may_be_fetched_by_another_run(hub, load, repo, step):
     assert load(repo, PAGE)["skipped"]["no text"] < count
 
 
-def test_each_page_of_json_lines_may_be_fetched_by_another_run(hub, load, repo):
-    records = abstracts(2 * PAGE + 7)
-    parts = [records[:3000], records[3000:]]
-    hub.commit(repo, {f"part{number}.jsonl.gz": json_lines(part) for number, part in enumerate(parts)})
-    for wanted in (2, PAGE + 1, 2 * PAGE, None):
-        count = wanted or len(records)
-        assert load(repo, wanted, fields=["title", "abstract"])["texts"] == joined(count)
-
-
-def test_a_data_set_that_ends_with_a_page(hub, load, server, repo, tmp_path):
-    hub.commit(repo, {STORIES: parquet(stories(PAGE))})
-    assert load(repo, PAGE)["texts"] == stories(PAGE)
-    assert load(repo)["texts"] == stories(PAGE)
-    server.requests.clear()
-    assert load(repo)["texts"] == load(repo, PAGE + 1)["texts"] == stories(PAGE)
-    assert server.requests == []
-    (folder,) = tmp_path.glob(".work/corpora/*")
-    assert [state.get("end") for state in Pages(folder).states] == [None, True]
-
-
 def test_what_does_not_exist(hub, fail, repo, tmp_path):
     hub.commit(repo, {STORIES: parquet(["one"], n=pyarrow.array([1])), "data/test-00000-of-00001.parquet": b""})
     papers = f"{repo}-papers"
@@ -178,11 +156,6 @@ def test_values_that_are_no_text(hub, load, repo):
     hub.commit(repo, {"mixed.jsonl": "".join(json.dumps(row) + "\n" for row in rows).encode()})
     loaded = load(repo)
     assert (loaded["texts"], loaded["skipped"]) == (["one", "two"], {"no text": 3})
-
-
-def test_no_field_at_all():
-    with pytest.raises(BadSetting, match="no field to take the text from"):
-        HubSettings("someone/stories", "main", "train", [])
 
 
 def test_no_text_at_all(hub, fail, repo):

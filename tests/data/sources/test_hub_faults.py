@@ -2,8 +2,6 @@
 
 import json
 import os
-import re
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -120,7 +118,6 @@ def ended(process: subprocess.Popen) -> tuple[int, str]:
 
 
 TINY = "roneneldan/TinyStories"
-ARXIV = "gfissore/arxiv-abstracts-2021"
 
 
 @pytest.mark.slow
@@ -169,18 +166,3 @@ def test_killed_at_every_page(hub, load, server, repo, tmp_path, name):
         assert texts == right[: len(texts)]
     server.heal()
     assert load(repo, **own)["texts"] == right
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("source", ["tinystories", "scientific_papers"])
-@pytest.mark.parametrize("where", ["/api/datasets", "/tree/", DATA])
-def test_interrupted(hub, server, tmp_path, source, where):
-    hub.commit(TINY, {STORIES: parquet(stories(10))})
-    hub.commit(ARXIV, {ABSTRACTS: json_lines(abstracts(100))})
-    server.fail(where, "stalled", times=1000)
-    process = run(server.url, tmp_path, "--source", source, "--num-samples", "10", HF_HUB_DOWNLOAD_TIMEOUT="30")
-    wait_until(lambda: any(re.search(where, request.path) for request in server.requests))
-    process.send_signal(signal.SIGINT)
-    status, error = ended(process)
-    assert status == 130
-    assert error.startswith("interrupted: ") or "\ninterrupted: " in error

@@ -1,4 +1,3 @@
-import itertools
 import os
 import signal
 import subprocess
@@ -57,26 +56,6 @@ def test_fetch_goes_on_where_it_stopped_and_never_asks_for_what_is_there(tmp_pat
         Pages(tmp_path).fetch(wanted, source.more)
     assert list(Pages(tmp_path).texts()) == list("0123456789")
     assert (source.asked, source.given) == ([0, 3, 6], 4)
-
-
-def test_an_end_without_documents(tmp_path):
-    Pages(tmp_path).fetch(None, lambda states: iter([([], {"end": True})]))
-    pages = Pages(tmp_path)
-    pages.fetch(5, lambda states: pytest.fail("it has ended"))
-    assert pages.documents == 0
-
-
-def test_a_fetch_that_breaks_off_keeps_the_pages_before(tmp_path):
-    def broken(states):
-        yield from itertools.islice(Source(10).more(states), 2)
-        raise UserError("the network is gone")
-
-    with pytest.raises(UserError, match="the network is gone"):
-        Pages(tmp_path).fetch(None, broken)
-    assert list(Pages(tmp_path).texts()) == list("012345")
-    source = Source(10)
-    Pages(tmp_path).fetch(None, source.more)
-    assert (list(Pages(tmp_path).texts()), source.asked) == (list("0123456789"), [6])
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])

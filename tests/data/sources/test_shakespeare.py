@@ -95,19 +95,6 @@ def test_two_documents_whatever_is_asked_for(small, server, documents):
     assert list(corpus.documents(Counter())) == [train, val]
 
 
-def test_a_corpus_says_where_it_comes_from(small, server):
-    corpus = load(server.url)
-    assert (corpus.name, corpus.licence, corpus.tokenizer) == ("Tiny Shakespeare", "public domain", "char")
-    assert corpus.revision == f"sha256:{hashlib.sha256(TEXT.encode()).hexdigest()}"
-    assert not corpus.exact
-
-
-def test_fetched_once(small, server):
-    load(server.url)
-    assert whole(load(server.url)) == TEXT
-    assert len(server.requests) == 1
-
-
 def test_put_there_by_hand(small, server):
     server.fail("/", "503", times=1000)
     with pytest.raises(UserError) as failed:
