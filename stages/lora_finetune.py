@@ -23,10 +23,14 @@ def main() -> None:
 
     given = params.load(seed=Seed, train=TrainSettings, lora=LoraSettings)
     settings = override(given.lora, args)
-    places = {"overwrite": args.overwrite or not args.out}
-    places |= {"base": args.base_checkpoint, "first_domain": None} if args.base_checkpoint else {}
-    places |= {"out": args.out, "metrics_folder": args.out} if args.out else {}
-    finetune(given.seed, settings, settings.training(given.train), data=args.data, **places)
+    out, metrics = (args.out, args.out) if args.out else ("models/lora", "metrics")
+    base, first_domain = (args.base_checkpoint, None) if args.base_checkpoint else ("models/pretrain", "data/pretrain")
+    training, overwrite = settings.training(given.train), args.overwrite or not args.out
+    found = finetune(given.seed, settings, training, base, args.data, first_domain, out, metrics, overwrite)
+    print(
+        f"{out}: adapter for {base} trained on {args.data}, validation {found['val']['bpb']:.3f} bits per byte "
+        f"({metrics}/lora-finetune.json); next: python -m stages.merge --lora-checkpoint {out}"
+    )
 
 
 if __name__ == "__main__":

@@ -25,36 +25,24 @@ def main() -> None:
     flags.add_output("--out", help="folder to write (default: data/<role>)")
     args = flags.parse_args()
     flags.choose_output(args)
-    from nanogpt.data.prepare.prepare import prepare_corpus
-    from nanogpt.data.sources.load import Data, load_corpus
+    from nanogpt.data.prepare.prepare import prepare_role
+    from nanogpt.data.sources.load import Data
     from nanogpt.data.tokens.settings import TokenizerSettings
-    from nanogpt.data.tokens.tokenizer import load_from_checkpoint, load_tokenizer
     from nanogpt.runtime import params
-    from nanogpt.runtime.outputs import check_outputs
 
     given = params.load(data=Data, tokenizer=TokenizerSettings)
+    init_from = params.load_key("train.init_from", str)
     data = replace(given.data, files=override(given.data.files, args))
-    whole = args.path and args.num_samples is None  # params.yaml's number is meant for another source
     args.source = args.source or ("files" if args.path else None)
     for role in [args.role or "pretrain"] if args.role or args.out else ["pretrain", "finetune"]:
-        settings = getattr(data, role)
-        of_files = (args.source or settings.source) == "files"
-        if unused := [name for name in OF_FILES if vars(args)[name] is not None and not of_files]:
-            flags.error(f"--{unused[0]} is for the source files, not for {args.source or settings.source}")
-        settings = override(settings, args)
-        settings = replace(settings, num_samples=None) if whole else settings
-        out = args.out or f"data/{role}"
-        tokenizer = args.tokenizer or ("data/pretrain/tokenizer" if role == "finetune" and not args.out else None)
-        inputs = [path for path in (tokenizer, of_files and settings.path) if path]
-        check_outputs({out: "manifest.json"}, inputs, args.overwrite or not args.out)
-        if args.tokenizer:
-            tokens = load_tokenizer(args.tokenizer)
-        else:
-            start = params.load_key("train.init_from", str)
-            tokens = tokenizer or load_from_checkpoint(start) or given.tokenizer
-        manifest = prepare_corpus(out, load_corpus(settings, data), settings.val_fraction, tokens)
-        counts = ", ".join(f"{one['tokens']:,} tokens ({split})" for split, one in manifest["splits"].items())
-        print(f"{out}: {manifest['source']} in {manifest['tokenizer']} tokens, {counts}; see {out}/manifest.json")
+        settings = override(getattr(data, role), args)
+        if settings.source != "files" and (unused := [name for name in OF_FILES if vars(args)[name] is not None]):
+            flags.error(f"--{unused[0]} is for the source files, not for {settings.source}")
+        if args.path and args.num_samples is None:  # the number in params.yaml is meant for another source
+            settings = replace(settings, num_samples=None)
+        data = replace(data, **{role: settings})
+        overwrite = args.overwrite or not args.out
+        print(prepare_role(role, data, given.tokenizer, init_from, args.tokenizer, args.out, overwrite))
 
 
 if __name__ == "__main__":

@@ -26,9 +26,14 @@ def main() -> None:
 
     given = params.load(seed=Seed, model=ModelSettings, train=TrainSettings, checkpoint=CheckpointSettings)
     seed = given.seed if args.seed is None else args.seed
-    places = {"overwrite": args.overwrite or not args.out}
-    places |= {"out": args.out, "metrics_folder": args.out.removesuffix(".pt")} if args.out else {}
-    pretrain(seed, override(given.model, args), override(given.train, args), given.checkpoint, args.data, **places)
+    model, training = override(given.model, args), override(given.train, args)
+    out, metrics = (args.out, args.out.removesuffix(".pt")) if args.out else ("models/pretrain", "metrics")
+    overwrite = args.overwrite or not args.out
+    found = pretrain(seed, model, training, given.checkpoint, args.data, out, metrics, overwrite)
+    print(
+        f"{out}: {model.arch} model trained on {args.data}, validation {found['val']['bpb']:.3f} bits per byte "
+        f"({metrics}/pretrain.json); next: python -m stages.sample --checkpoint {out}"
+    )
 
 
 if __name__ == "__main__":

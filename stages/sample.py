@@ -37,46 +37,23 @@ def main() -> None:
         flags.error("--overwrite is for --out, which is missing")
     if args.out and Path(args.out).suffix != ".md":
         flags.error(f"--out {args.out}: the page is Markdown; choose a name that ends in .md")
-    from nanogpt.checkpoint.folder import load_checkpoint
-    from nanogpt.evaluation.side_by_side import compare_models
-    from nanogpt.inference.completions import generate_interactive
     from nanogpt.inference.settings import SampleSettings
-    from nanogpt.lora.adapter import open_adapted
-    from nanogpt.runtime import atomic, params
-    from nanogpt.runtime.metrics_file import write_metrics
-    from nanogpt.runtime.outputs import check_outputs
+    from nanogpt.runtime import params
     from nanogpt.runtime.ranges import Seed
 
     given = params.load(seed=Seed, sample=SampleSettings)
     settings = override(given.sample, args)
     seed = given.seed if args.seed is None else args.seed
     if one_model:
-        checkpoint = args.checkpoint or (None if args.lora_checkpoint else "models/merged")
-        if args.lora_checkpoint:
-            adapted, tok = open_adapted(args.lora_checkpoint, checkpoint)
-            model = adapted.get_base_model()
-        else:
-            model, tok = load_checkpoint(checkpoint)
-        generate_interactive(model, tok, settings, seed, args.interactive)
-        return
-    custom = args.out or flags.changes(args)
-    page_file, figures_file = args.out or "metrics/samples.md", "metrics/sample.json"
-    if args.out:
-        figures_file = Path(args.out).with_suffix(".json")
-        check_outputs({page_file: None, figures_file: None}, overwrite=args.overwrite)
-    others = args.base_checkpoint or args.lora_checkpoint
-    page, figures = compare_models(
-        args.base_checkpoint or "models/pretrain",
-        args.lora_checkpoint or (None if args.base_checkpoint else "models/lora"),
-        None if others else "models/merged",
-        settings, seed, also=args.also, strict=not custom,
-    )  # fmt: skip
-    if custom:
-        print(page)
-    if args.out or not custom:
-        write_metrics(figures_file, figures)
-        atomic.write_text(page_file, page)
-        print(f"{page_file}: {len(figures)} models side by side, their figures in {figures_file}")
+        from nanogpt.inference.completions import print_samples
+
+        print_samples(args.checkpoint, args.lora_checkpoint, settings, seed, args.interactive)
+    else:
+        from nanogpt.evaluation.side_by_side import write_comparison
+
+        models = args.base_checkpoint, args.lora_checkpoint, args.also
+        pipeline = not (args.out or flags.changes(args))
+        print(write_comparison(*models, settings, seed, args.out, args.overwrite, pipeline))
 
 
 if __name__ == "__main__":

@@ -14,9 +14,45 @@ from nanogpt.inference.completions import complete
 from nanogpt.inference.settings import SampleSettings
 from nanogpt.lora.adapter import open_adapted
 from nanogpt.model.score import Score, score_domains, score_figures
+from nanogpt.runtime import atomic
 from nanogpt.runtime.errors import UserError
+from nanogpt.runtime.metrics_file import write_metrics
+from nanogpt.runtime.outputs import check_outputs
 
 PRETRAINED = "pretrained"  # the model that the others are compared with
+
+
+def write_comparison(
+    base: str | None,
+    adapter: str | None,
+    also: Sequence[str],
+    settings: SampleSettings,
+    seed: int,
+    out: str | None,
+    overwrite: bool,
+    pipeline: bool,
+) -> str:
+    """Compare models and write the page to `out` and the figures beside it, for `pipeline` to metrics/.
+
+    Without `base` and `adapter` the pipeline's three models are compared. Returns what to print: the page, unless for
+    `pipeline`, and what was written. Raises UserError as `compare_models` and `check_outputs` do.
+    """
+    page_file = "metrics/samples.md" if pipeline else out
+    figures_file = "metrics/sample.json" if pipeline else out and Path(out).with_suffix(".json")
+    if out:
+        check_outputs({page_file: None, figures_file: None}, overwrite=overwrite)
+    page, figures = compare_models(
+        base or "models/pretrain",
+        adapter or (None if base else "models/lora"),
+        None if base or adapter else "models/merged",
+        settings, seed, also, strict=pipeline,
+    )  # fmt: skip
+    if not page_file:
+        return page
+    write_metrics(figures_file, figures)
+    atomic.write_text(page_file, page)
+    written = f"{page_file}: {len(figures)} models side by side, their figures in {figures_file}"
+    return written if pipeline else f"{page}\n{written}"
 
 
 def compare_models(

@@ -6,10 +6,37 @@ from pathlib import Path
 from nanogpt.data.prepare.train_tokenizer import train_tokenizer
 from nanogpt.data.prepare.write_bins import write_corpus
 from nanogpt.data.sources.document import Corpus
-from nanogpt.data.sources.load import validate_size
+from nanogpt.data.sources.load import Data, load_corpus, validate_size
 from nanogpt.data.tokens.settings import TokenizerSettings
-from nanogpt.data.tokens.tokenizer import Tokenizer, load_tokenizer
+from nanogpt.data.tokens.tokenizer import Tokenizer, load_from_checkpoint, load_tokenizer
 from nanogpt.runtime import atomic
+from nanogpt.runtime.outputs import check_outputs
+
+
+def prepare_role(
+    role: str,
+    data: Data,
+    training: TokenizerSettings,
+    init_from: str,
+    tokenizer: str | None = None,
+    out: str | None = None,
+    overwrite: bool = True,
+) -> str:
+    """Write the corpus of section `data.<role>` as bins to `out`, by default data/<role>; return a line for the user.
+
+    Its tokens are those of the folder `tokenizer`; without one, data/finetune shares those of data/pretrain, and others
+    have those of the checkpoint `init_from`, or where there is none, of a tokenizer trained as `training` says. Raises
+    UserError as `prepare_corpus` and `check_outputs` do.
+    """
+    settings = getattr(data, role)
+    shared = "data/pretrain/tokenizer" if role == "finetune" and not out else None
+    out = out or f"data/{role}"
+    inputs = [path for path in (tokenizer or shared, settings.path if settings.source == "files" else None) if path]
+    check_outputs({out: "manifest.json"}, inputs, overwrite)
+    tokens = load_tokenizer(tokenizer) if tokenizer else shared or load_from_checkpoint(init_from) or training
+    manifest = prepare_corpus(out, load_corpus(settings, data), settings.val_fraction, tokens)
+    counts = ", ".join(f"{one['tokens']:,} tokens ({split})" for split, one in manifest["splits"].items())
+    return f"{out}: {manifest['source']} in {manifest['tokenizer']} tokens, {counts}; see {out}/manifest.json"
 
 
 def prepare_corpus(
