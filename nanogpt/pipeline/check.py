@@ -31,9 +31,9 @@ def check_project(out: Path | str = "data/checked") -> str:
 
     Corpora from outside are read from end to end. Returns a line for the user. Raises UserError for the first mistake.
     """
-    given = params.load_all(**SECTIONS)
-    roles = {"pretrain": given.data.pretrain, "finetune": given.data.finetune}
-    with params.read_document():  # which adds the line of the key to a BadSetting
+    with params.read_document() as document:  # which adds the line of the key to a BadSetting
+        given = params.convert_document(document, SECTIONS)
+        roles = {"pretrain": given.data.pretrain, "finetune": given.data.finetune}
         _check_inputs(
             {"train.init_from": given.train.init_from} | {f"data.{key}.path": roles[key].path for key in roles}
         )

@@ -2,17 +2,16 @@
 
 import io
 import json
-import re
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from ruamel.yaml import YAML, YAMLError
+from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedSeq
 
 from nanogpt.pipeline.sections import SECTIONS
 from nanogpt.runtime import atomic, params
-from nanogpt.runtime.errors import UserError
+from nanogpt.runtime.errors import BadSetting, UserError
+from nanogpt.runtime.yaml_file import read_yaml, to_plain
 
 FOLDER = Path("recipes")
 
@@ -31,7 +30,7 @@ def apply_recipe(name: str) -> list[str]:
     path = FOLDER / f"{name}.yaml"
     if name not in list_recipes():
         raise UserError(f"there is no recipe {name!r} in {FOLDER}/; choose one of {', '.join(list_recipes())}")
-    document, recipe = _load(params.PATH), _load(path)
+    document, recipe = read_yaml(params.PATH), read_yaml(path)
     changes = []
     for *sections, last in _leaf_paths(recipe):
         target, source = document, recipe
@@ -44,32 +43,23 @@ def apply_recipe(name: str) -> list[str]:
         if old != new:
             target[last] = _copy(new)
             changes.append(f"{key}: {json.dumps(old)} -> {json.dumps(new)}")
-    text = io.StringIO()
-    _yaml().dump(document, text)
-    _validate(text.getvalue(), path)
+    try:
+        params.convert_document(to_plain(document), SECTIONS)
+    except BadSetting as bad:
+        raise UserError(f"{path} in {params.PATH}: {bad}; nothing was written") from None
     if changes:
-        atomic.write_text(params.PATH, text.getvalue())
+        _write(document)
     return changes
 
 
-def _load(path: Path) -> dict:
-    try:
-        document = _yaml().load(path)
-    except (OSError, ValueError, YAMLError) as error:
-        raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
-    if not isinstance(document, dict):
-        raise UserError(f"{path} holds no settings; restore it with `git checkout {path}`")
-    return document
-
-
-def _yaml() -> YAML:
-    """A reader and writer that keeps comments, quotes, long lines and null, and reads 1e-05 as a number."""
-    yaml = YAML(typ="rt", pure=True)
-    yaml.width, yaml.preserve_quotes = 4096, True
-    yaml.representer.add_representer(
-        type(None), lambda self, _: self.represent_scalar("tag:yaml.org,2002:null", "null")
-    )
-    return yaml
+def _write(document: dict) -> None:
+    """Write params.yaml with its comments, quotes and long lines; null is written as a word."""
+    yaml, text = YAML(typ="rt", pure=True), io.StringIO()
+    yaml.width = 4096
+    null = "tag:yaml.org,2002:null"
+    yaml.representer.add_representer(type(None), lambda self, _: self.represent_scalar(null, "null"))
+    yaml.dump(document, text)
+    atomic.write_text(params.PATH, text.getvalue())
 
 
 def _leaf_paths(value: dict, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
@@ -87,14 +77,3 @@ def _copy(value: object) -> object:
     copy = CommentedSeq(value)
     copy.fa.set_flow_style()
     return copy
-
-
-def _validate(text: str, recipe: Path) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "params.yaml")
-        path.write_text(text, "utf-8")
-        try:
-            params.load_all(path, **SECTIONS)
-        except UserError as error:
-            reason = re.sub(rf"^{re.escape(str(path))}(, line \d+)?: ", "", str(error))
-            raise UserError(f"{recipe} in {params.PATH}: {reason}; nothing was written") from None

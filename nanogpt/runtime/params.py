@@ -17,12 +17,10 @@ import typing
 from collections.abc import Iterator
 from pathlib import Path
 
-from ruamel.yaml import YAML, YAMLError
-from ruamel.yaml.scalarbool import ScalarBoolean
-
 from nanogpt.runtime import params_watch
 from nanogpt.runtime.errors import BadSetting, UserError
 from nanogpt.runtime.ranges import check_value
+from nanogpt.runtime.yaml_file import describe_line, find_value, read_yaml, to_plain
 
 PATH = Path("params.yaml")
 MISSING = ("this key is missing", "add it; `git diff` shows what it was")
@@ -40,55 +38,37 @@ def load(path: os.PathLike | str = PATH, **sections: type) -> types.SimpleNamesp
 
     Returns a namespace with one attribute a section. Raises UserError for a file that is missing or not YAML, and for a
     key that is unknown, missing or of the wrong type or value.
-
-    A stage that `dvc` runs fails at its end if these settings have changed by then, see `params_watch`.
     """
-    return _load(path, sections, ignore_others=True)
-
-
-def load_all(path: os.PathLike | str = PATH, **sections: type) -> types.SimpleNamespace:
-    """Read all sections of a params file like `load`; also refuses a top-level key that is not in `sections`."""
-    return _load(path, sections, ignore_others=False)
+    with read_document(path) as document:
+        return convert_document({key: document[key] for key in sections if key in document}, sections)
 
 
 def load_key(key: str, kind: type, path: os.PathLike | str = PATH) -> object:
     """Read one value by its dotted key, for a stage that needs no more of a section. Raises as `load` does."""
     with read_document(path) as document:
-        value = document
-        for part in key.split("."):
-            if not isinstance(value, dict) or part not in value:
-                raise BadSetting(key, None, *MISSING)
-            value = value[part]
+        if (value := find_value(document, key)) is None:
+            raise BadSetting(key, None, *MISSING)
         return _convert(value, kind, key)
-
-
-def _load(path: os.PathLike | str, sections: dict[str, type], ignore_others: bool) -> types.SimpleNamespace:
-    with read_document(path) as document:
-        values = {key: value for key, value in document.items() if key in sections or not ignore_others}
-        loaded = types.SimpleNamespace(**_convert_keys(values, sections, ""))
-    if path == PATH:
-        params_watch.watch_params()
-    return loaded
 
 
 @contextlib.contextmanager
 def read_document(path: os.PathLike | str = PATH) -> Iterator[dict]:
-    """Yield the file's content in plain Python types; a BadSetting in the block becomes a UserError with its line."""
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path} does not exist; run from the project's folder, where params.yaml lies")
+    """Yield the file's content in plain Python types; a BadSetting in the block becomes a UserError with its line.
+
+    A stage that `dvc` runs fails at its end if its settings in params.yaml have changed by then, see `params_watch`.
+    """
+    document = read_yaml(path)
+    if path == PATH:
+        params_watch.watch_params()
     try:
-        document = YAML(typ="rt", pure=True).load(path)  # YAML 1.2: DVC writes 1e-05, a float there
-    except (YAMLError, ValueError) as error:  # ValueError: bytes that are not UTF-8, the 31st of February
-        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or error
-        where = f", line {mark.line + 1}" if mark else ""
-        raise UserError(f"{path}{where}: not valid YAML ({' '.join(str(problem).split())})") from None
-    if not isinstance(document, dict):
-        raise UserError(f"{path} holds no settings; restore it with `git checkout {path}`")
-    try:
-        yield _plain(document)
+        yield to_plain(document)
     except BadSetting as bad:
-        raise UserError(f"{path}{_line_of(document, bad.key)}: {bad}") from None
+        raise UserError(f"{path}{describe_line(document, bad.key)}: {bad}") from None
+
+
+def convert_document(document: dict, sections: dict[str, type]) -> types.SimpleNamespace:
+    """Return all sections of a params file, given in plain Python types, as their types; raises BadSetting."""
+    return types.SimpleNamespace(**_convert_keys(document, sections, ""))
 
 
 def _convert(value: object, kind: type, key: str) -> object:
@@ -157,27 +137,3 @@ def _convert_scalar(value: object, kind: type, key: str) -> object:
     if kind is str and any(letter == "\0" or "\ud800" <= letter <= "\udfff" for letter in value):
         raise BadSetting(key, value, "it holds a code that is not a character", "write it again")
     return value
-
-
-def _plain(value: object) -> object:
-    """Return a YAML value without ruamel's wrappers, all keys as text."""
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    for wrapped, kind in ((ScalarBoolean, bool), (bool, bool), (int, int), (float, float), (str, str)):
-        if isinstance(value, wrapped):
-            return kind(value)
-    return value
-
-
-def _line_of(document: object, key: str) -> str:
-    """Return ", line N" for a dotted key, or of the section around a missing one; "" if there is none either."""
-    line = None
-    for part in key.split("[")[0].split("."):
-        if not isinstance(document, dict) or part not in document:
-            break
-        if part in (document.lc.data or {}):  # not so for keys that come through a merge key, <<
-            line = document.lc.key(part)[0] + 1
-        document = document[part]
-    return f", line {line}" if line else ""

@@ -5,12 +5,10 @@ dvc.api.params_show knows the same values, but takes 2 s a call.
 
 import os
 import re
-from pathlib import Path
-
-from ruamel.yaml import YAML, YAMLError
 
 from nanogpt.runtime import process
 from nanogpt.runtime.errors import UserError
+from nanogpt.runtime.yaml_file import find_value, read_yaml
 
 
 def watch_params() -> None:
@@ -26,11 +24,11 @@ def recorded_values(stage: str) -> dict[str, object]:
     `stage` is DVC's name for it: `prepare@pretrain` is the item `pretrain` of a foreach. ${key}, ${item.…} and ${a key
     of params.yaml} are substituted in dvc.yaml. Raises UserError for a file that is not YAML.
     """
-    params, (name, _, item) = _read("params.yaml"), stage.partition("@")
-    spec = _read("dvc.yaml")["stages"].get(name, {})
+    params, (name, _, item) = read_yaml("params.yaml"), stage.partition("@")
+    spec = read_yaml("dvc.yaml")["stages"].get(name, {})
     context = {"key": item, "item": spec.get("foreach", {}).get(item), **params}
     keys = [_substitute(key, context) for key in spec.get("do", spec).get("params", [])]
-    return {key: _find(params, key) for key in keys}
+    return {key: find_value(params, key) for key in keys}
 
 
 def _check_unchanged(before: dict[str, object], now: dict[str, object]) -> None:
@@ -41,21 +39,7 @@ def _check_unchanged(before: dict[str, object], now: dict[str, object]) -> None:
         )
 
 
-def _read(name: str) -> dict:
-    try:
-        return YAML(typ="safe").load(Path(name))
-    except (OSError, YAMLError, ValueError):
-        raise UserError(f"{name} cannot be read, or is no longer valid YAML; `git diff {name}` shows changes") from None
-
-
 def _substitute(text: str, context: dict) -> str:
     while found := re.search(r"\$\{([^}]+)\}", text):
-        text = text.replace(found[0], str(_find(context, found[1])))
+        text = text.replace(found[0], str(find_value(context, found[1])))
     return text
-
-
-def _find(document: dict, key: str) -> object:
-    value = document
-    for part in key.split("."):
-        value = value.get(part) if isinstance(value, dict) else None
-    return value

@@ -16,6 +16,11 @@ FILE = ROOT / "params.yaml"
 DELETED = "(deleted)"
 
 
+def load_all(path: Path, **sections: type):
+    with params.read_document(path) as document:
+        return params.convert_document(document, sections)
+
+
 def line_of(lines: list[str], key: str) -> int:
     """Index of a dotted key's line, found by its indentation."""
     start = 0
@@ -39,13 +44,13 @@ def changed(folder: Path, **edits: str) -> tuple[Path, list[str]]:
 
 def complaint(path: Path, **sections: type) -> str:
     with pytest.raises(UserError) as caught:
-        params.load_all(path, **sections or SECTIONS)
+        load_all(path, **sections or SECTIONS)
     assert type(caught.value) is UserError
     return str(caught.value)
 
 
 def test_the_real_file_loads():
-    everything = params.load_all(FILE, **SECTIONS)
+    everything = load_all(FILE, **SECTIONS)
     assert set(vars(everything)) == set(SECTIONS)
     # by hand, from the file's text
     lines = FILE.read_text().splitlines()

@@ -6,7 +6,6 @@ import pytest
 from imports import ROOT
 
 from nanogpt.runtime import params_watch
-from nanogpt.runtime.errors import UserError
 
 END = """
 from pathlib import Path
@@ -59,13 +58,3 @@ def test_a_change_while_a_stage_runs_is_an_error_at_its_end(tmp_path, stage, old
     assert done.stdout == "done\n"
     assert done.returncode == bool(key)
     assert done.stderr.startswith(f"error: params.yaml: {key} changed while this stage ran") if key else not done.stderr
-
-
-def test_settings_that_can_no_longer_be_read(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "dvc.yaml").write_bytes((ROOT / "dvc.yaml").read_bytes())
-    for content in (None, "seed: [1"):
-        if content:
-            (tmp_path / "params.yaml").write_text(content)
-        with pytest.raises(UserError, match=r"params\.yaml cannot be read"):
-            params_watch.recorded_values("pretrain")

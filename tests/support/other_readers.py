@@ -29,7 +29,7 @@ def anything(project: Project, path: Path, command: str) -> str:
 
 def as_read(project: Project, path: Path, command: str) -> str:
     """The settings are those that another reader finds in the file."""
-    given = vars(params.load_all(path, **SECTIONS))
+    given = vars(params.load(path, **SECTIONS))
     found = {name: asdict(value) if is_dataclass(value) else value for name, value in given.items()}
     return "" if _same(found, YAML(typ="safe", pure=True).load(path)) else "settings that the file does not give"
 
