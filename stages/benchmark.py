@@ -18,15 +18,13 @@ def main() -> None:
     flags.add_argument("--num-iters", type=int, metavar="N", help="timed steps of each variant")
     flags.add_output("--out", metavar="PATH.json", help="write the figures here (default: print them)")
     args = flags.parse_args()
+    flags.check_files(args)
     from nanogpt.benchmark.settings import BenchmarkSettings
     from nanogpt.benchmark.training_speed import format_figures, measure_training, save_charts
     from nanogpt.hardware.cores import describe_processor
     from nanogpt.runtime import params
     from nanogpt.runtime.metrics_file import write_metrics
-    from nanogpt.runtime.outputs import check_outputs
 
-    if args.out:
-        check_outputs({args.out: None}, overwrite=args.overwrite)
     print(describe_processor(), flush=True)
     figures = measure_training(override(params.load(benchmark=BenchmarkSettings).benchmark, args))
     print(format_figures(figures))

@@ -18,16 +18,14 @@ def main() -> None:
     args = flags.parse_args()
     if args.megabytes < 1 or args.num_iters < 1:
         flags.error("--megabytes and --num-iters are at least 1")
+    flags.check_files(args, *([args.path] if args.path else []))
     from nanogpt.data.sources.load import Data, load_corpus
     from nanogpt.data.tokens.settings import TokenizerSettings
     from nanogpt.hardware.cores import describe_processor
     from nanogpt.research.prepare_speed import measure_prepare
     from nanogpt.runtime import params
     from nanogpt.runtime.metrics_file import write_metrics
-    from nanogpt.runtime.outputs import check_outputs
 
-    if args.out:
-        check_outputs({args.out: None}, [args.path] if args.path else [], args.overwrite)
     given = params.load(data=Data, tokenizer=TokenizerSettings)
     settings = given.data.pretrain
     if args.path:

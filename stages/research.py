@@ -25,6 +25,7 @@ def main() -> None:
     flags.add_argument("--num-iters", type=int, metavar="N", help="timed steps of each kind")
     flags.add_output("--out", metavar="PATH.json", help="write the figures here too")
     args = flags.parse_args()
+    flags.check_files(args)
     for name in {"dtype", "compile"} - READS[args.what]:
         if getattr(args, name):
             flags.error(f"--{name} does not change what --what {args.what} measures; leave it out")
@@ -39,7 +40,6 @@ def main() -> None:
     from nanogpt.research.training_variants import measure_variants
     from nanogpt.runtime import params
     from nanogpt.runtime.metrics_file import write_metrics
-    from nanogpt.runtime.outputs import check_outputs
 
     def format_tables(figures: dict[str, dict]) -> str:
         return "\n\n".join(f"{name}\n{pd.DataFrame(table).round(2)}" for name, table in figures.items())
@@ -51,8 +51,6 @@ def main() -> None:
         "ablation": (measure_ablation, lambda figures: pd.DataFrame(figures).round(3).to_string()),
         "growth": (measure_growth, format_tables),
     }
-    if args.out:
-        check_outputs({args.out: None}, overwrite=args.overwrite)
     settings = override(params.load(benchmark=BenchmarkSettings).benchmark, args)
     print(describe_processor(), flush=True)
     figures = {}

@@ -1,7 +1,5 @@
 """Write text: from one checkpoint, or from several side by side with their figures on both domains."""
 
-from pathlib import Path
-
 from nanogpt.runtime import process
 from nanogpt.runtime.cli import Flags, override, parse_seed
 
@@ -35,8 +33,7 @@ def main() -> None:
         flags.error("--interactive asks for prompts; leave --prompt out")
     if args.overwrite and not args.out:
         flags.error("--overwrite is for --out, which is missing")
-    if args.out and Path(args.out).suffix != ".md":
-        flags.error(f"--out {args.out}: the page is Markdown; choose a name that ends in .md")
+    flags.check_files(args)
     from nanogpt.inference.settings import SampleSettings
     from nanogpt.runtime import params
     from nanogpt.runtime.ranges import Seed
@@ -53,7 +50,7 @@ def main() -> None:
 
         models = args.base_checkpoint, args.lora_checkpoint, args.also
         pipeline = not (args.out or flags.changes(args))
-        print(write_comparison(*models, settings, seed, args.out, args.overwrite, pipeline))
+        print(write_comparison(*models, settings, seed, args.out, pipeline))
 
 
 if __name__ == "__main__":

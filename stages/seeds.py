@@ -20,16 +20,12 @@ def main() -> None:
     args = flags.parse_args()
     if args.seeds < 2:
         flags.error(f"--seeds {args.seeds}: an interval needs at least 2")
-    if args.out and Path(args.out).suffix != ".md":
-        flags.error(f"--out {args.out}: the page is Markdown; choose a name that ends in .md")
+    flags.check_files(args)
     from nanogpt.evaluation.seeds import compare_seeds
     from nanogpt.runtime import atomic, params
     from nanogpt.runtime.metrics_file import write_metrics
-    from nanogpt.runtime.outputs import check_outputs
     from nanogpt.training.settings import TrainSettings
 
-    if args.out:
-        check_outputs({args.out: None, Path(args.out).with_suffix(".json"): None}, overwrite=args.overwrite)
     max_steps = override(params.load(train=TrainSettings).train, args).max_steps
     page, figures = compare_seeds(args.data, range(1, args.seeds + 1), max_steps)
     print(page)

@@ -17,7 +17,6 @@ from nanogpt.model.score import Score, score_domains, score_figures
 from nanogpt.runtime import atomic
 from nanogpt.runtime.errors import UserError
 from nanogpt.runtime.metrics_file import write_metrics
-from nanogpt.runtime.outputs import check_outputs
 
 PRETRAINED = "pretrained"  # the model that the others are compared with
 
@@ -29,18 +28,15 @@ def write_comparison(
     settings: SampleSettings,
     seed: int,
     out: str | None,
-    overwrite: bool,
     pipeline: bool,
 ) -> str:
     """Compare models and write the page to `out` and the figures beside it, for `pipeline` to metrics/.
 
     Without `base` and `adapter` the pipeline's three models are compared. Returns what to print: the page, unless for
-    `pipeline`, and what was written. Raises UserError as `compare_models` and `check_outputs` do.
+    `pipeline`, and what was written. Raises UserError as `compare_models` does.
     """
     page_file = "metrics/samples.md" if pipeline else out
     figures_file = "metrics/sample.json" if pipeline else out and Path(out).with_suffix(".json")
-    if out:
-        check_outputs({page_file: None, figures_file: None}, overwrite=overwrite)
     page, figures = compare_models(
         base or "models/pretrain",
         adapter or (None if base else "models/lora"),

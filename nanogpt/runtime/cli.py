@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from nanogpt.runtime.errors import BadSetting, UserError
+from nanogpt.runtime.outputs import check_outputs
 from nanogpt.runtime.ranges import SEEDS
 
 
@@ -17,11 +18,12 @@ class Flags(argparse.ArgumentParser):
     def __init__(self, description: str):
         prog = f"python -m stages.{Path(sys.argv[0]).stem}"
         super().__init__(prog=prog, description=description, allow_abbrev=False)
-        self.output = ""
+        self.output = self.suffix = ""
 
     def add_output(self, flag: str, **options) -> None:
-        """Add the flag that names what is written, and --overwrite."""
+        """Add the flag that names what is written, and --overwrite; a `metavar` like PATH.md requires that ending."""
         self.output = self.add_argument(flag, **options).dest
+        self.suffix = Path(options.get("metavar", "")).suffix
         self.add_argument("--overwrite", action="store_true", help=f"replace what an earlier run wrote to {flag}")
 
     def changes(self, args: argparse.Namespace) -> list[str]:
@@ -41,10 +43,20 @@ class Flags(argparse.ArgumentParser):
             elif args.overwrite:
                 self.error(f"--overwrite is for --{self.output.replace('_', '-')}, which is missing")
 
+    def check_files(self, args: argparse.Namespace, *inputs: str) -> None:
+        """Raise UserError where the output flag names a file, and it or the .json beside it may not be written."""
+        if output := vars(args)[self.output]:
+            files = (Path(output), Path(output).with_suffix(".json"))
+            check_outputs(dict.fromkeys(files), inputs, args.overwrite)
+
     def parse_args(self, args: list[str] | None = None, namespace: argparse.Namespace | None = None):
         """As argparse does, after turning `--num_samples` into `--num-samples`."""
         given = sys.argv[1:] if args is None else args
-        return super().parse_args([self._dashed(arg) for arg in given], namespace)
+        parsed = super().parse_args([self._dashed(arg) for arg in given], namespace)
+        output = vars(parsed).get(self.output)
+        if output and self.suffix and Path(output).suffix != self.suffix:
+            self.error(f"--{self.output} {output}: choose a name that ends in {self.suffix}")
+        return parsed
 
     def error(self, message: str) -> NoReturn:
         """One line and exit status 1: a wrong flag is a mistake like any other."""

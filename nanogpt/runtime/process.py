@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 from collections.abc import Callable, Iterator, Sequence
 
 from nanogpt.runtime.errors import UserError
@@ -76,20 +77,14 @@ def launch_stage(command: Sequence[str]) -> int:
     return status
 
 
-class StopRequest:
-    """Whether this process was asked to stop."""
-
-    requested = False
-
-
 @contextlib.contextmanager
-def defer_signals() -> Iterator[StopRequest]:
-    """Let the first signal in the block only set `requested`; Ctrl-C after that interrupts at once.
+def defer_signals() -> Iterator[types.SimpleNamespace]:
+    """Yield an object whose `requested` the first signal in the block sets; Ctrl-C after that interrupts at once.
 
     Other signals after the first one are ignored: when a terminal closes or a container is evicted, `dvc` gets them
     too, and a stage whose dvc is gone is signalled again. In threads other than the main one no signal is seen.
     """
-    stop = StopRequest()
+    stop = types.SimpleNamespace(requested=False)
 
     def request_stop(number, frame):
         again, stop.requested = stop.requested, True
