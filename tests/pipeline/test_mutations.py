@@ -11,7 +11,7 @@ from imports import ROOT
 @pytest.mark.slow
 def test_a_damaged_input_is_refused_or_changes_nothing():
     done = subprocess.run(
-        [sys.executable, ROOT / "tests" / "support" / "mutations.py", "--cases", "120", "--seed", "1"],
+        [sys.executable, ROOT / "tests" / "support" / "mutations.py", "--cases", "60", "--seed", "1"],
         cwd=ROOT,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,

@@ -31,12 +31,6 @@ def repair(clone: Clone) -> list[str]:
     return clone.run(sys.executable, "-m", "stages.mend").stdout.splitlines()
 
 
-def test_a_whole_project_is_left_alone(clone):
-    before = (clone.folder / "dvc.lock").read_bytes()
-    assert "no file" in repair(clone)[0]
-    assert (clone.folder / "dvc.lock").read_bytes() == before
-
-
 def test_rwlock(clone):
     (clone.folder / ".dvc/tmp/rwlock").write_bytes(b'{"read": {}, "wri')
     assert "Unable to read RWLock-file" in clone.dvc("repro", TARGET, ok=False).stderr

@@ -56,25 +56,19 @@ def test_a_folder_that_was_removed_is_held_by_nobody(tmp_path):
     first.wait()
 
 
-def test_a_held_folder_is_not_removed(tmp_path):
+def test_the_lock_of_a_process_that_ends_is_free(tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
     process = holder(folder, 60)
+    with pytest.raises(UserError, match=f"in use by process {process.pid}"), locks.hold_folder(folder, 0):
+        pass
     assert not locks.remove_unless_held(folder) and folder.exists()
-    process.kill()
+    threading.Timer(0.3, process.kill).start()
+    with locks.hold_folder(folder, 30):
+        assert str(os.getpid()) in (folder / "lock").read_text()
     process.wait()
     assert locks.remove_unless_held(folder) and not folder.exists()
     assert locks.remove_unless_held(folder)  # gone already
-
-
-def test_the_lock_of_a_process_that_ends_is_acquired(tmp_path):
-    process = holder(tmp_path, 60)
-    with pytest.raises(UserError, match=f"in use by process {process.pid}"), locks.hold_folder(tmp_path, 0):
-        pass
-    threading.Timer(0.3, process.kill).start()
-    with locks.hold_folder(tmp_path, 30):
-        assert str(os.getpid()) in (tmp_path / "lock").read_text()
-    process.wait()
 
 
 @pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])

@@ -58,6 +58,7 @@ DAMAGES = {
     "pipe": lambda path: os.mkfifo(path / "pipe"),
     "link": lambda path: (path / "link").symlink_to("/"),
     ".git/HEAD": add_hidden,
+    "tokenizer/": lambda path: (path / "tokenizer" / "a.json").unlink(),
     "tokenizer": lambda path: shutil.rmtree(path / "tokenizer") or (path / "tokenizer").touch(),
     MARKER: lambda path: (path / "SHA256SUMS").unlink(),
 }
@@ -67,12 +68,7 @@ DAMAGES = {
 def test_a_folder_that_is_not_as_it_was_written_is_never_replaced(ours, stray):
     DAMAGES[stray](ours)
     message = refusal({ours: MARKER}, overwrite=True)
-    assert f"is not as this project wrote it: {stray} was" in message and "--overwrite" not in message
-
-
-def test_a_missing_file_is_a_change(ours):
-    (ours / "tokenizer" / "a.json").unlink()
-    assert "tokenizer" in refusal({ours: MARKER}, overwrite=True)
+    assert f"is not as this project wrote it: {stray.rstrip('/')} was" in message and "--overwrite" not in message
 
 
 def test_other_outputs_of_the_command_may_lie_in_the_folder(ours):
@@ -113,16 +109,3 @@ def test_a_place_where_nothing_can_be_created(inside, path):
     for marker in (None, MARKER):
         assert "choose another" in refusal({path: marker}, overwrite=True)
     assert sorted(os.listdir()) == ["file", "loop"]
-
-
-def test_a_folder_of_another_user():
-    """Root may write anywhere, so where these tests are root's, a process of nobody's asks."""
-    pid = os.fork()
-    if not pid:
-        try:
-            os.getuid() or os.setuid(65534)
-            check_outputs({"/usr/new": MARKER})
-        except UserError as error:
-            os._exit(0 if "/usr/new cannot be written: Permission denied" in str(error) else 2)
-        os._exit(1)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0

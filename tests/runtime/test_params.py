@@ -76,18 +76,13 @@ MISTAKES = [
     ({"train__max_steps": '"100"'}, "train.max_steps", "'100'", "this is text, not a number", "write it without q.*"),
     ({"train__max_steps": "1e3"}, "train.max_steps", "1000.0", "not a whole number", "write one, like 100"),
     ({"train__max_steps": "&t true"}, "train.max_steps", "True", "not a whole number", "write one, like 100"),
-    ({"train__max_steps": "2020-01-31"}, "train.max_steps", r"datetime.*", "not a whole number", "write one, .*"),
     ({"seed": "-1"}, "seed", "-1", "not between 0 and 4294967295", "choose .*"),
-    ({"data__stories__seed": "4294967296"}, "data.stories.seed", "4294967296", "not between 0 .*", "choose .*"),
     # numbers
     ({"train__lr": '"1e-05"'}, "train.lr", "'1e-05'", "this is text, not a number", "write it without quotes, .*"),
     ({"train__lr": ".inf"}, "train.lr", "inf", "not a finite number", "write an ordinary number"),
-    ({"sample__top_p": ".nan"}, "sample.top_p", "nan", "not a finite number", "write an .* or write null"),
     # the other types
     ({"model__tie_embeddings": "yes"}, "model.tie_embeddings", "'yes'", "not true or false", "write true or false"),
     ({"data__pretrain__path": "3"}, "data.pretrain.path", "3", "not text", "put it in quotes"),
-    ({"train__compile": "true"}, "train.compile", "True", "not one of the choices", r"choose auto \| on \| off"),
-    ({"model__arch": "[base]"}, "model.arch", r"\['base'\]", "not one of the choices", r"choose base \| optimized"),
     ({"train__threads": "all"}, "train.threads", "'all'", ".*not a number", "write it without .* or choose auto"),
     ({"train__threads": "0"}, "train.threads", "0", "not between 1 and 4096", "choose auto or .*"),
     ({"sample__prompts": "hello"}, "sample.prompts", "'hello'", "not a list", r"write it as \[one, another\]"),
@@ -97,7 +92,6 @@ MISTAKES = [
     # right types, wrong values
     ({"model__n_head": "4", "model__n_embd": "190"}, "model.n_embd", "190", "4 heads do not divide it", "try 192, .*"),
     ({"model__n_head": "4", "model__n_kv_head": "3"}, "model.n_kv_head", "3", "it does not .* 4 h.*", r".*\[1, 2, 4\]"),
-    ({"model__n_layer": "0"}, "model.n_layer", "0", "must be at least 1", "choose a positive whole number"),
     ({"model__dropout": "1"}, "model.dropout", "1.0", "not a probability below 1", "choose .*"),
     ({"train__warmup_steps": "-1"}, "train.warmup_steps", "-1", "not between 0 .*", "a twentieth .*"),
     ({"train__lr": "0"}, "train.lr", "0.0", "not between 0 and 1", "choose .*"),
@@ -106,15 +100,9 @@ MISTAKES = [
     ({"train__beta2": "1.0"}, "train.beta2", "1.0", "not between 0 and 1", ".* usual"),
     ({"train__grad_clip": "0"}, "train.grad_clip", "0.0", "must be above 0", ".*"),
     ({"train__weight_decay": "-0.1"}, "train.weight_decay", "-0.1", "is negative", "choose .*"),
-    ({"lora__r": "0"}, "lora.r", "0", "must be at least 1", "choose 4 to 64"),
     ({"lora__alpha": "0"}, "lora.alpha", "0.0", "must be above 0", ".*"),
     ({"lora__lr": "0.001", "lora__min_lr": "0.01"}, "lora.min_lr", "0.01", "not .* lr = 0.001", "a tenth .*"),
-    ({"sample__temperature": "-1"}, "sample.temperature", "-1.0", "negative or not finite", "choose .*"),
-    ({"sample__top_k": "0"}, "sample.top_k", "0", "must be at least 1", "choose .*"),
-    ({"sample__top_p": "1.5"}, "sample.top_p", "1.5", "not between 0 and 1", "choose .*"),
-    ({"sample__max_tokens": "0"}, "sample.max_tokens", "0", "must be at least 1", "choose .*"),
     ({"sample__prompts": "[]"}, "sample.prompts", r"\[\]", "names no prompt", "write .*"),
-    ({"data__pretrain__val_fraction": "0.9"}, "data.pretrain.val_fraction", "0.9", "not between .*", "choose .*"),
     ({"tokenizer__kind": "bpe", "tokenizer__vocab_size": "9"}, "tokenizer.vocab_size", "9", "bpe needs 257 .*", "ch.*"),
 ]
 
@@ -131,65 +119,46 @@ def test_a_mistake_is_one_message_with_its_line(tmp_path, edits, key, value, rea
     assert re.fullmatch(pattern, message), message
 
 
-@pytest.mark.parametrize(("section", "suggestion"), [("modle", "did you mean model?"), ("zzz", "known here: seed, ")])
-def test_an_unknown_section(tmp_path, section, suggestion):
-    path = tmp_path / "params.yaml"
-    path.write_text(FILE.read_text() + f"{section}: 3\n")
-    line = len(path.read_text().splitlines())
-    assert complaint(path).startswith(f"{path}, line {line}: {section} = 3: unknown key; {suggestion}")
-
-
-@pytest.mark.parametrize("key", ["1", "null", "[a, b]"])
-def test_a_key_that_is_no_name(tmp_path, key):
-    path = tmp_path / "params.yaml"
-    path.write_text(FILE.read_text() + f"? {key}\n: x\n")
-    assert "unknown key" in complaint(path)
-    path.write_text(f"a:\n  ? {key}\n  : x\n")
-    assert f"{path}, line 1: a." in complaint(path, a=Floats)
-
-
-def test_a_missing_section(tmp_path):
-    path = tmp_path / "params.yaml"
-    path.write_text("seed: 1\n")
-    assert complaint(path, seed=int, train=TrainSettings).startswith(f"{path}: train = None: this key is missing; ")
-
-
-def test_a_value_in_place_of_a_section(tmp_path):
-    path = tmp_path / "params.yaml"
-    path.write_text("# first\ntrain: 5\n")
-    message = complaint(path, train=TrainSettings)
-    assert message.startswith(f"{path}, line 2: train = 5: not a section; it needs the keys max_steps, batch_size, ")
-
-
-@pytest.mark.parametrize("content", [b"a: [1\n", b"a: 1\na: 2\n", b"a: \xff\n", b"a: 2021-02-31\n", b"a: 1\n---\n"])
-def test_what_is_not_yaml(tmp_path, content):
-    path = tmp_path / "params.yaml"
-    path.write_bytes(content)
-    assert re.match(rf"{re.escape(str(path))}(, line \d+)?: not valid YAML \(.+\)$", complaint(path, a=int))
-
-
-@pytest.mark.parametrize("content", ["", "- 1\n", "text\n"])
-def test_what_is_not_a_mapping(tmp_path, content):
-    path = tmp_path / "params.yaml"
-    path.write_text(content)
-    assert complaint(path, a=int).startswith(f"{path} holds no settings; ")
-
-
-def test_a_missing_file(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=r"^params\.yaml does not exist; run from the project's folder"):
-        params.load(seed=int)
-    assert "does not exist" in complaint(tmp_path, seed=int)  # a folder
-
-
 @dataclass(frozen=True)
 class Floats:
     x: float
 
 
+NO_SETTINGS = {
+    "unknown": (b"a: {x: 1}\nzzz: 3\n", ", line 2: zzz = 3: unknown key; known here: a"),
+    "a similar one": (b"a: {x: 1}\naa: 3\n", r", line 2: aa = 3: unknown key; did you mean a\?"),
+    "no name": (b"a: {x: 1}\n? [a, b]\n: x\n", ".*unknown key"),
+    "missing": (b"", " holds no settings; "),
+    "a list": (b"- 1\n", " holds no settings; "),
+    "no section": (b"b: 1\n", ", line 1: b = 1: unknown key; "),
+    "a value": (b"# first\na: 5\n", ", line 2: a = 5: not a section; it needs the keys x"),
+    "open bracket": (b"a: [1\n", r", line \d: not valid YAML \(.+\)"),
+    "given twice": (b"a: 1\na: 2\n", r", line \d: not valid YAML \(.+\)"),
+    "no UTF-8": (b"a: \xff\n", r": not valid YAML \(.+\)"),
+    "no date": (b"a: 2021-02-31\n", r": not valid YAML \(.+\)"),
+    "a merge key": (b"b: &b {x: fast}\na:\n  <<: *b\n", ", line 1: b = .*unknown key"),
+}
+
+
+@pytest.mark.parametrize(("content", "message"), NO_SETTINGS.values(), ids=NO_SETTINGS)
+def test_a_file_that_does_not_hold_the_section(tmp_path, content, message):
+    path = tmp_path / "params.yaml"
+    path.write_bytes(content)
+    assert re.match(re.escape(str(path)) + message, complaint(path, a=Floats))
+
+
+def test_a_missing_file_and_a_missing_section(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"^params\.yaml does not exist; run from the project's folder"):
+        params.load(seed=int)
+    (tmp_path / "params.yaml").write_text("seed: 1\n")
+    with pytest.raises(UserError, match=r"^params\.yaml: train = None: this key is missing; "):
+        params.load(seed=int, train=TrainSettings)
+
+
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("1e-05", 0.00001), ("1E+3", 1000.0), ("3", 3.0)],
+    [("1e-05", 0.00001), ("3", 3.0)],
 )
 def test_numbers_as_yaml_1_2_writes_them(tmp_path, text, value):
     path = tmp_path / "params.yaml"

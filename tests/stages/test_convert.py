@@ -1,8 +1,7 @@
 """`python -m stages.convert`, as it is called."""
 
 import pytest
-import torch
-from foreign_models import gpt2, nanogpt_checkpoint, same_logits
+from foreign_models import nanogpt_checkpoint, same_logits
 from model_folders import content, equal
 
 from nanogpt.checkpoint.folder import load_checkpoint, save_checkpoint
@@ -39,23 +38,3 @@ def test_from_nanogpt(convert, byte, tmp_path):
     ours, tok = load_checkpoint(tmp_path / "m")
     same_logits(ours, theirs)
     assert tok.sha256 == byte.sha256
-
-
-def test_from_hugging_face(convert, byte, tmp_path):
-    gpt2(vocab_size=320).save_pretrained(tmp_path / "theirs")
-    byte.save(tmp_path / "tokens")
-    assert not convert(
-        "--checkpoint", tmp_path / "theirs", "--out", tmp_path / "m.pt", "--tokenizer", tmp_path / "tokens"
-    )
-    same_logits(load_checkpoint(tmp_path / "m.pt")[0], gpt2(vocab_size=320))
-    gpt2(vocab_size=100).save_pretrained(tmp_path / "small")
-    said = convert("--checkpoint", tmp_path / "small", "--out", tmp_path / "n", "--tokenizer", tmp_path / "tokens")
-    assert "the tokenizer has 257 tokens and the model 100" in said
-
-
-def test_what_is_no_checkpoint(convert, tmp_path):
-    assert "--out" in convert("--checkpoint", tmp_path)
-    assert "has no config.json" in convert("--checkpoint", tmp_path, "--out", tmp_path / "b")
-    torch.save({}, tmp_path / "other.pt")
-    assert "other.pt" in convert("--checkpoint", tmp_path / "other.pt", "--out", tmp_path / "b")
-    assert not (tmp_path / "b").exists()

@@ -66,7 +66,7 @@ class Project(Clone):
         (self.folder / "own").mkdir()
         contents = {f"a{kind}": written(kind, OWN) for kind in (".txt", ".jsonl", ".csv", ".parquet")}
         contents["b.txt"] = "\n\n".join(text.replace("\n\n", "\n") for text in OWN).encode()
-        for name, packed in (("a.txt", ".gz"), ("a.jsonl", ".gz"), ("a.csv", ".zst"), ("a.jsonl", ".zst")):
+        for name, packed in (("a.txt", ".gz"), ("a.jsonl", ".zst")):
             contents[name + packed] = pack(contents[name], packed)
         for name, content in contents.items():
             (self.folder / "own" / name).write_bytes(content)
