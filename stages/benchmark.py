@@ -6,17 +6,20 @@ from nanogpt.runtime import process
 from nanogpt.runtime.cli import Flags, override
 
 
-def main() -> None:
-    """Measure and print the figures; DVC gets them in metrics/, and by hand they are written to --out alone."""
-    flags = Flags(__doc__)
-    flags.add_argument(
-        "--dtype", choices=["auto", "float32", "bfloat16"], help="bfloat16 adds its variants, float32 leaves them out"
-    )
+def add_step_flags(flags: Flags, dtype_help: str) -> None:
+    """Add the flags of a measurement of training steps, named as in section `benchmark`, and --out."""
+    flags.add_argument("--dtype", choices=["auto", "float32", "bfloat16"], help=dtype_help)
     flags.add_argument("--compile", choices=["auto", "off"], help="off leaves compiled variants out")
     flags.add_argument("--batch-size", type=int, metavar="N", help="sequences in a step")
     flags.add_argument("--block-size", type=int, metavar="N", help="tokens in a sequence")
     flags.add_argument("--num-iters", type=int, metavar="N", help="timed steps of each variant")
-    flags.add_output("--out", metavar="PATH.json", help="write the figures here (default: print them)")
+    flags.add_output("--out", metavar="PATH.json", help="write the figures here too")
+
+
+def main() -> None:
+    """Measure and print the figures; DVC gets them in metrics/, and by hand they are written to --out alone."""
+    flags = Flags(__doc__)
+    add_step_flags(flags, "bfloat16 adds its variants, float32 leaves them out")
     args = flags.parse_args()
     flags.check_files(args)
     from nanogpt.benchmark.settings import BenchmarkSettings

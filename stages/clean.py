@@ -7,14 +7,13 @@ from nanogpt.runtime.cli import Flags
 def main() -> None:
     """Print a line for each run that no process is using: folder, MiB, days since it was last written."""
     flags = Flags(__doc__)
-    flags.add_argument("--older-than", type=float, metavar="DAYS", default=0.0, help="only older ones (default: all)")
     flags.add_argument("--remove", action="store_true", help="delete them; those runs cannot be resumed then")
     args = flags.parse_args()
     from nanogpt.runtime import locks
     from nanogpt.runtime.workdir import list_leftovers, remove_committed_runs
 
     remove_committed_runs()
-    found = list_leftovers(args.older_than)
+    found = list_leftovers()
     if not found:
         print(".work holds no unfinished run")
     for folder, size, age in found:

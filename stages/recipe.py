@@ -8,11 +8,10 @@ def main() -> None:
     """Write recipes/NAME.yaml into params.yaml and print what changed, or list the recipes."""
     flags = Flags(__doc__)
     flags.add_argument("name", nargs="?", metavar="NAME", help="recipe to write; leave it out to list all")
-    flags.add_argument("--list", action="store_true", help="list the recipes and write nothing")
     args = flags.parse_args()
     from nanogpt.pipeline.recipe import apply_recipe, list_recipes
 
-    if args.list or not args.name:
+    if not args.name:
         for name, purpose in list_recipes().items():
             print(f"{name:24} {purpose}")
         return

@@ -2,31 +2,21 @@
 
 from nanogpt.runtime import process
 from nanogpt.runtime.cli import Flags, override
+from stages.benchmark import add_step_flags
 
 # Flags besides the shape of a step that each measurement reads.
-READS = {
-    "variants": {"compile"},
-    "parts": set(),
-    "improvements": set(),
-    "ablation": set(),
-    "growth": {"dtype"},
-    "all": {"compile"},
-}
+READS = dict.fromkeys(("variants", "parts", "improvements", "ablation", "growth", "all"), ())
+READS |= {"variants": ("compile",), "growth": ("dtype",), "all": ("compile",)}
 
 
 def main() -> None:
     """Measure, print tables; --out writes the figures too."""
     flags = Flags(__doc__)
     flags.add_argument("--what", choices=READS, default="all", help="default: %(default)s, every one but growth")
-    flags.add_argument("--dtype", choices=["auto", "float32", "bfloat16"], help="of growth; the others time both")
-    flags.add_argument("--compile", choices=["auto", "off"], help="off leaves compiled variants out")
-    flags.add_argument("--batch-size", type=int, metavar="N", help="sequences in a step")
-    flags.add_argument("--block-size", type=int, metavar="N", help="tokens in a sequence")
-    flags.add_argument("--num-iters", type=int, metavar="N", help="timed steps of each kind")
-    flags.add_output("--out", metavar="PATH.json", help="write the figures here too")
+    add_step_flags(flags, "of growth; the others time both")
     args = flags.parse_args()
     flags.check_files(args)
-    for name in {"dtype", "compile"} - READS[args.what]:
+    for name in {"dtype", "compile"}.difference(READS[args.what]):
         if getattr(args, name):
             flags.error(f"--{name} does not change what --what {args.what} measures; leave it out")
     import pandas as pd

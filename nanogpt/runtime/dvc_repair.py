@@ -3,7 +3,6 @@
 import contextlib
 import json
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 from nanogpt.runtime import atomic, locks
@@ -23,7 +22,11 @@ def repair() -> list[str]:
     if not TMP.is_dir():
         return []
     done = []
-    with _hold_dvc_lock(TMP / "rwlock.lock"), _hold_dvc_lock(TMP / "lock"):  # both are held by a DVC that writes them
+    with contextlib.ExitStack() as stack:
+        for path in (TMP / "rwlock.lock", TMP / "lock"):  # kernel locks, both held by a DVC that writes these files
+            file = stack.enter_context(path.open("a", encoding="utf-8"))
+            if not locks.try_lock(file, WAIT_SECONDS):
+                raise UserError(f"{path}: a dvc is at work here; run this again when it has ended")
         if RWLOCK.exists() and not _is_json(RWLOCK):
             RWLOCK.unlink()
             done.append(f"{RWLOCK} was damaged: removed")
@@ -33,15 +36,6 @@ def repair() -> list[str]:
             folder.rmdir()
             done.append(f"{folder} was empty: removed")
     return done
-
-
-@contextlib.contextmanager
-def _hold_dvc_lock(path: Path) -> Iterator[None]:
-    """Hold a lock of DVC's, which are kernel locks (flock) as ours."""
-    with path.open("a", encoding="utf-8") as file:
-        if not locks.try_lock(file, WAIT_SECONDS):
-            raise UserError(f"{path}: a dvc is at work here; run this again when it has ended")
-        yield
 
 
 def _is_json(path: Path) -> bool:

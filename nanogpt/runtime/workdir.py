@@ -32,22 +32,15 @@ def work_folder(kind: str, name: str, identity: dict) -> Path:
 
 
 def remove_committed_runs() -> None:
-    """Delete the folders of runs whose outs DVC has recorded in its dvc.lock."""
+    """Delete the folders of runs whose dvc.lock was written after them, or is gone with the copy of an experiment."""
     for folder in _run_folders():
-        with contextlib.suppress(FileNotFoundError):
-            if _is_committed(folder / DONE):
+        with contextlib.suppress(FileNotFoundError):  # not done, or dvc.lock is not written yet
+            lock_file = Path((folder / DONE).read_text(encoding="utf-8", errors="replace"))
+            if not lock_file.parent.exists() or (folder / DONE).stat().st_mtime < lock_file.stat().st_mtime:
                 locks.remove_unless_held(folder)
 
 
-def _is_committed(done: Path) -> bool:
-    """Return whether a run's dvc.lock was written after the run, or is gone with the copy of an experiment."""
-    lock_file = Path(done.read_text(encoding="utf-8", errors="replace"))
-    if not lock_file.parent.exists():
-        return True
-    return lock_file.exists() and done.stat().st_mtime < lock_file.stat().st_mtime
-
-
-def list_leftovers(days: float) -> list[tuple[Path, int, float]]:
+def list_leftovers(days: float = 0) -> list[tuple[Path, int, float]]:
     """List folders of runs that no process holds or has written to for `days`: (path, bytes, age in days)."""
     found = []
     for folder in _run_folders():
