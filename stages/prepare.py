@@ -29,9 +29,10 @@ def main() -> None:
     from nanogpt.data.sources.load import Data
     from nanogpt.data.tokens.settings import TokenizerSettings
     from nanogpt.runtime import params
+    from nanogpt.runtime.yaml_file import find_value, read_yaml
 
     given = params.load(data=Data, tokenizer=TokenizerSettings)
-    init_from = params.load_key("train.init_from", str)
+    init_from = str(find_value(read_yaml(params.PATH), "train.init_from"))
     data = replace(given.data, files=override(given.data.files, args))
     args.source = args.source or ("files" if args.path else None)
     for role in [args.role or "pretrain"] if args.role or args.out else ["pretrain", "finetune"]:

@@ -12,12 +12,13 @@ import dataclasses
 import difflib
 import math
 import os
+import re
 import types
 import typing
 from collections.abc import Iterator
 from pathlib import Path
 
-from nanogpt.runtime import params_watch
+from nanogpt.runtime import process
 from nanogpt.runtime.errors import BadSetting, UserError
 from nanogpt.runtime.ranges import check_value
 from nanogpt.runtime.yaml_file import describe_line, find_value, read_yaml, to_plain
@@ -43,23 +44,15 @@ def load(path: os.PathLike | str = PATH, **sections: type) -> types.SimpleNamesp
         return convert_document({key: document[key] for key in sections if key in document}, sections)
 
 
-def load_key(key: str, kind: type, path: os.PathLike | str = PATH) -> object:
-    """Read one value by its dotted key, for a stage that needs no more of a section. Raises as `load` does."""
-    with read_document(path) as document:
-        if (value := find_value(document, key)) is None:
-            raise BadSetting(key, None, *MISSING)
-        return _convert(value, kind, key)
-
-
 @contextlib.contextmanager
 def read_document(path: os.PathLike | str = PATH) -> Iterator[dict]:
     """Yield the file's content in plain Python types; a BadSetting in the block becomes a UserError with its line.
 
-    A stage that `dvc` runs fails at its end if its settings in params.yaml have changed by then, see `params_watch`.
+    A stage that `dvc` runs fails at its end if its settings in params.yaml have changed by then.
     """
     document = read_yaml(path)
     if path == PATH:
-        params_watch.watch_params()
+        _watch_params()
     try:
         yield to_plain(document)
     except BadSetting as bad:
@@ -137,3 +130,39 @@ def _convert_scalar(value: object, kind: type, key: str) -> object:
     if kind is str and any(letter == "\0" or "\ud800" <= letter <= "\udfff" for letter in value):
         raise BadSetting(key, value, "it holds a code that is not a character", "write it again")
     return value
+
+
+def _watch_params() -> None:
+    """Let a stage that `dvc` runs fail at its end if the settings that DVC records, as they are then, have changed."""
+
+    def check_unchanged() -> None:
+        now = recorded_values(stage)
+        if changed := [key for key in before if now.get(key) != before[key]]:
+            raise UserError(
+                f"params.yaml: {', '.join(changed)} changed while this stage ran, and its result is that of the old "
+                "settings; restore them, or keep the new ones, and run `dvc repro` again"
+            )
+
+    if stage := os.environ.get("DVC_STAGE"):
+        before = recorded_values(stage)
+        process.add_final_check(check_unchanged)
+
+
+def recorded_values(stage: str) -> dict[str, object]:
+    """Return what DVC records of params.yaml for a stage: the value of each key that dvc.yaml lists, None if missing.
+
+    `stage` is DVC's name for it: `prepare@pretrain` is the item `pretrain` of a foreach. ${key}, ${item.…} and ${a key
+    of params.yaml} are substituted in dvc.yaml. dvc.api.params_show gives the same, but takes 2 s. Raises UserError for
+    a file that is not YAML.
+    """
+    params, (name, _, item) = read_yaml("params.yaml"), stage.partition("@")
+    spec = read_yaml("dvc.yaml")["stages"].get(name, {})
+    context = {"key": item, "item": spec.get("foreach", {}).get(item), **params}
+    keys = [_substitute(key, context) for key in spec.get("do", spec).get("params", [])]
+    return {key: find_value(params, key) for key in keys}
+
+
+def _substitute(text: str, context: dict) -> str:
+    while found := re.search(r"\$\{([^}]+)\}", text):
+        text = text.replace(found[0], str(find_value(context, found[1])))
+    return text

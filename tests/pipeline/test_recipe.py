@@ -1,9 +1,7 @@
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
-from clone import SMALL, Clone
 from imports import ROOT
 from ruamel.yaml import YAML
 
@@ -86,24 +84,3 @@ def test_a_name_that_is_no_recipe(project):
         with pytest.raises(UserError, match="choose one of papers-base, papers-optimized"):
             apply_recipe(name)
     assert list(list_recipes()) == [name.removesuffix(".yaml") for name in RECIPES]
-
-
-@pytest.mark.slow
-def test_a_setting_of_ones_own_wins(tmp_path):
-    clone = Clone(tmp_path)
-    recipe = clone.folder / "recipes" / "papers-base.yaml"
-    document = YAML().load(recipe)  # the recipe at the small sizes of the clone, so that it runs in seconds
-    for section, key in ((s, k) for s in ("model", "train", "lora", "tokenizer", "sample") for k in document[s]):
-        if f"{section}.{key}" in SMALL:
-            document[section][key] = SMALL[f"{section}.{key}"]
-    document["train"]["max_steps"] = 3
-    document["tokenizer"]["kind"] = "bpe"
-    document["data"]["pretrain"] |= {"source": "stories", "num_samples": 200, "val_fraction": 0.05}
-    document["data"]["finetune"] |= {"source": "stories", "num_samples": 150, "val_fraction": 0.05}
-    YAML().dump(document, recipe)
-    clone.run(sys.executable, "-m", "stages.recipe", "papers-base")
-    clone.commit("recipe")
-    clone.dvc("exp", "run", "-S", "train.max_steps=2", "pretrain")
-    found = read(clone.folder / "params.yaml")
-    assert (found["train.max_steps"], found["model.n_embd"]) == (2, SMALL["model.n_embd"])
-    assert len((clone.folder / "metrics" / "pretrain-train.csv").read_text().splitlines()) == 1 + 2

@@ -77,16 +77,7 @@ def test_signals_interrupt(number):
     assert err == "interrupted: nothing half-done was kept; run the same command again\n"
 
 
-def test_a_deferred_signal_waits_for_the_step():
-    process = start(sys.executable, "-c", STEPS)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=20)
-    assert process.returncode == 130
-    assert out.endswith("saved\n") and len(out.split()) < 10
-    assert err == "stopping after this step; Ctrl-C then stops at once\ninterrupted: step so and so is kept\n"
-
-
-def test_a_second_one_does_not_wait():
+def test_a_second_ctrl_c_does_not_wait_for_the_step():
     process = start(sys.executable, "-c", STEPS.replace("range(10)", "range(1000)"))
     process.send_signal(signal.SIGINT)
     assert process.stderr.readline().startswith("stopping after this step")
@@ -96,7 +87,7 @@ def test_a_second_one_does_not_wait():
     assert "saved" not in out
 
 
-def test_further_signals_but_ctrl_c_are_ignored():
+def test_a_signal_waits_for_the_step_and_further_ones_but_ctrl_c_are_ignored():
     """In the midst of a long step, and when it is over: the system signals a stage, and again as its dvc has ended."""
     slow = STEPS.replace("range(10)", "range(100)").replace(
         "raise Key", "import os; os.kill(os.getpid(), 15); raise Key"
