@@ -31,8 +31,6 @@ def main() -> None:
         flags.error("--base-checkpoint, --also and --out are for a comparison, --checkpoint and --interactive for one")
     if args.interactive and args.prompts:
         flags.error("--interactive asks for prompts; leave --prompt out")
-    if args.overwrite and not args.out:
-        flags.error("--overwrite is for --out, which is missing")
     flags.check_files(args)
     from nanogpt.inference.settings import SampleSettings
     from nanogpt.runtime import params

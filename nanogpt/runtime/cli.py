@@ -40,14 +40,16 @@ class Flags(argparse.ArgumentParser):
         if vars(args)[self.output] is None and "DVC_STAGE" not in os.environ:
             if self.changes(args):
                 setattr(args, self.output, f"out/{self.prog.rpartition('.')[2]}")
-            elif args.overwrite:
-                self.error(f"--overwrite is for --{self.output.replace('_', '-')}, which is missing")
+            else:
+                self._refuse_overwrite(args)
 
     def check_files(self, args: argparse.Namespace, *inputs: str) -> None:
         """Raise UserError where the output flag names a file, and it or the .json beside it may not be written."""
         if output := vars(args)[self.output]:
             files = (Path(output), Path(output).with_suffix(".json"))
             check_outputs(dict.fromkeys(files), inputs, args.overwrite)
+        else:
+            self._refuse_overwrite(args)
 
     def parse_args(self, args: list[str] | None = None, namespace: argparse.Namespace | None = None):
         """As argparse does, after turning `--num_samples` into `--num-samples`."""
@@ -61,6 +63,10 @@ class Flags(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """One line and exit status 1: a wrong flag is a mistake like any other."""
         sys.exit(f"error: {message}; `{self.prog} --help` lists the flags")
+
+    def _refuse_overwrite(self, args: argparse.Namespace) -> None:
+        if args.overwrite:
+            self.error(f"--overwrite is for --{self.output.replace('_', '-')}, which is missing")
 
     def _dashed(self, arg: str) -> str:
         name, equals, value = arg.partition("=")
