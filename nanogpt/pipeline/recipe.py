@@ -2,7 +2,6 @@
 
 import io
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 from ruamel.yaml import YAML
@@ -31,18 +30,7 @@ def apply_recipe(name: str) -> list[str]:
     if name not in list_recipes():
         raise UserError(f"there is no recipe {name!r} in {FOLDER}/; choose one of {', '.join(list_recipes())}")
     document, recipe = read_yaml(params.PATH), read_yaml(path)
-    changes = []
-    for *sections, last in _leaf_paths(recipe):
-        target, source = document, recipe
-        for section in sections:
-            target, source = target.get(section) if isinstance(target, dict) else None, source[section]
-        key = ".".join([*sections, last])
-        if not isinstance(target, dict) or last not in target:
-            raise UserError(f"{path}: {key} is not a key of {params.PATH}; correct its spelling, or remove it")
-        old, new = target[last], source[last]
-        if old != new:
-            target[last] = _copy(new)
-            changes.append(f"{key}: {json.dumps(old)} -> {json.dumps(new)}")
+    changes = _merge(document, recipe, path)
     try:
         params.convert_document(to_plain(document), SECTIONS)
     except BadSetting as bad:
@@ -62,12 +50,20 @@ def _write(document: dict) -> None:
     atomic.write_text(params.PATH, text.getvalue())
 
 
-def _leaf_paths(value: dict, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    for key, item in value.items():
-        if isinstance(item, dict):
-            yield from _leaf_paths(item, (*path, str(key)))
-        else:
-            yield (*path, str(key))
+def _merge(document: dict, recipe: dict, path: Path, prefix: str = "") -> list[str]:
+    """Set the values of a recipe, read from `path`, in a document; return a line for each change."""
+    changes = []
+    for name, new in recipe.items():
+        key = f"{prefix}{name}"
+        if not isinstance(document, dict) or name not in document:
+            raise UserError(f"{path}: {key} is not a key of {params.PATH}; correct its spelling, or remove it")
+        old = document[name]
+        if isinstance(new, dict):
+            changes += _merge(old, new, path, f"{key}.")
+        elif old != new:
+            document[name] = _copy(new)
+            changes.append(f"{key}: {json.dumps(old)} -> {json.dumps(new)}")
+    return changes
 
 
 def _copy(value: object) -> object:
