@@ -77,8 +77,3 @@ def choose_dtype(wanted: Dtype, device: torch.device) -> torch.dtype:
 def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
     """Context in which matrix products run in `dtype`; with float32 it changes nothing."""
     return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
-
-
-def autocast_to(wanted: Dtype, device: torch.device) -> torch.autocast:
-    """Context in which matrix products run in the wanted dtype, resolved by `choose_dtype`."""
-    return autocast(device, choose_dtype(wanted, device))

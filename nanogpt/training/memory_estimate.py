@@ -1,18 +1,12 @@
 """Memory of a training run on a CPU, before it starts: what it needs at least, and an estimate of its peak."""
 
-import copy
 import sys
-import weakref
-from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from nanogpt.hardware import memory
-from nanogpt.hardware.device import autocast
 from nanogpt.model.build import build_model, count_parameters
 from nanogpt.model.config import ModelConfig
 from nanogpt.model.loss import KEPT_BYTES
@@ -21,7 +15,7 @@ from nanogpt.runtime.errors import BadSetting, UserError
 MIB = 1 << 20
 IMPORTS = 90 * MIB  # modules that are loaded later: AdamW's part of torch, oneDNN's kernels
 HEAP = 1.35  # measured: bytes of the heap for each byte in use at the peak, see `keep_freed_memory`
-WARN_ABOVE = 0.85  # of the free memory: measured peaks were within 15% of the estimate, or 40% with an adapted head
+WARN_ABOVE = 0.85  # of the free memory: measured peaks were within 40% of the estimate
 
 
 def check_minimum(
@@ -63,22 +57,23 @@ def warn_of_memory(model: nn.Module, batch_size: int, dtype: torch.dtype, sectio
 def estimate_training_mib(model: nn.Module, batch_size: int, dtype: torch.dtype) -> float:
     """Estimate the MiB that training `model` on a CPU takes at its peak, besides what this process has already.
 
-    `dtype` is that of matrix products. torch runs a step on a copy of the model whose tensors have shapes and no
-    numbers, so that adapters and dropout are included. Scoring is not, which takes more than a step of few tokens.
+    `dtype` is that of matrix products. Counted are gradients and AdamW's moments; for each token the inputs and outputs
+    of the blocks' linear layers, a quarter more in fp32 for what lies between them; and the head's exponentials, or all
+    its logits three times in fp32 if it has an adapter.
     """
-    from torch._subclasses.fake_tensor import FakeTensorMode  # here: it imports what the optimizer imports later
-
-    moments = 2 * sum(p.nbytes for p in model.parameters() if p.requires_grad)
-    plain_head = type(model.lm_head) is nn.Linear
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        model = copy.deepcopy(model).train()
-        with PeakBytes() as used:
-            ids = torch.zeros(batch_size, model.config.block_size, dtype=torch.int64)  # (B, T)
-            with autocast(torch.device("cpu"), dtype):
-                out = model.hidden(ids) if plain_head else model(ids, ids)
-            out.sum().backward()
-    head = _fused_head_bytes(model.lm_head, ids.numel(), dtype) if plain_head else 0
-    return (IMPORTS + moments + HEAP * (used.peak + head)) / MIB
+    tokens, vocab_size = batch_size * model.config.block_size, model.config.vocab_size
+    layers = [
+        layer
+        for name, layer in model.named_modules()
+        if isinstance(layer, nn.Linear) and "lm_head" not in name and "lora_" not in name
+    ]
+    activations = tokens * sum(layer.in_features + layer.out_features for layer in layers) * (1 + dtype.itemsize)
+    if type(model.lm_head) is nn.Linear:  # see `FusedLoss`: exponentials, and its gradient before it is a parameter's
+        head = min(tokens * vocab_size * dtype.itemsize, KEPT_BYTES) + model.lm_head.weight.nbytes
+    else:
+        head = 3 * 4 * tokens * vocab_size
+    trained = sum(p.nbytes for p in model.parameters() if p.requires_grad)
+    return (IMPORTS + 2 * trained + HEAP * (trained + activations + head)) / MIB
 
 
 def _count_weights(config: ModelConfig) -> int:
@@ -89,43 +84,6 @@ def _count_weights(config: ModelConfig) -> int:
     except (RuntimeError, TypeError, OverflowError):  # a tensor of more than 2^63 bytes
         return 2**63
     return one + (config.n_layer - 1) * (two - one)
-
-
-def _fused_head_bytes(head: nn.Linear, N: int, dtype: torch.dtype) -> int:
-    """Bytes of `model.loss`'s fused head for N tokens, which reads numbers and cannot run without them."""
-    (V, D), size = head.weight.shape, dtype.itemsize
-    casts = (N + V) * D * size if dtype != torch.float32 else 0
-    exponentials, one_block = min(N * V * size, KEPT_BYTES), N * V * size <= KEPT_BYTES
-    grad_hidden = 2 * N * D * 4  # in blocks, and then as one
-    grad_weight = V * D * (size if one_block else 4 + 2 * size)  # of several blocks: the sum, the last, and this one
-    return exponentials + casts + grad_hidden + (grad_weight if head.weight.requires_grad else 0)
-
-
-class PeakBytes(TorchDispatchMode):
-    """Context that counts the memory of tensors created in it: `peak` is the most bytes in use at once."""
-
-    def __init__(self):
-        super().__init__()
-        self.now = self.peak = 0
-        self.known = weakref.WeakSet()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.known.update(_storages((args, kwargs)))  # a view has the storage of its argument
-        out = func(*args, **(kwargs or {}))
-        for storage in _storages(out):
-            if storage not in self.known:
-                self.known.add(storage)
-                self._count(storage.nbytes())
-                weakref.finalize(storage, self._count, -storage.nbytes())
-        return out
-
-    def _count(self, nbytes: int) -> None:
-        self.now += nbytes
-        self.peak = max(self.peak, self.now)
-
-
-def _storages(tree: object) -> Iterator[torch.UntypedStorage]:
-    return (leaf.untyped_storage() for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor))
 
 
 def _gib(nbytes: float) -> str:

@@ -5,7 +5,7 @@ import sys
 import pytest
 import torch
 
-from nanogpt.hardware.device import autocast, autocast_to, choose_device, choose_dtype
+from nanogpt.hardware.device import autocast, choose_device, choose_dtype
 from nanogpt.runtime.errors import UserError
 
 CPU = torch.device("cpu")
@@ -54,6 +54,4 @@ def test_autocast():
         assert (a @ a).dtype == torch.bfloat16
     with autocast(CPU, torch.float32):
         assert (a @ a).dtype == torch.float32
-    with autocast_to("bfloat16", CPU):
-        assert (a @ a).dtype == torch.bfloat16
     assert (a @ a).dtype == torch.float32
