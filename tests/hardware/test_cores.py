@@ -22,12 +22,6 @@ X86_LINUX = sys.platform == "linux" and platform.machine() == "x86_64"
 BOUND = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
-@pytest.mark.parametrize("count", [1, 2])
-def test_threads_are_set_and_returned(count):
-    assert set_threads(count) == count
-    assert torch.get_num_threads() == count
-
-
 def test_auto_takes_the_cores_this_process_may_use():
     found = set_threads("auto")
     assert found == torch.get_num_threads() == usable_cores()
@@ -37,22 +31,20 @@ def test_auto_takes_the_cores_this_process_may_use():
         os.sched_setaffinity(0, {min(bound)})
         try:
             assert set_threads("auto") == 1
-            assert ", 1 core, " in describe_processor()
+            line = describe_processor()
+            assert line == f"{processor_name()}, 1 core, {instruction_set()}, torch {torch.__version__}"
         finally:
             os.sched_setaffinity(0, bound)
 
 
 V1 = "12:cpuset:/pod/app\n4:cpu,cpuacct:/pod/app\n1:name=systemd:/pod/app\n"
 CONTAINERS = {
-    # cgroup v2
+    "no /proc": ("", {}, None),
     "no limit": ("0::/\n", {"cpu.max": "max 100000\n"}, None),
     "its own group": ("0::/pod/app\n", {"pod/app/cpu.max": "150000 100000\n"}, 1.5),
     "the group above": ("0::/pod/app\n", {"pod/app/cpu.max": "max 100000\n", "pod/cpu.max": "70000 100000\n"}, 0.7),
-    "the least": ("0::/pod/app\n", {"pod/app/cpu.max": "150000 100000", "pod/cpu.max": "120000 100000"}, 1.2),
-    "the root, as a container sees it": ("0::/\n", {"cpu.max": "80000 100000\n"}, 0.8),
     "a group out of sight": ("0::/../other\n", {"cpu.max": "80000 100000\n"}, 0.8),
     "another process's group": ("0::/pod/app\n", {"pod/other/cpu.max": "50000 100000\n"}, None),
-    # cgroup v1
     "v1": (V1, {"cpu/pod/app/cpu.cfs_quota_us": "60000", "cpu/pod/app/cpu.cfs_period_us": "50000\n"}, 1.2),
     "v1, no limit": (V1, {"cpu/pod/app/cpu.cfs_quota_us": "-1\n", "cpu/pod/app/cpu.cfs_period_us": "100000"}, None),
     "v1, by its full name": (
@@ -61,23 +53,12 @@ CONTAINERS = {
         0.9,
     ),
     "v1, its root": (V1, {"cpu/cpu.cfs_quota_us": "50000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 0.5),
-    "v1, another controller": (
-        "3:cpuset:/pod\n2:cpuacct:/pod\n",
-        {"cpu/pod/cpu.cfs_quota_us": "50000\n", "cpu/pod/cpu.cfs_period_us": "100000\n"},
-        None,
-    ),
     "v1 and v2": (
         "1:cpu:/\n0::/pod\n",
         {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000", "pod/cpu.max": "90000 100000"},
         0.9,
     ),
-    # odd files
-    "nothing": ("", {}, None),
-    "no colon": ("cgroup\n\n", {}, None),
     "words": ("0::/\n", {"cpu.max": "half of it"}, None),
-    "not text": ("0::/\n", {"cpu.max": b"\xff\xfe 1"}, None),
-    "no period": ("0::/\n", {"cpu.max": "50000 0"}, None),
-    "no file of the period": (V1, {"cpu/pod/app/cpu.cfs_quota_us": "50000\n"}, None),
 }
 
 
@@ -86,14 +67,6 @@ def test_a_container_limits_the_cores(tmp_path, lines, files, grant):
     proc, cgroups = container(tmp_path, lines, files)
     assert min(_core_limits(proc, cgroups), default=None) == grant
     assert usable_cores(proc, cgroups) == (min(BOUND, math.ceil(grant)) if grant else BOUND)
-
-
-def test_a_large_grant_adds_no_cores(tmp_path):
-    assert usable_cores(*container(tmp_path, "0::/\n", {"cpu.max": "100000000 100000\n"})) == BOUND
-
-
-def test_a_system_without_proc_has_no_containers(tmp_path):
-    assert usable_cores(tmp_path / "proc", tmp_path / "cgroup") == BOUND
 
 
 def test_the_instruction_set_is_what_the_processor_says(monkeypatch):
@@ -141,13 +114,6 @@ def in_our_words(onednn: str) -> str:
     if "AVX10" in onednn or ("AVX-512" in onednn and "bfloat16" in onednn):
         return "AVX512-BF16"
     return "AVX512" if "AVX-512" in onednn else "AVX2" if "AVX2" in onednn else "plain"
-
-
-def test_the_description_is_one_line():
-    line = describe_processor()
-    assert "\n" not in line
-    assert line.startswith(f"{processor_name()}, {usable_cores()} core")
-    assert line.endswith(f", {instruction_set()}, torch {torch.__version__}")
 
 
 def test_the_name_says_who_made_it():

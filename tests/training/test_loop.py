@@ -4,19 +4,16 @@ import math
 import numpy as np
 import pytest
 import torch
-from imports import ROOT
 
 from nanogpt.data.tokens.batches import Windows
 from nanogpt.data.tokens.bins import Bin, Counts
 from nanogpt.hardware.auto import ComputeSetup
 from nanogpt.hardware.device import autocast
-from nanogpt.lora.settings import LoraSettings
-from nanogpt.runtime import params
 from nanogpt.runtime.errors import BadSetting, UserError
 from nanogpt.training import loop
 from nanogpt.training.loop import train
 from nanogpt.training.optimizer import build_adamw
-from nanogpt.training.settings import TrainSettings, resolve_warmup
+from nanogpt.training.settings import resolve_warmup
 from nanogpt.training.step import update
 
 CPU = torch.device("cpu")
@@ -215,11 +212,6 @@ def test_where_time_is_spent(tiny, training, monkeypatch):
     assert run.overhead_share == pytest.approx(2 / 3)
 
 
-def test_one_step_has_no_speed(tiny, training):
-    windows = Windows(noise(), 16, 1)
-    assert train(tiny(), windows, windows, training(max_steps=1, warmup_steps=0), 1).tokens_per_s == 0.0
-
-
 def test_a_loss_that_is_never_finite(tiny, training):
     model = tiny()
     with torch.no_grad():
@@ -254,12 +246,6 @@ def test_a_warm_up_given_as_a_share_of_the_steps(tiny, training):
             training(max_steps=20, warmup_steps=wrong)
 
 
-def test_the_default_warm_up():
-    """The numbers of steps that the results of the default pipeline were made with."""
-    given = params.load(ROOT / "params.yaml", train=TrainSettings, lora=LoraSettings)
-    assert [resolve_warmup(settings).warmup_steps for settings in (given.train, given.lora)] == [100, 30]
-
-
 def test_compiling_without_a_compiler(tiny, training, monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(UserError, match=r"train\.compile = 'on': a C\+\+ compiler .* is missing here"):
@@ -268,21 +254,3 @@ def test_compiling_without_a_compiler(tiny, training, monkeypatch):
     with_one = ComputeSetup("cpu", "float32", "torch's own", 1, True)
     with pytest.raises(UserError, match="is missing here"):
         with_one.apply()
-
-
-@pytest.mark.slow
-def test_a_compiled_model_learns_the_same(tiny, training):
-    eager, compiled = tiny(), tiny()
-    trained(eager, training(max_steps=6))
-    trained(compiled, training(max_steps=6, compile="on", eval_every=2))
-    for name, tensor in state(eager).items():
-        assert_close(name, state(compiled)[name], tensor, 5e-4)
-
-
-def test_progress_is_plain_lines_if_there_is_no_terminal(tiny, training, capsys):
-    trained(tiny(), training())
-    out, err = capsys.readouterr()
-    assert out == "" and "\r" not in err and "\x1b" not in err
-    lines = err.splitlines()
-    assert lines[0].startswith("step 1/20: loss ")
-    assert lines[-1].startswith("step 20/20: loss ") and ", validation " in lines[-1]

@@ -25,8 +25,7 @@ def text() -> Bin:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("arch", ["base", "optimized"])
+@pytest.mark.parametrize(("arch", "dtype"), [("base", "float32"), ("optimized", "bfloat16")])
 def test_500_steps_go_the_same_way(arch, dtype, training):
     config = ModelConfig(
         arch=arch, n_layer=2, n_head=4, n_kv_head=2, n_embd=64, block_size=32, dropout=0.0, tie_embeddings=True,
