@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import json
-import math
 import os
 import time
 from collections.abc import Iterator
@@ -62,15 +61,12 @@ def measured_rates() -> Rates:
     """
     identity = {"cpu": processor_name(), "set": instruction_set(), "torch": torch.__version__}
     identity |= {key: os.environ[key] for key in os.environ if key.startswith(("ONEDNN_", "DNNL_", "MKL_"))}
-    try:
+    with contextlib.suppress(OSError, ValueError, TypeError):  # missing or damaged
         file = work_folder("rates", "cpu", identity) / "rates.json"
-    except OSError:  # a disk that cannot be written
-        return _measure()
-    found = _read_cached(file)
-    if not found:
-        found = _measure()
-        with contextlib.suppress(OSError):
-            atomic.write_text(file, json.dumps(asdict(found)))
+        return Rates(**json.loads(file.read_text(encoding="utf-8")))
+    found = _measure()
+    with contextlib.suppress(OSError):  # a disk that cannot be written
+        atomic.write_text(work_folder("rates", "cpu", identity) / "rates.json", json.dumps(asdict(found)))
     return found
 
 
@@ -88,17 +84,6 @@ def use_fast_float32(onednn: bool | None = None) -> bool:
     if onednn:
         torch.backends.mkldnn.matmul.fp32_precision = "bf16"
     return onednn
-
-
-def _read_cached(file: os.PathLike) -> Rates | None:
-    """Read the rates that an earlier process wrote; None if the file is missing or damaged."""
-    try:
-        with open(file, encoding="utf-8") as text:
-            found = Rates(**json.load(text))
-        speeds = (found.float32, found.float32_onednn, found.bfloat16)
-        return found if type(found.exact) is bool and all(0 < speed < math.inf for speed in speeds) else None
-    except (OSError, ValueError, TypeError, RecursionError):
-        return None
 
 
 def _measure() -> Rates:

@@ -1,7 +1,7 @@
 """The initial model of pretraining: random weights, or those of a checkpoint (`train.init_from`)."""
 
-import dataclasses
 import os
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -29,18 +29,16 @@ def initial_model(settings: ModelSettings, init_from: Path | str, tok: Tokenizer
     if not holds_checkpoint(path):
         memory_estimate.check_minimum(model_config(settings, tok.vocab_size))
         return new_model(settings, tok.vocab_size, seed)
-    found, found_tok = _read_checkpoint(settings, path)
+    found, found_tok = _read_checkpoint(settings, path, tok.kind)
     if found_tok and found_tok.sha256 != tok.sha256:
         raise UserError(
             f"train.init_from = {path}: it knows the {found_tok.n_tokens} tokens of a {found_tok.kind} tokenizer, and "
             f"the corpus is in {tok.n_tokens} others ({tok.kind}); prepare it with --tokenizer, or with "
             "train.init_from set"
         )
-    if not found_tok:
-        _check_kind(path, tok.kind)
     rows = max(found.config.vocab_size, tok.n_tokens)
     torch.manual_seed(seed)
-    net = build_model(dataclasses.replace(found.config, dropout=settings.dropout, vocab_size=rows))
+    net = build_model(replace(found.config, dropout=settings.dropout, vocab_size=rows))
     state = net.state_dict()
     for name, tensor in found.state_dict().items():
         state[name][: len(tensor)] = tensor
@@ -57,17 +55,16 @@ def check_init_from(settings: ModelSettings, tokens: TokenizerSettings, init_fro
     path = Path(init_from)
     if not holds_checkpoint(path):
         return
-    _, found_tok = _read_checkpoint(settings, path)
-    if not found_tok:
-        _check_kind(path, "bpe" if tokens.kind == "auto" else tokens.kind)
-    elif path.suffix == ".pt" and found_tok.kind in ("bpe", "char"):
+    _, found_tok = _read_checkpoint(settings, path, "bpe" if tokens.kind == "auto" else tokens.kind)
+    if found_tok and path.suffix == ".pt" and found_tok.kind in ("bpe", "char"):
         raise UserError(
             f"train.init_from = {path}: the corpus must be in its tokens; convert it to a folder, whose tokenizer is "
             f"then used: `python -m stages.convert --checkpoint {path} --out NEW`"
         )
 
 
-def _read_checkpoint(settings: ModelSettings, path: Path) -> tuple[nn.Module, Tokenizer | None]:
+def _read_checkpoint(settings: ModelSettings, path: Path, kind: str) -> tuple[nn.Module, Tokenizer | None]:
+    """Load the model of the shape in `settings`, and its tokenizer; one without must fit tokens of this `kind`."""
     if not os.path.exists(path):
         raise UserError(
             f"train.init_from = {path} does not exist; name a model folder or a .pt file, or an empty folder"
@@ -76,22 +73,14 @@ def _read_checkpoint(settings: ModelSettings, path: Path) -> tuple[nn.Module, To
         found, found_tok = load_checkpoint(path)
     else:
         found, found_tok = load_model(path), load_from_checkpoint(path)
-    _check_shape(settings, found.config, path)
-    return found, found_tok
-
-
-def _check_kind(path: Path, kind: str) -> None:
-    if kind == "bpe":
+    wanted, present = (asdict(replace(shape, n_kv_head=shape.kv_heads)) for shape in (settings, found.config))
+    wrong = {key: present[key] for key in wanted if key != "dropout" and present[key] != wanted[key]}
+    if wrong:
+        flags = " ".join(f"-S model.{key}={str(value).lower()}" for key, value in wrong.items())
+        raise UserError(f"train.init_from = {path}: a model of another shape than params.yaml says; set {flags}")
+    if not found_tok and kind == "bpe":
         raise UserError(
             f"train.init_from = {path} holds no tokenizer, and one trained on the corpus would not fit its weights; "
             "set tokenizer.kind to the one it was trained with: gpt2, char or byte"
         )
-
-
-def _check_shape(settings: ModelSettings, config: ModelSettings, path: Path) -> None:
-    settings, config = (dataclasses.replace(shape, n_kv_head=shape.kv_heads) for shape in (settings, config))
-    keys = [field.name for field in dataclasses.fields(ModelSettings) if field.name != "dropout"]
-    wrong = {key: getattr(config, key) for key in keys if getattr(config, key) != getattr(settings, key)}
-    if wrong:
-        flags = " ".join(f"-S model.{key}={str(value).lower()}" for key, value in wrong.items())
-        raise UserError(f"train.init_from = {path}: a model of another shape than params.yaml says; set {flags}")
+    return found, found_tok

@@ -71,7 +71,13 @@ def train(
     def save() -> None:
         if run:
             start = time.perf_counter()
-            run.save(record.step, _checkpoint(model, optimizer, record, setup, run.started))
+            state = {
+                "model": {name: p.detach() for name, p in model.named_parameters() if p.requires_grad},
+                "optimizer": optimizer.state_dict(),
+                "record": asdict(record) | {"wall_s": record.wall_s + time.monotonic() - run.started},
+                "setup": asdict(setup),
+            }
+            run.save(record.step, state)
             record.saving_s += time.perf_counter() - start
 
     with (
@@ -139,17 +145,6 @@ def _check_memory(model: nn.Module, batch_size: int, dtype: torch.dtype, section
 def _step_seed(seed: int, step: int) -> int:
     """Mix seed and step into 32 bits, all that torch's generator on the CPU reads of a seed."""
     return int(np.random.SeedSequence([seed, step]).generate_state(1)[0])
-
-
-def _checkpoint(
-    model: nn.Module, optimizer: torch.optim.Optimizer, record: RunRecord, setup: ComputeSetup, started: float
-) -> dict:
-    return {
-        "model": {name: p.detach() for name, p in model.named_parameters() if p.requires_grad},
-        "optimizer": optimizer.state_dict(),
-        "record": asdict(record) | {"wall_s": record.wall_s + time.monotonic() - started},
-        "setup": asdict(setup),
-    }
 
 
 @torch.no_grad()

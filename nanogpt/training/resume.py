@@ -117,23 +117,21 @@ def _open_run_folder(stage: str, name: str, inputs: dict) -> Path:
 
 def _explain_fresh_start(folder: Path, inputs: dict) -> None:
     """Print why the last unfinished run of the same name is not resumed: which inputs differ."""
-    others = [path for path in folder.parent.glob(f"{folder.name.rpartition('-')[0]}-*") if SavedStates(path).newest()]
-    unfinished = [path for path in others if not (path / DONE).exists()]
+    earlier = folder.parent.glob(f"{folder.name.rpartition('-')[0]}-*")
+    unfinished = [path for path in earlier if SavedStates(path).newest() and not (path / DONE).exists()]
     if unfinished:
         other = max(unfinished, key=lambda path: path.stat().st_mtime)
         with contextlib.suppress(OSError, ValueError, AttributeError):  # damaged
             was = json.loads((other / INPUTS_FILE).read_text(encoding="utf-8"))
-            differs = ", ".join(_differences(was, inputs)[:3])
+            differs = ", ".join(list(_differences(was, inputs))[:3])
             step, _ = SavedStates(other).newest()
             print(f"starting afresh: {other} is after {step} steps of another run ({differs})", file=sys.stderr)
 
 
-def _differences(one: dict, other: dict, prefix: str = "") -> list[str]:
-    found = []
+def _differences(one: dict, other: dict, prefix: str = "") -> Iterator[str]:
     for key in sorted(one.keys() | other.keys()):
         a, b = one.get(key), other.get(key)
         if isinstance(a, dict) and isinstance(b, dict):
-            found += _differences(a, b, f"{prefix}{key}.")
+            yield from _differences(a, b, f"{prefix}{key}.")
         elif a != b:
-            found.append(prefix + key)
-    return found
+            yield prefix + key

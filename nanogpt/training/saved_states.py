@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import torch
+from torch.utils._pytree import tree_leaves
 
 from nanogpt.runtime import atomic
 from nanogpt.runtime.checksums import sha256
@@ -85,7 +86,4 @@ def _write(content: dict, file: BinaryIO) -> None:
 
 def tensor_bytes(content: object) -> int:
     """Sum the bytes of all tensors in nested dicts and lists."""
-    if isinstance(content, torch.Tensor):
-        return content.nbytes
-    items = content.values() if isinstance(content, dict) else content if isinstance(content, list | tuple) else ()
-    return sum(map(tensor_bytes, items))
+    return sum(leaf.nbytes for leaf in tree_leaves(content) if isinstance(leaf, torch.Tensor))

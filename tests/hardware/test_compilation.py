@@ -40,15 +40,10 @@ def programs(tmp_path, monkeypatch):
 CXX = "clang++" if sys.platform == "darwin" else "g++"
 
 
-@pytest.mark.parametrize("device", [CPU, MPS], ids=str)
-def test_on_and_off_are_obeyed(programs, device):
-    programs(CXX)
-    assert should_compile("on", 0.0, device) is True
-    assert should_compile("off", 1e30, device) is False
-
-
 def test_auto_compiles_long_runs_on_a_cpu(programs):
     programs(CXX, "gcc")
+    assert should_compile("on", 0.0, CPU) is should_compile("on", 0.0, MPS) is True
+    assert should_compile("off", 1e30, CPU) is False
     assert should_compile("auto", MIN_FLOPS_TO_COMPILE, CPU) is True
     assert should_compile("auto", 0.99 * MIN_FLOPS_TO_COMPILE, CPU) is False
     assert should_compile("auto", 1e30, CUDA) is should_compile("auto", 1e30, MPS) is False
@@ -118,8 +113,7 @@ def test_the_next_process_reads_what_was_compiled(tmp_path):
 
 @pytest.mark.slow
 @needs.compiler
-@pytest.mark.parametrize("arch", ["base", "optimized"])
-def test_compiled_kernels_sum_in_one_order(tiny, tmp_path, monkeypatch, arch):
+def test_compiled_kernels_sum_in_one_order(tiny, tmp_path, monkeypatch):
     """Each of 40 tokens is there a dozen times, so that both threads add to the same rows of the embedding's gradient.
 
     Without `use_deterministic_algorithms`, four times gave four sets of bits.
@@ -127,7 +121,7 @@ def test_compiled_kernels_sum_in_one_order(tiny, tmp_path, monkeypatch, arch):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     torch.set_num_threads(2)
     use_deterministic_algorithms()
-    model = tiny(arch, n_embd=128, block_size=64, n_layer=2)
+    model = tiny("optimized", n_embd=128, block_size=64, n_layer=2)
     ids = torch.randint(40, (8, 64))
     loss_of, found = compile_loss(model), []
     for _ in range(6):

@@ -11,7 +11,7 @@ from nanogpt.hardware import matmul_rates
 from nanogpt.hardware.matmul_rates import Rates, measure_matmul_flops, measured_rates, use_fast_float32
 
 MATMUL = torch.backends.mkldnn.matmul
-SLOWER, EVEN, FASTER = 0.5e9, 1.05e9, 2e9
+EVEN, FASTER = 1.05e9, 2e9
 
 
 @pytest.fixture(autouse=True)
@@ -77,11 +77,6 @@ def write(root: Path, **numbers) -> Rates:
     return absurd
 
 
-def test_a_stored_file_is_read(tmp_path):
-    absurd = write(tmp_path, float32=1.5, bfloat16=3)
-    assert measured_rates() == absurd
-
-
 @pytest.mark.parametrize(
     "damaged",
     [
@@ -102,6 +97,8 @@ def test_a_damaged_file_is_measured_again_and_replaced(tmp_path, damaged):
 @pytest.mark.parametrize("key", ["ONEDNN_MAX_CPU_ISA", "MKL_CBWR"])
 def test_other_settings_of_the_libraries_are_measured_anew(tmp_path, monkeypatch, key):
     absurd = write(tmp_path, float32=1.0)
+    assert measured_rates() == absurd
+    measured_rates.cache_clear()
     monkeypatch.setenv(key, "AVX2")
     assert measured_rates().float32 > 1e6 * absurd.float32
     assert len(list(tmp_path.glob(".work/rates/*/*"))) == 2
@@ -131,7 +128,6 @@ def test_fp32_moves_to_onednn_where_that_is_exact_and_faster(tmp_path, onednn, e
     [
         (EVEN, True, FASTER, True),
         (EVEN, True, EVEN, False),
-        (EVEN, True, SLOWER, False),
         (FASTER, True, 1.1 * FASTER, False),  # twice MKL's fp32, but not oneDNN's
         (FASTER, True, 1.3 * FASTER, True),
         (FASTER, False, 1.1 * FASTER, True),  # oneDNN's is fast because it rounds, so it is not used

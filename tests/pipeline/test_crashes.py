@@ -8,7 +8,6 @@ import pytest
 from clone import Clone
 from torture import (
     LONGEST,
-    STEPS,
     TRAININGS,
     Kill,
     Reference,
@@ -57,22 +56,6 @@ def test_ctrl_c_keeps_the_training_and_says_how_to_go_on(reference, tmp_path):
     assert f"resuming after step {said[1]}, from the state in {Path(said[2]).parent}" in again.text
     assert pretrained(clone.folder) == pretrained(reference.clone.folder)
     assert processes(clone.folder) == []
-
-
-def test_settings_that_are_edited_while_they_are_trained(reference, tmp_path):
-    """DVC records what the file says in the end, so the stage fails; put back, they are not trained again."""
-    clone = reference.fresh(tmp_path)
-    before = (clone.folder / "params.yaml").read_bytes()
-    run = Run(clone, "repro", "pretrain")
-    assert run.until(lambda: saved(clone.folder, "pretrain") > 0), run.text
-    clone.set(seed=2)
-    assert run.wait() != 0
-    assert "error: params.yaml: seed changed while this stage ran" in run.text
-    (clone.folder / "params.yaml").write_bytes(before)
-    again = Run(clone, "repro", "pretrain")
-    assert again.wait() == 0, again.text
-    assert f"resuming after step {STEPS}," in again.text
-    assert pretrained(clone.folder) == pretrained(reference.clone.folder)
 
 
 def test_a_stage_ends_with_its_dvc_however_early_that_dies(reference, tmp_path):

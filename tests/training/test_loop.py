@@ -12,9 +12,7 @@ from nanogpt.hardware.device import autocast
 from nanogpt.runtime.errors import BadSetting, UserError
 from nanogpt.training import loop
 from nanogpt.training.loop import train
-from nanogpt.training.optimizer import build_adamw
 from nanogpt.training.settings import resolve_warmup
-from nanogpt.training.step import update
 
 CPU = torch.device("cpu")
 
@@ -90,17 +88,6 @@ def test_dropout_differs_from_step_to_step_and_seed_to_seed(tiny, training):
 
 
 @pytest.mark.parametrize("arch", ["base", "optimized"])
-def test_accumulated_batches_are_one_large_batch(tiny, training, arch):
-    whole = trained(tiny(arch), training(max_steps=5, batch_size=8, grad_accum=1))
-    for batch_size, grad_accum in ((4, 2), (2, 4)):
-        parts = trained(tiny(arch), training(max_steps=5, batch_size=batch_size, grad_accum=grad_accum))
-        for name, tensor in whole.items():
-            assert_close(name, parts[name], tensor, 2e-4)
-        moved = max((parts[name] - tensor).abs().max() for name, tensor in tiny(arch).state_dict().items())
-        assert moved > 5e-3  # five steps of about lr: far more than the tolerance
-
-
-@pytest.mark.parametrize("arch", ["base", "optimized"])
 @pytest.mark.parametrize("tie", [False, True])
 def test_the_loop_is_a_plain_one_in_float64(tiny, training, arch, tie):
     settings = training(max_steps=20, grad_accum=2, weight_decay=0.2, grad_clip=0.5, log_every=1)
@@ -136,30 +123,6 @@ def test_the_loop_is_a_plain_one_in_float64(tiny, training, arch, tie):
     assert run.train_losses == pytest.approx(losses, abs=2e-4)
     for (name, p), q in zip(model.named_parameters(), parameters, strict=True):
         assert_close(name, p, q, 5e-4)
-
-
-def test_the_gradient_is_clipped_to_its_norm(tiny):
-    """With plain SGD at rate 1 the weights move by the gradient."""
-    batch = Windows(noise(), 16, 1).batch(0, 4)
-    moved = {}
-    for clip in (1e9, 0.25):
-        model = tiny()
-        before = state(model)
-        update(model, torch.optim.SGD(model.parameters(), 1.0), [batch], clip, CPU, torch.float32)
-        moved[clip] = math.sqrt(sum(((p - before[name]) ** 2).sum().item() for name, p in model.named_parameters()))
-    assert moved[1e9] > 0.5
-    assert moved[0.25] == pytest.approx(0.25, rel=1e-3)
-
-
-def test_an_update_returns_the_loss_before_it_and_leaves_no_gradients(tiny):
-    batches = [Windows(noise(), 16, 1).batch(i, 4) for i in range(2)]
-    model = tiny()
-    with torch.no_grad():
-        expected = sum(model(*batch).item() for batch in batches) / 2
-    optimizer = build_adamw(model, 0.01, (0.9, 0.95), 0.1)
-    assert update(model, optimizer, batches, 1.0, CPU, torch.float32) == pytest.approx(expected, rel=1e-6)
-    assert all(parameter.grad is None for parameter in model.parameters())
-    assert update(model, optimizer, batches, 1.0, CPU, torch.float32) < expected
 
 
 def test_bfloat16_is_for_products_only(tiny, training):
@@ -246,11 +209,8 @@ def test_a_warm_up_given_as_a_share_of_the_steps(tiny, training):
             training(max_steps=20, warmup_steps=wrong)
 
 
-def test_compiling_without_a_compiler(tiny, training, monkeypatch):
+def test_a_compiled_run_that_is_resumed_without_a_compiler(monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
-    with pytest.raises(UserError, match=r"train\.compile = 'on': a C\+\+ compiler .* is missing here"):
-        trained(tiny(), training(compile="on"))
-    trained(tiny(), training(compile="auto", max_steps=1, warmup_steps=0))
     with_one = ComputeSetup("cpu", "float32", "torch's own", 1, True)
-    with pytest.raises(UserError, match="is missing here"):
+    with pytest.raises(UserError, match=r"train\.compile = 'on': a C\+\+ compiler .* is missing here"):
         with_one.apply()
