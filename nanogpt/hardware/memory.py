@@ -54,9 +54,8 @@ def _bytes_below_limits(proc: Path, cgroups: Path) -> Iterator[int]:
 def keep_freed_memory() -> None:
     """Let this process reuse the memory that it frees for its next buffers; without glibc, do nothing.
 
-    Otherwise every large buffer of a training step gets new pages, which the kernel has to zero. On a virtual machine
-    that was a fifth of a step of the reference shape: base in fp32 took 1.98 s a step without this and 1.54 s with it,
-    optimized in bf16 582 ms and 457 ms. The first few steps still get new pages: before 2.38, glibc reuses a freed
+    Otherwise every large buffer of a training step gets new pages, which the kernel has to zero: a fifth of a step of
+    the reference shape (docs/speed.md). The first few steps still get new pages: before 2.38, glibc reuses a freed
     aligned buffer for one of its size only once it has merged with a neighbour. Source: mallopt(3).
     """
     if platform.libc_ver()[0] == "glibc":

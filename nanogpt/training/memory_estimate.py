@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from nanogpt.hardware import memory
+from nanogpt.model.attention import MATMUL_UP_TO
 from nanogpt.model.build import build_model, count_parameters
 from nanogpt.model.config import ModelConfig
 from nanogpt.model.loss import KEPT_BYTES
@@ -19,12 +20,9 @@ WARN_ABOVE = 0.85  # of the free memory: measured peaks were within 40% of the e
 
 
 def check_minimum(
-    config: ModelConfig,
-    batch_size: int = 1,
-    section: str = "train",
-    frozen: bool = False,
+    config: ModelConfig, batch_size: int = 1, section: str = "train", frozen: bool = False,
     free_mib: float | None = None,
-) -> None:
+) -> None:  # fmt: skip
     """Raise UserError if training certainly needs more than `free_mib`, by default what this process can still take.
 
     Counted are weights, gradients and AdamW's moments, and each block's input, all in fp32; with `frozen` weights, as
@@ -58,8 +56,8 @@ def estimate_training_mib(model: nn.Module, batch_size: int, dtype: torch.dtype)
     """Estimate the MiB that training `model` on a CPU takes at its peak, besides what this process has already.
 
     `dtype` is that of matrix products. Counted are gradients and AdamW's moments; for each token the inputs and outputs
-    of the blocks' linear layers, a quarter more in fp32 for what lies between them; and the head's exponentials, or all
-    its logits three times in fp32 if it has an adapter.
+    of the blocks' linear layers, some more for what lies between them, and attention's probabilities where they are
+    held; and the head's exponentials, or its logits three times in fp32 if it has an adapter.
     """
     tokens, vocab_size = batch_size * model.config.block_size, model.config.vocab_size
     layers = [
@@ -67,7 +65,11 @@ def estimate_training_mib(model: nn.Module, batch_size: int, dtype: torch.dtype)
         for name, layer in model.named_modules()
         if isinstance(layer, nn.Linear) and "lm_head" not in name and "lora_" not in name
     ]
-    activations = tokens * sum(layer.in_features + layer.out_features for layer in layers) * (1 + dtype.itemsize)
+    features = sum(layer.in_features + layer.out_features for layer in layers)
+    scores = model.config.n_layer * model.config.n_head * model.config.block_size
+    activations = tokens * features * (0.5 + dtype.itemsize)
+    if model.config.block_size <= MATMUL_UP_TO:
+        activations += tokens * scores * dtype.itemsize
     if type(model.lm_head) is nn.Linear:  # see `FusedLoss`: exponentials, and its gradient before it is a parameter's
         head = min(tokens * vocab_size * dtype.itemsize, KEPT_BYTES) + model.lm_head.weight.nbytes
     else:

@@ -20,15 +20,10 @@ from nanogpt.training.settings import TrainSettings, resolve_warmup
 
 
 def pretrain(
-    seed: int,
-    model: ModelSettings,
-    training: TrainSettings,
-    checkpoint: CheckpointSettings,
-    data: Path | str = "data/pretrain",
-    out: Path | str = "models/pretrain",
-    metrics_folder: Path | str = "metrics",
+    seed: int, model: ModelSettings, training: TrainSettings, checkpoint: CheckpointSettings,
+    data: Path | str = "data/pretrain", out: Path | str = "models/pretrain", metrics_folder: Path | str = "metrics",
     overwrite: bool = True,
-) -> dict:
+) -> dict:  # fmt: skip
     """Train, score every validation document, write the model to `out` and curves and metrics to `metrics_folder`.
 
     `data` is a folder of bins; their tokenizer is in it or in a folder beside it (`tokenizer_of_bins`). Returns the

@@ -12,13 +12,9 @@ from nanogpt.model.loss import head_loss
 
 
 def update(
-    loss_of: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
-    optimizer: torch.optim.Optimizer,
-    batches: list[tuple[torch.Tensor, torch.Tensor]],
-    grad_clip: float,
-    device: torch.device,
-    dtype: torch.dtype,
-) -> float:
+    loss_of: Callable[[Tensor, Tensor], Tensor], optimizer: torch.optim.Optimizer, batches: list[tuple[Tensor, Tensor]],
+    grad_clip: float, device: torch.device, dtype: torch.dtype,
+) -> float:  # fmt: skip
     """Make one optimizer step with the mean gradient of `batches`, clipped to norm `grad_clip`.
 
     `batches` are pairs (ids, targets), each (B, T) int64; `loss_of` returns their mean loss, as a model does. `dtype`

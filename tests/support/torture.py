@@ -287,28 +287,22 @@ def strike(run: Run, kill: Kill, order: list[str]) -> str | None:
     return stage
 
 
-def plan(reference: Reference, wanted: int, counts: Counter, rng: random.Random) -> list[Kill]:
-    """Kills for one way through the pipeline, at most `wanted`: more in the stages with the fewest so far."""
-    kills = []
-    for stage in reference.seconds:
-        behind = max(counts.values(), default=0) - counts[stage]
-        for _ in range(rng.choice([1, 2, 2] if behind > 1 else [0, 1, 1, 2])):
-            in_midst = stage in TRAININGS and rng.random() < 0.5  # half of a small training's time goes into imports
-            longest = reference.seconds[stage] * (0.2 if in_midst else 1.0)
-            seconds = rng.uniform(0, longest) if rng.random() < 0.9 else 0.0
-            kills.append(Kill(stage, rng.choice(list(WAYS)), seconds, in_midst))
-    return [kills[i] for i in sorted(rng.sample(range(len(kills)), min(wanted, len(kills))))]
+def plan(reference: Reference, n_kills: int, rng: random.Random) -> list[Kill]:
+    """Kills at random moments for one way through the pipeline, in the order of its stages."""
+    kills, order = [], list(reference.seconds)
+    for stage in sorted(rng.choices(order, k=n_kills), key=order.index):
+        after_save = stage in TRAININGS and rng.random() < 0.5  # half of a small training's time goes into imports
+        longest = reference.seconds[stage] * (0.2 if after_save else 1.0)
+        kills.append(Kill(stage, rng.choice(list(WAYS)), rng.uniform(0, longest), after_save))
+    return kills
 
 
 def torture(reference: Reference, n_kills: int, seed: int, folder: Path, say: Callable = print) -> Toll:
     """Strike `n_kills` times, in as many clones below `folder` as that takes."""
-    rng, toll, n = random.Random(seed), Toll(), 0
-    while toll.kills.total() < n_kills and not toll.faults:
-        n += 1
-        place = folder / f"tortured-{n}"
-        clone = reference.fresh(place)
-        counts = Counter(stage for stage, _ in toll.kills.elements())
-        disturb(reference, clone, plan(reference, n_kills - toll.kills.total(), counts, rng), toll, say)
+    rng, toll = random.Random(seed), Toll()
+    while (left := n_kills - toll.kills.total()) > 0 and not toll.faults:
+        place = folder / f"tortured-{toll.complete}"
+        disturb(reference, reference.fresh(place), plan(reference, min(left, 8), rng), toll, say)
         if not toll.faults:
             shutil.rmtree(place)
     return toll
