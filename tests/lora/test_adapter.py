@@ -1,10 +1,9 @@
 import json
-import resource
 from pathlib import Path
 
 import pytest
 import torch
-from adapters import SHAPE, Saved, copy, fill, ids_of, saved, settings, theirs, weights
+from adapters import SHAPE, Saved, fill, ids_of, saved, settings, theirs, weights
 
 from nanogpt.checkpoint.folder import load_checkpoint, save_checkpoint
 from nanogpt.checkpoint.identity import model_identity
@@ -102,31 +101,22 @@ def test_an_unknown_target_names_those_that_exist(tiny, arch):
         attach_adapter(tiny(arch), settings(target_modules=[other]), 1)
 
 
-def test_the_other_architecture(plain, tiny):
+def test_another_architecture_or_shape(plain, tiny):
     arch = plain.fresh().config.arch
     other = "optimized" if arch == "base" else "base"
     with pytest.raises(UserError, match=rf"adapter for the other architecture than the {other} model .* on base \("):
         load_adapter(plain.adapter, tiny(other, **SHAPE))
-
-
-@pytest.mark.parametrize("changed", [{"n_embd": 32}, {"n_layer": 1}, {"n_layer": 3}], ids=str)
-def test_another_shape(plain, tiny, changed):
-    model = tiny(plain.fresh().config.arch, **SHAPE | changed)
+    model = tiny(arch, **SHAPE | {"n_embd": 32})
     with pytest.raises(UserError, match=r"this model.* was trained on base \([0-9a-f]{12}\)$"):
         load_adapter(plain.adapter, model)
     assert not [name for name, _ in model.named_modules() if "lora" in name]  # left as it was
 
 
-KINDS = ["lora", "rslora", "dora"]
-
-
-@pytest.mark.parametrize("targets", ["all", "all-linear", "one"])
-@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+@pytest.mark.parametrize(("tied", "targets"), [(True, "all"), (False, "all-linear")])
 @pytest.mark.parametrize("arch", ["base", "optimized"])
-@pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_travels(tiny, byte, tmp_path, kind, arch, tied, targets):
-    wanted = LINEAR[arch][:1] if targets == "one" else targets
-    done = saved(tmp_path, tiny(arch, tie_embeddings=tied), byte, kind=kind, target_modules=wanted)
+@pytest.mark.parametrize("kind", ["lora", "rslora", "dora"])
+def test_every_kind_is_the_same_when_loaded_here_and_by_peft(tiny, byte, tmp_path, kind, arch, tied, targets):
+    done = saved(tmp_path, tiny(arch, tie_embeddings=tied), byte, kind=kind, target_modules=targets)
     with torch.no_grad():
         assert (done.fresh()(done.ids) - done.logits).abs().max() > 0.1
         adapted, tok = open_adapted(done.adapter)
@@ -136,14 +126,10 @@ def test_every_kind_travels(tiny, byte, tmp_path, kind, arch, tied, targets):
     logits, warned = theirs(done)
     torch.testing.assert_close(logits, done.logits, rtol=0, atol=1e-4)
     assert targets != "all-linear" or not [text for text in warned if "fan_in_fan_out" in text or "adapter" in text]
-    config = json.loads((done.adapter / "adapter_config.json").read_text())
-    assert (config["use_rslora"], config["use_dora"]) == (kind == "rslora", kind == "dora")
-    magnitudes = [name for name in done.tensors() if "magnitude" in name]
-    assert bool(magnitudes) == (kind == "dora")
 
 
 @pytest.mark.parametrize("arch", ["base", "optimized"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["lora", "dora"])
 def test_the_adapter_learns_and_the_base_does_not(tiny, byte, bins, training, kind, arch):
     model = tiny(arch, **SHAPE)
     before = weights(model)
@@ -164,58 +150,23 @@ def test_a_rank_above_the_width(tiny):
         attach_adapter(tiny(), settings(r=17), 1)
 
 
-@pytest.fixture(scope="module")
-def two(tmp_path_factory, tiny, byte) -> tuple[Saved, Saved]:
-    """Two adapters of different kinds, learned differently, on one base."""
-    folder, model = tmp_path_factory.mktemp("two"), tiny("base")
-    first = saved(folder, model, byte, 1, "first", target_modules="all")
-    return first, saved(folder, model, byte, 2, "second", kind="dora", r=2)
-
-
 @torch.no_grad()
-def test_two_adapters_side_by_side_on_one_base(two):
-    for done in (*two, *two):
-        check_base(done.adapter, done.base)
-        torch.testing.assert_close(open_adapted(done.adapter)[0](done.ids), done.logits, rtol=0, atol=5e-6)
-        torch.testing.assert_close(open_adapted(done.adapter, done.base)[0](done.ids), done.logits, rtol=0, atol=5e-6)
-    assert (two[0].logits - two[1].logits).abs().max() > 0.1
-    assert model_identity(two[0].base) == json.loads((two[1].adapter / "base.json").read_text())["sha256"]
-
-
-def test_another_base_is_refused_by_both_names(two, tiny, byte, tmp_path):
-    """Of the same shape, so that nothing but its identity tells."""
-    done, other = two[0], tmp_path / "other"
-    save_checkpoint(other, tiny("base", seed=1), byte)
-    mine, wrong = model_identity(done.base)[:12], model_identity(other)[:12]
-    message = rf"{done.adapter} was trained on base \({mine}\), and {other} is another model \({wrong}\)"
+def test_the_base_is_identified_by_its_content(plain, tmp_path):
+    base, done = tmp_path / "base.pt", plain
+    save_checkpoint(base, *load_checkpoint(done.base))
+    save_adapter(open_adapted(done.adapter, done.base)[0], tmp_path / "adapter", base)
+    torch.testing.assert_close(open_adapted(tmp_path / "adapter")[0](done.ids), done.logits, rtol=0, atol=5e-6)
+    mine, wrong = model_identity(base)[:12], model_identity(done.base)[:12]  # the same weights in other bytes
+    message = rf"adapter was trained on base\.pt \({mine}\), and {done.base} is another model \({wrong}\)"
     for use in (open_adapted, check_base):
         with pytest.raises(UserError, match=message):
-            use(done.adapter, other)
+            use(tmp_path / "adapter", done.base)
 
 
-@torch.no_grad()
-def test_a_base_in_one_file(two, tmp_path):
-    base = tmp_path / "base.pt"
-    save_checkpoint(base, *load_checkpoint(two[0].base))
-    model, _ = load_checkpoint(base)
-    save_adapter(load_adapter(two[0].adapter, model), tmp_path / "adapter", base)
-    torch.testing.assert_close(open_adapted(tmp_path / "adapter")[0](two[0].ids), two[0].logits, rtol=0, atol=5e-6)
-    with pytest.raises(UserError, match="is another model"):  # the same weights in other bytes
-        open_adapted(tmp_path / "adapter", two[0].base)
-
-
-def test_a_base_that_was_trained_anew_in_its_place(tiny, byte, tmp_path):
-    done = saved(tmp_path, tiny("base"), byte)
-    save_checkpoint(done.base, tiny("base", seed=1), byte)
-    with pytest.raises(UserError, match=r"adapter was trained on base \(.*base is another model"):
-        open_adapted(done.adapter)
-
-
-def test_how_an_adapter_calls_its_base(two, tmp_path, monkeypatch):
-    """By its path in the project: the same on every machine."""
-    adapted, tok = open_adapted(two[0].adapter)
+def test_an_adapter_names_its_base_by_the_path_in_the_project(plain, tmp_path, monkeypatch):
+    adapted, tok = open_adapted(plain.adapter)
     (tmp_path / "models").mkdir()
-    save_checkpoint(tmp_path / "models" / "pretrain", two[0].fresh(), tok)
+    save_checkpoint(tmp_path / "models" / "pretrain", plain.fresh(), tok)
     monkeypatch.chdir(tmp_path)
     for base in ("models/pretrain", "./models/../models/pretrain", tmp_path / "models" / "pretrain"):
         save_adapter(adapted, tmp_path / "runs" / "lora", base)
@@ -246,29 +197,12 @@ def test_an_adapter_that_peft_trained_elsewhere(tiny, byte, tmp_path):
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-4)
     with pytest.raises(UserError, match=r"foreign does not say which model it belongs to; name it with"):
         open_adapted(tmp_path / "foreign")
-    save_checkpoint(tmp_path / "wide", tiny("base", n_embd=32), byte)
-    with pytest.raises(UserError, match=r"this model needs"):
-        open_adapted(tmp_path / "foreign", tmp_path / "wide")
 
 
 def test_saving_for_a_base_that_is_not_there(plain, tmp_path):
     with pytest.raises(UserError, match=r"nowhere does not exist: an adapter is saved with the identity"):
         save_adapter(open_adapted(plain.adapter)[0], tmp_path / "a", tmp_path / "nowhere")
     assert not list(tmp_path.iterdir())
-
-
-def test_a_failure_while_saving_leaves_the_old_adapter(plain, tmp_path):
-    folder = copy(plain.adapter, tmp_path / "a")
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    old = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, old[1]))
-    try:
-        with pytest.raises(Exception, match=r"(?i)too large|I/O"):
-            save_adapter(open_adapted(plain.adapter)[0], folder, plain.base)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, old)
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
-    assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
 def test_training_takes_its_own_figures_and_the_rest_from_train(training):
@@ -280,9 +214,8 @@ def test_training_takes_its_own_figures_and_the_rest_from_train(training):
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("r", 0), ("alpha", 0.0), ("dropout", 1.0), ("target_modules", []), ("max_steps", 0), ("batch_size", 0),
-     ("lr", 0.0), ("min_lr", 0.5), ("warmup_steps", 12)],
-)  # fmt: skip
+    [("r", 0), ("alpha", 0.0), ("target_modules", []), ("min_lr", 0.5), ("warmup_steps", 12)],
+)
 def test_wrong_settings_are_named_when_they_are_read(key, value):
     with pytest.raises(BadSetting) as caught:
         settings(**{key: value})

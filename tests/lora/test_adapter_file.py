@@ -40,12 +40,6 @@ def refused(done):
     return check
 
 
-def test_what_is_read(done):
-    found = read_adapter(done.adapter)
-    assert (found.lora["r"], found.lora["lora_alpha"], found.base, found.model_type) == (3, 6.0, "base", "gpt2")
-    assert found.origin == f"base ({found.sha256[:12]})"
-
-
 def test_folders_without_an_adapter(done, refused, tmp_path):
     for folder in (tmp_path, tmp_path / "nowhere", done.base):
         refused(folder, r"holds no adapter \(no adapter_config\.json\); train one with")
@@ -57,19 +51,15 @@ def test_folders_without_an_adapter(done, refused, tmp_path):
     ("text", "message"),
     [
         ("", "Expecting value"),
-        ("{", "Expecting property name"),
         ("[]", "not a JSON object"),
-        ("3", "not a JSON object"),
         ("[" * 100_000, "recursion"),
-        ('{"r": 1' + "0" * 5000 + "}", "limit"),
         ('{"r": "' + "x" * (1 << 20) + '"}', "larger than 1048576 bytes"),
-        (b"\xff\xfe\xff", "decode"),
     ],
-    ids=["empty", "cut", "list", "number", "deep", "digits", "long", "bytes"],
+    ids=["empty", "list", "deep", "long"],
 )
 def test_a_config_that_is_no_json(done, refused, tmp_path, text, message):
     folder = copy(done.adapter, tmp_path / "a")
-    (folder / CONFIG).write_bytes(text if isinstance(text, bytes) else text.encode())
+    (folder / CONFIG).write_text(text)
     refused(folder, rf"{folder}/adapter_config\.json is damaged \(.*{message}.*\); train the adapter again")
 
 
@@ -77,31 +67,23 @@ def test_a_config_that_is_no_json(done, refused, tmp_path, text, message):
     ("changed", "message"),
     [
         ({"peft_type": "IA3"}, "an adapter of the kind 'IA3', not LoRA"),
-        ({"peft_type": None}, "of the kind None"),
         ({"auto_mapping": {"base_model_class": "system", "parent_library": "os"}}, "'auto_mapping' = .* is more than"),
-        ({"modules_to_save": ["lm_head"]}, "'modules_to_save' = .* is more than"),
         ({"layer_replication": [[0, 100_000]]}, "layer_replication"),
-        ({"rank_pattern": {"c_attn": 10**9}}, "rank_pattern"),
-        ({"anything": "else"}, "'anything' = 'else'"),
         ({"init_lora_weights": "pissa"}, "init_lora_weights = 'pissa' is not supported"),
         ({"bias": "all"}, "bias = 'all'"),
         ({"task_type": "SEQ_CLS"}, "task_type = 'SEQ_CLS'"),
         ({"r": 0}, "r = 0"),
         ({"r": True}, "r = True"),
-        ({"r": "3"}, "r = '3'"),
         ({"r": 10**12}, "rank of 1000000000000 is above the model's width of 16"),
         ({"r": 4}, r"has the shape \(3, .*needs \(4, "),
         ({"lora_alpha": float("nan")}, "lora_alpha = nan"),
-        ({"lora_alpha": float("inf")}, "lora_alpha = inf"),
         ({"lora_dropout": 1.5}, "lora_dropout = 1.5"),
         ({"use_dora": "yes"}, "use_dora = 'yes'"),
         ({"use_dora": True}, "magnitude_vector' is missing for this model"),
         ({"target_modules": ["nowhere"]}, "this model has no module 'nowhere'"),
         ({"target_modules": ["h"]}, "this model has no module 'h'"),
         ({"target_modules": "(a+)+$"}, "target_modules"),
-        ({"target_modules": []}, r"target_modules = \[\]"),
         ({"target_modules": [3]}, r"target_modules = \[3\]"),
-        ({"target_modules": ["wte"]}, "is not for this model"),
         ({"base_model_name_or_path": ["/"]}, "base_model_name_or_path"),
     ],
     ids=lambda value: json.dumps(value)[:40] if isinstance(value, dict) else "",
@@ -110,25 +92,7 @@ def test_a_config_that_asks_for_more(done, refused, tmp_path, changed, message):
     refused(copy(done.adapter, tmp_path / "a", **changed), message)
 
 
-def entry(shape, start: int, end: int, dtype: str = "F32") -> dict:
-    return {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
-
-
-def header(content: dict, data: bytes = b"") -> bytes:
-    text = json.dumps(content).encode()
-    return struct.pack("<Q", len(text)) + text + data
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"",
-        struct.pack("<Q", 1 << 62) + b"{}",
-        header({"a": entry([4], 0, 16, "X9")}, b"\0" * 16),
-        header({"a\nb" * 1000: entry([4], 0, 8)}, b"\0" * 8),
-    ],
-    ids=["empty", "huge header", "type", "name"],
-)
+@pytest.mark.parametrize("content", [b"", struct.pack("<Q", 1 << 62) + b"{}"], ids=["empty", "huge"])
 def test_a_hostile_header(done, refused, tmp_path, content):
     folder = copy(done.adapter, tmp_path / "a")
     (folder / WEIGHTS).write_bytes(content)
@@ -150,7 +114,6 @@ def test_damaged_weights(done, refused, tmp_path):
         (tensors | {name: tensors[name][:-1].clone()}, rf"{name} has the shape \(.*\), and this model needs \("),
         (tensors | {name: tensors[name].long()}, f"{name} is of the type I64, not floating point"),
         (tensors | {name: tensors[name] * float("nan")}, f"{name} holds NaN or infinity"),
-        (tensors | {name: tensors[name] * 0 + float("inf")}, f"{name} holds NaN or infinity"),
     ):
         save_file(changed, file)
         refused(folder, message + rf".* was trained on base \({read_adapter(folder).sha256[:12]}\)$")
@@ -192,34 +155,21 @@ def test_a_pickle_is_never_opened(done, refused, tmp_path):
     assert not (tmp_path / "sprung").exists()
 
 
-@pytest.mark.parametrize("name", [CONFIG, WEIGHTS, "base.json", "README.md", "SHA256SUMS"])
+@pytest.mark.parametrize("name", [WEIGHTS, "README.md"])
 def test_links_that_lead_out_of_the_folder(done, refused, tmp_path, name):
     folder = copy(done.adapter, tmp_path / "a")
     (folder / name).touch()
-    content = (folder / name).read_bytes()
-
-    def link(target: Path, at: Path | None = None) -> None:
-        at = at or target
-        at.parent.mkdir(parents=True, exist_ok=True)
-        at.write_bytes(content)
-        (folder / name).unlink()
+    cached = tmp_path / "cache" / "files" / "md5" / "ab" / ("c" * 30)  # where DVC has what it links to
+    cached.parent.mkdir(parents=True)
+    for target in (tmp_path / "outside", cached):
+        (folder / name).rename(target)
         (folder / name).symlink_to(target)
-
-    for outside in (tmp_path / "outside", tmp_path / "cache/files/md5/ab/short", tmp_path / "blobs" / ("g" * 64)):
-        link(outside)
-        refused(folder, rf"{folder}/{name} is a link out of its folder, to {outside}")
-    link(Path("../outside"), tmp_path / "outside")
-    refused(folder, "is a link out of its folder")
-    for inside in (  # where DVC and the Hugging Face hub keep what they link to, and the folder itself
-        tmp_path / "cache" / "files" / "md5" / "ab" / ("c" * 30), tmp_path / "hub" / "blobs" / ("d" * 64),
-        folder / "elsewhere",
-    ):  # fmt: skip
-        link(inside)
-        load_adapter(folder, done.fresh())
-    (folder / name).unlink()
-    if name in (CONFIG, WEIGHTS, "base.json"):
-        (folder / name).symlink_to(folder / name)  # a circle
-        refused(folder, r"holds no adapter|has no adapter_model|is not a file")
+        if target == cached:
+            load_adapter(folder, done.fresh())
+        else:
+            refused(folder, rf"{folder}/{name} is a link out of its folder, to {target}")
+            shutil.copy(target, folder / "content")
+            (folder / "content").replace(folder / name)
 
 
 def test_a_pipe_is_not_waited_for(done, refused, tmp_path):
@@ -230,21 +180,17 @@ def test_a_pipe_is_not_waited_for(done, refused, tmp_path):
         refused(folder, r"holds no adapter|has no adapter_model|is not a file")
 
 
-@pytest.mark.parametrize("name", ["pipe", "pipe.pt", "model"])
+@pytest.mark.parametrize("name", ["pipe", "pipe.pt"])
 def test_a_named_base_is_not_opened_unless_it_is_a_model(done, tmp_path, monkeypatch, name):
     """A pipe would be waited for without end, and a device read without end."""
     monkeypatch.chdir(tmp_path)
     folder = copy(done.adapter, tmp_path / "adapters" / "a", base_model_name_or_path=name)
-    shutil.copytree(done.base, "model")
-    os.mkfifo("model/more.safetensors" if name == "model" else name)
-    if name == "model":  # a whole model, with a pipe among its files
-        assert find_base(folder) == Path("model")
-    else:
-        with pytest.raises(UserError, match="is not here; name it with"):
-            find_base(folder)
+    os.mkfifo(name)
+    with pytest.raises(UserError, match="is not here; name it with"):
+        find_base(folder)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"sha256": 3, "model_type": "gpt2"}', '{"sha256": "abc"}'])
+@pytest.mark.parametrize("text", ["", "{}", '{"sha256": "abc", "model_type": "gpt2"}'])
 def test_a_damaged_base_json(done, refused, tmp_path, text):
     """It is not passed over: that would let an adapter onto any base."""
     folder = copy(done.adapter, tmp_path / "a")
