@@ -4,12 +4,14 @@ import contextlib
 import itertools
 import math
 import multiprocessing
+import os
 import statistics
+import threading
 import time
-import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 
 from nanogpt.hardware import memory
 from nanogpt.runtime.errors import UserError
@@ -19,7 +21,7 @@ Steps = dict[str, Callable[[], object]]
 # A turn is TIMED steps after WARM_UP untimed ones: while others had their turn, the system may have taken back the
 # pages that a step frees, and on a virtual machine it took half as long as a step to get them again.
 WARM_UP, TIMED = 2, 3
-END_SECONDS = 10  # for a process to end by itself
+_steps: Steps = {}  # of this process
 
 
 @dataclass(frozen=True)
@@ -41,74 +43,55 @@ def time_in_turns(entries: dict[str, Callable[[], Steps]], steps: int) -> Times:
     Each entry is pickled and called in a fresh process, and returns the kinds of steps to time there by name. No two
     processes work at once. Raises UserError where a process is killed, as Linux does when memory is short.
     """
+    context = multiprocessing.get_context("spawn")
     with contextlib.ExitStack() as stack:
-        runners = {name: stack.enter_context(_start_process(name, entry)) for name, entry in entries.items()}
+        pools = {name: stack.enter_context(ProcessPoolExecutor(1, context, _end_with_parent)) for name in entries}
+
+        def call(name: str, function: Callable, *args):
+            try:
+                return pools[name].submit(function, *args).result()
+            except BrokenProcessPool:
+                raise UserError(
+                    f"the benchmark's process for {name} was killed; perhaps for want of memory: "
+                    "choose a smaller benchmark.batch_size"
+                ) from None
+
+        for name, entry in entries.items():
+            call(name, _warm_up, entry)
         seconds: dict[str, list[float]] = {}
         for _ in range(math.ceil(steps / TIMED)):
-            for runner in runners.values():
-                for name, elapsed in runner("time").items():
+            for entry in entries:
+                for name, elapsed in call(entry, _time_one_turn).items():
                     seconds.setdefault(name, []).extend(elapsed)
-        return Times(seconds, {name: runner("peak") for name, runner in runners.items()})
+        return Times(seconds, {name: call(name, memory.peak_mib) for name in entries})
 
 
-@contextlib.contextmanager
-def _start_process(name: str, entry: Callable[[], Steps]) -> Iterator[Callable[[str], object]]:
-    """Start a process and warm it up; give a function that asks it to "time" a turn of each step or for its "peak"."""
-    context = multiprocessing.get_context("spawn")
-    pipe, child_pipe = context.Pipe()
-    process = context.Process(target=_serve, args=(child_pipe, entry), daemon=True)
-    process.start()
-    child_pipe.close()
+def _end_with_parent() -> None:
+    """End this process when its parent has ended, which may have been killed."""
 
-    def ask(question: str) -> object:
-        try:
-            pipe.send(question)
-            answer = pipe.recv()
-        except (EOFError, OSError):
-            process.join()
-            advice = "; perhaps for want of memory: choose a smaller benchmark.batch_size"
-            raise UserError(
-                f"the benchmark's process for {name} ended with status {process.exitcode}"
-                + (advice if process.exitcode < 0 else "")
-            ) from None
-        if isinstance(answer, str):
-            raise RuntimeError(f"{name}: {answer}")
-        return answer
+    def wait() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
 
-    try:
-        ask("warm")
-        yield ask
-    finally:
-        pipe.close()
-        process.join(END_SECONDS)  # it ends when the pipe closes, and ends the workers that torch.compile started
-        process.terminate()
-        process.join()
+    threading.Thread(target=wait, daemon=True).start()
 
 
-def _serve(pipe: Connection, entry: Callable[[], Steps]) -> None:
-    try:
-        steps = entry()
-        while True:
-            match pipe.recv():
-                case "warm":
-                    for step in steps.values():  # torch compiles in the first call
-                        step()
-                    pipe.send(True)
-                case "time":
-                    pipe.send({name: _time_one_turn(step) for name, step in steps.items()})
-                case "peak":
-                    pipe.send(memory.peak_mib())
-    except (EOFError, KeyboardInterrupt):
-        return
-    except Exception:
-        pipe.send(traceback.format_exc())
-
-
-def _time_one_turn(step: Callable[[], object]) -> list[float]:
-    for _ in range(WARM_UP):
+def _warm_up(entry: Callable[[], Steps]) -> None:
+    """Build the steps of this process and call each once: torch compiles in the first call."""
+    _steps.update(entry())
+    for step in _steps.values():
         step()
-    times = [time.perf_counter()]
-    for _ in range(TIMED):
-        step()
-        times.append(time.perf_counter())
-    return [after - before for before, after in itertools.pairwise(times)]
+
+
+def _time_one_turn() -> dict[str, list[float]]:
+    """Seconds of TIMED steps of each kind in this process."""
+    seconds = {}
+    for name, step in _steps.items():
+        for _ in range(WARM_UP):
+            step()
+        times = [time.perf_counter()]
+        for _ in range(TIMED):
+            step()
+            times.append(time.perf_counter())
+        seconds[name] = [after - before for before, after in itertools.pairwise(times)]
+    return seconds

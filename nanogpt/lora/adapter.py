@@ -56,16 +56,21 @@ def open_adapted(folder: Path | str, base: Path | str | None = None) -> tuple["P
     another model than the adapter was trained on, and as `load_checkpoint` and `load_adapter` do.
     """
     base = find_base(folder) if base is None else base
-    read_adapter(folder)  # a damaged adapter is reported before its base is read
+    found = read_adapter(folder)  # a damaged adapter is reported before its base is read
     model, tok = load_checkpoint(base)
-    check_base(folder, base)
+    # without a base.json, trained elsewhere, it does not say which; then its shapes decide
+    if found.sha256 not in (None, (identity := model_identity(base))):
+        raise UserError(
+            f"{folder} was trained on {found.origin}, and {base} is another model ({identity[:12]}): merged already, "
+            "or trained again; name the adapter's own with --base-checkpoint, or train the adapter again"
+        )
     return load_adapter(folder, model), tok
 
 
 def load_adapter(folder: Path | str, model: nn.Module) -> "PeftModel":
     """Put a saved adapter on `model`, in place; eval mode, nothing trainable.
 
-    The caller makes sure that `model` is the right one (see `check_base`). Raises UserError, with `model` unchanged,
+    The caller makes sure that `model` is the right one (see `open_adapted`). Raises UserError, with `model` unchanged,
     for a folder without an adapter, an adapter for another architecture or shape, or one that is not safe to load.
     """
     from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
@@ -83,19 +88,6 @@ def load_adapter(folder: Path | str, model: nn.Module) -> "PeftModel":
     adapted = get_peft_model(model, LoraConfig(**found.lora, inference_mode=True))
     set_peft_model_state_dict(adapted, tensors)
     return adapted.eval()
-
-
-def check_base(folder: Path | str, base: Path | str) -> None:
-    """Raise UserError if `base` is another model than the adapter in `folder` was trained on.
-
-    An adapter without a base.json, trained elsewhere, does not say which; then its shapes decide in `load_adapter`.
-    """
-    found = read_adapter(folder)
-    if found.sha256 not in (None, (identity := model_identity(base))):
-        raise UserError(
-            f"{folder} was trained on {found.origin}, and {base} is another model ({identity[:12]}): merged already, "
-            "or trained again; name the adapter's own with --base-checkpoint, or train the adapter again"
-        )
 
 
 def find_base(folder: Path | str) -> Path:

@@ -25,12 +25,8 @@ _JSON_BYTES = 1 << 20  # PEFT's config has 1 KiB
 _RETRAIN = "train the adapter again"
 
 
-def _is_bool(value: object) -> bool:
-    return isinstance(value, bool)
-
-
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not _is_bool(value) and abs(value) < 1e30  # so no NaN either
+    return type(value) in (int, float) and abs(value) < 1e30  # so no NaN either
 
 
 # The keys of PEFT's config that describe plain LoRA, rsLoRA and DoRA: default and test of the value.
@@ -41,14 +37,14 @@ _LORA_KEYS = {
     "target_modules": (
         None, lambda value: isinstance(value, list) and value and all(isinstance(name, str) and name for name in value)
     ),
-    "use_rslora": (False, _is_bool),
-    "use_dora": (False, _is_bool),
+    "use_rslora": (False, lambda value: value in (True, False)),
+    "use_dora": (False, lambda value: value in (True, False)),
 }  # fmt: skip
 _OTHER_KEYS = {
     "bias": ("none", lambda value: value == "none"),
     "task_type": ("CAUSAL_LM", lambda value: value == "CAUSAL_LM"),
     # the other ways to start an adapter also change the base's own weights
-    "init_lora_weights": (True, lambda value: _is_bool(value) or value == "gaussian"),
+    "init_lora_weights": (True, lambda value: value in (True, False, "gaussian")),
     "base_model_name_or_path": ("", lambda value: isinstance(value, str) and len(value) <= 1000),
 }
 # Keys that change nothing in a saved adapter: who wrote it, defaults, what the modules themselves say.

@@ -1,4 +1,3 @@
-from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -67,8 +66,8 @@ def test_the_optimizer_updates_a_whole_model(built):
     assert norm.item() == pytest.approx(1, rel=1e-3)  # clipped, from some hundred
 
 
-@pytest.mark.parametrize("vocab_size", [64, 2 * IDS_AT_ONCE + 1])
-def test_products_are_the_three_of_the_head(vocab_size):
+def test_products_are_the_three_of_the_head():
+    vocab_size = 2 * IDS_AT_ONCE + 1
     steps = step_parts.build_head_products("three", "bfloat16", replace(SETTINGS, vocab_size=vocab_size))
     assert count_flops(steps["three"]) == 3 * 2 * TOKENS * C * vocab_size
 
@@ -77,18 +76,3 @@ def test_a_square_product_in_each_dtype():
     steps = step_parts.build_square_products({"fp32": "float32", "bf16": "bfloat16"}, SETTINGS, 40)
     assert {name: count_flops(step) for name, step in steps.items()} == {"fp32": 2 * 40**3, "bf16": 2 * 40**3}
     assert {name: step().dtype for name, step in steps.items()} == {"fp32": torch.float32, "bf16": torch.bfloat16}
-
-
-@pytest.mark.parametrize("grad", [None, torch.ones(3, 1)], ids=["of a scalar", "given"])
-def test_a_step_goes_both_ways_and_keeps_no_gradient(grad):
-    layer, x = nn.Linear(4, 1), torch.randn(3, 4, requires_grad=True)
-    leaves, reached = [*layer.parameters(), x], Counter()
-    for place, leaf in enumerate(leaves):
-        leaf.register_post_accumulate_grad_hook(lambda _, place=place: reached.update([place]))
-    step = step_parts.forward_and_backward(
-        lambda: layer(x).sum() if grad is None else layer(x), grad, "bfloat16", leaves
-    )
-    for times in (1, 2):
-        step()
-        assert reached == dict.fromkeys(range(3), times)
-        assert all(leaf.grad is None for leaf in leaves)

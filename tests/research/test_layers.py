@@ -13,11 +13,3 @@ def test_layers_and_those_they_replace():
         "swiglu": 6 * TOKENS * 3 * C * 64, "gelu": 6 * TOKENS * 8 * C * C,
         "gqa": attention + 6 * TOKENS * 2 * C * HEAD, "mha": attention + 6 * TOKENS * 2 * C * C,
     }  # fmt: skip
-
-
-def test_figures_are_grouped_by_prefix():
-    seconds = {"base_fp32.mlp": 0.25, "base_fp32.attention": 0.5, "optimized_bf16.mlp": 0.125}
-    assert layers.group_by_prefix(seconds) == {
-        "base_fp32": {"mlp": 250, "attention": 500},
-        "optimized_bf16": {"mlp": 125},
-    }

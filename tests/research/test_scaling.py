@@ -15,9 +15,7 @@ REFERENCE = replace(SETTINGS, n_head=5, n_embd=320, block_size=256, batch_size=8
     [
         ("n_embd", 512, {"n_head": 8, "n_kv_head": 1}),
         ("block_size", 1024, {"batch_size": 2}),
-        ("batch_size", 4, {}),
         ("vocab_size", 256, {}),
-        ("threads", 1, {}),
     ],
 )
 def test_one_setting_varies(key, value, others):
