@@ -1,9 +1,7 @@
 """Measure how many small faults the tests find: change one place of the code, run the tests that execute it, repeat.
 
-`python tests/support/mutate.py --mutants 300` works on copies of the last commit; run again after an interruption, it
-continues. docs/testing.md explains the figures. The faults are those of cosmic-ray's operators. The runner is written
-here because a test process that starts with torch imported, and runs only the tests that execute the changed line,
-needs seconds where a whole test run needs minutes.
+docs/testing.md explains it. The faults are those of cosmic-ray's operators. The runner is written here because a test
+process that starts with torch imported, and runs only the tests that execute the changed line, needs seconds.
 """
 
 import argparse
@@ -23,7 +21,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import traceback
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -66,10 +63,7 @@ def sample_mutants(root: Path, seed: int) -> list[Mutant]:
         for name, operator in OPERATORS.items():
             positions = [(node, at[0]) for node in ast_nodes(tree) for at in operator().mutation_positions(node)]
             for occurrence, (node, start) in enumerate(positions):
-                path_joined = "_Div_" in name and node.get_next_leaf().type in (
-                    "string",
-                    "fstring_start",
-                )  # fails always
+                path_joined = "_Div_" in name and "string" in node.get_next_leaf().type  # any other operator fails
                 if not path_joined and not any(first <= start < last for first, last in ignored):
                     kind = name.partition("_")[0]  # all that may stand in place of a `-` are one place
                     places.setdefault((start, kind), []).append((path, start[0], name, occurrence))
@@ -89,7 +83,7 @@ def ignored_spans(source: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
 
 
 class Recorder:
-    """Pytest plugin: writes seconds and lines of each test that passes; lines of a wider fixture count for all."""
+    """Pytest plugin: writes seconds and lines of each test that passes; lines of fixtures count for the whole file."""
 
     def __init__(self, root: Path, note: Path):
         self.files, self.note = {str(root / file): file for file in target_files(root)}, note
@@ -113,12 +107,8 @@ class Recorder:
         if item.session.testsfailed == failed:
             self.tests[item.nodeid] = time.monotonic() - start, self.lines
 
-    @pytest.hookimpl(hookwrapper=True)
-    def pytest_fixture_setup(self, fixturedef):
-        before, self.lines = self.lines, set()
-        yield
-        (before if fixturedef.scope == "function" else self.shared).update(self.lines)
-        self.lines = before
+    def pytest_runtest_call(self):
+        self.shared |= self.lines
 
     def pytest_sessionfinish(self):
         tests = {name: [seconds, sorted(lines | self.shared)] for name, (seconds, lines) in self.tests.items()}
@@ -155,7 +145,7 @@ def run_pytest(files: list[str], plugin: object, seconds: int) -> int:
         try:
             os.setsid()
             os.chdir(tree)
-            sys.stdout = sys.stderr = Path(f"{tree}.log").open("w", buffering=1)
+            sys.stdout = sys.stderr = Path(f"{tree}.log").open("w", buffering=1)  # noqa: SIM115
             sys.path[0] = str(tree / "tests" / "support")
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             signal.alarm(seconds)
@@ -163,7 +153,6 @@ def run_pytest(files: list[str], plugin: object, seconds: int) -> int:
             words = ["-qx" if isinstance(plugin, Selection) else "-q", "-m", "not slow", "-p", "no:cacheprovider"]
             os._exit(pytest.main([*words, f"--basetemp={tree}-tmp", *files], [plugin]))
         finally:
-            traceback.print_exc()
             os._exit(70)
     try:
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
@@ -213,10 +202,10 @@ def run_mutant(number: int, mutant: Mutant, chosen: list[str], seconds: dict[str
     return {"outcome": outcome, "place": f"{mutant[0]}:{mutant[1]}", "diff": diff}
 
 
-def share_killed(results: list[dict]) -> float:
+def share_killed(results: list[dict], place: str = "") -> float:
     """A timeout counts as killed, and an error of pytest itself is not counted."""
-    survived = [result["outcome"] == "survived" for result in results if result["outcome"] != "error"]
-    return round(1 - sum(survived) / max(1, len(survived)), 4)
+    outcomes = [result["outcome"] for result in results if result["place"].startswith(place)]
+    return round(1 - outcomes.count("survived") / max(1, len(outcomes) - outcomes.count("error")), 4)
 
 
 def main() -> None:
@@ -226,15 +215,17 @@ def main() -> None:
     flags.add_argument("--workers", type=int, default=2, metavar="N", help="at once (default: %(default)s)")
     flags.add_argument("--out", type=Path, default="docs/figures/mutation.json", help="default: %(default)s")
     args = flags.parse_args()
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
-    work = Path(f"/tmp/nanogpt-mutation/{commit.strip()}-{args.seed}")
+    git = partial(subprocess.run, cwd=ROOT, capture_output=True, text=True)
+    if git(["git", "diff", "--quiet", "HEAD", "--", "nanogpt", "tests"]).returncode:
+        sys.exit("error: nanogpt/ or tests/ has changes; commit them first, as copies of the last commit are tested")
+    commit = git(["git", "rev-parse", "--short", "HEAD"]).stdout.strip()
+    work = Path(tempfile.gettempdir(), "nanogpt-mutation", f"{commit}-{args.seed}")
     work.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import pandas  # noqa: F401  what tests import late: test processes are forks, and need not wait for it
     import peft  # noqa: F401
     import torch._dynamo  # noqa: F401
 
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `&` has it ignored
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     paths = [path for room in TESTS for path in (ROOT / "tests" / room).rglob("test_*.py") if path.name not in SKIPPED]
     mutants = sample_mutants(ROOT, args.seed)[: args.mutants]
@@ -256,14 +247,13 @@ def main() -> None:
     from nanogpt.hardware.cores import describe_processor
 
     outcomes = Counter(result["outcome"] for result in found)
-    by_room = {room: [r for r in found if r["place"].startswith(f"nanogpt/{room}/")] for room in ROOMS}
     figures = {
         "machine": describe_processor(),
         "command": f"python tests/support/mutate.py --mutants {args.mutants} --seed {args.seed}",
         "mutants": len(found),
         **{key: outcomes[key.removesuffix("s")] for key in ("killed", "survived", "timeouts", "errors")},
         "share_killed": share_killed(found),
-        "share_killed_by_room": {room: share_killed(results) for room, results in by_room.items()},
+        "share_killed_by_room": {room: share_killed(found, f"nanogpt/{room}/") for room in ROOMS},
         "survivors": [result for result in found if result["outcome"] == "survived"],
     }
     args.out.parent.mkdir(parents=True, exist_ok=True)
