@@ -33,8 +33,7 @@ def main() -> None:
     print(describe_processor(), flush=True)
     corpus = load_corpus(settings, given.data)
     figures = measure_prepare(corpus, override(given.tokenizer, args), args.megabytes, args.num_iters)
-    for name, value in figures.items():
-        print(f"{name:<24}{value:>10,.2f}")
+    print("\n".join(f"{name:<24}{value:10,.2f}" for name, value in figures.items()))
     if args.out:
         write_metrics(args.out, figures)
 

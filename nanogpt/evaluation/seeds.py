@@ -41,10 +41,6 @@ class Group:
     steps: int
     runs: list[dict]
 
-    def values(self, measure: str) -> list[float]:
-        """One of MEASURES on the validation documents, for each seed."""
-        return [run["val"][measure] for run in self.runs]
-
     @property
     def tokens_per_s(self) -> float:
         """Mean speed: all tokens over all seconds."""
@@ -106,29 +102,27 @@ def _load_or_train(arch: str, seed: int, steps: int, data: Path | str, fixed: di
     if not metrics.exists():
         run, written = f"{arch}, seed {seed}, {steps:,} steps", model / "pretrain.json"
         if not written.exists():  # else this process was killed between training and the last line of this block
-            _train(run, {"arch": arch, "seed": seed, "max-steps": steps, "data": data, "out": model})
+            flags = f"--arch={arch}", f"--seed={seed}", f"--max-steps={steps}", f"--data={data}", f"--out={model}"
+            _train(run, flags)
         now = describe_conditions(data)
-        problem = None
-        if changed := " and ".join(key for key in fixed if now[key] != fixed[key]):
-            problem = (
-                f"{changed} changed while it was trained (params.yaml, {data} or the code), so that it does not count; "
-                "undo that to continue the series, or run the same command again for a new one"
-            )
-        elif not json.loads(written.read_text("utf-8"))["tokens_per_s"]:
-            problem = "it has no speed, because it was interrupted after each of its steps; run it again"
-        if problem:
-            shutil.rmtree(model)
-            raise UserError(f"{run}: {problem}")
-        os.replace(written, metrics)  # from now on the run counts
+        changed = " and ".join(key for key in fixed if now[key] != fixed[key])
+        if not changed and json.loads(written.read_text("utf-8"))["tokens_per_s"]:
+            os.replace(written, metrics)  # from now on the run counts
     shutil.rmtree(model, ignore_errors=True)
-    return json.loads(metrics.read_text("utf-8"))
+    if metrics.exists():
+        return json.loads(metrics.read_text("utf-8"))
+    if changed:
+        raise UserError(
+            f"{run}: {changed} changed while it was trained (params.yaml, {data} or the code), so that it does not "
+            "count; undo that to continue the series, or run the same command again for a new one"
+        )
+    raise UserError(f"{run}: it has no speed, because it was interrupted after each of its steps; run it again")
 
 
-def _train(run: str, flags: dict[str, object]) -> None:
+def _train(run: str, flags: Sequence[str]) -> None:
     print(run, file=sys.stderr, flush=True)
-    words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
     try:
-        status = launch_stage([sys.executable, "-m", "stages.pretrain", *words, "--overwrite"])
+        status = launch_stage([sys.executable, "-m", "stages.pretrain", *flags, "--overwrite"])
     except KeyboardInterrupt:
         raise KeyboardInterrupt(CONTINUE) from None
     if status:
@@ -147,7 +141,7 @@ def compute_figures(groups: dict[str, Group], seeds: Sequence[int], step_tokens:
         row = {"steps": group.steps, "tokens_per_s": group.tokens_per_s}
         series = {"seconds": [group.steps * step_tokens / run["tokens_per_s"] for run in group.runs]}
         for measure in MEASURES:
-            series[measure], before = group.values(measure), base.values(measure)
+            series[measure], before = ([run["val"][measure] for run in each.runs] for each in (group, base))
             if group is not base:
                 changes = [after - first for after, first in zip(series[measure], before, strict=True)]
                 series[f"{measure}_change"] = changes

@@ -38,7 +38,7 @@ class Trainer:
 
     def launch(self, command: list[str]) -> int:
         assert command[:3] == [sys.executable, "-m", "stages.pretrain"]
-        flags = dict(zip(command[3:-1:2], command[4:-1:2], strict=True))  # the last is --overwrite
+        flags = dict(word.split("=") for word in command[3:-1])  # the last is --overwrite
         assert flags.keys() == {"--arch", "--seed", "--max-steps", "--data", "--out"}
         arch, seed, steps = flags["--arch"], int(flags["--seed"]), int(flags["--max-steps"])
         assert flags["--data"] == "data/pretrain"

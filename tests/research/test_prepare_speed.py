@@ -29,7 +29,7 @@ def test_rates_and_their_ratio(tmp_path, monkeypatch, capsys):
     flags = ["--path", str(tmp_path / "own.txt"), "--megabytes", "1", "--kind", "byte", "--num-iters", "1"]
     monkeypatch.setattr(sys, "argv", ["prepare_speed.py", *flags, "--out", str(tmp_path / "x.json")])
     stages.prepare_speed.main()
-    assert "1 MB of text" in capsys.readouterr().out
+    assert "megabytes                     1.00" in capsys.readouterr().out
     found = json.loads((tmp_path / "x.json").read_text())
     assert found["prepare_over_tiktoken"] == pytest.approx(
         found["prepare_mb_per_s"] / found["tiktoken_mb_per_s"], rel=1e-4

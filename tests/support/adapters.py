@@ -1,7 +1,8 @@
 """Adapters for tests: attached to a tiny model, saved, and opened by transformers and PEFT alone."""
 
+import copy
 import json
-import warnings
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,18 +27,13 @@ def ids_of(model, rows: int = 3) -> torch.Tensor:
     return torch.randint(c.vocab_size, (rows, c.block_size), generator=torch.Generator().manual_seed(9))
 
 
-def weights(model) -> dict[str, torch.Tensor]:
-    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
-
-
-def fill(adapted, seed: int = 0, std: float = 0.1):
+def fill(adapted):
     """Give an adapter weights as if it had learned."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     for name, parameter in adapted.named_parameters():
-        if "magnitude" in name:
-            parameter.data *= 1 + std * torch.randn(parameter.shape, generator=generator)
-        elif "lora_" in name:
-            parameter.data = std * torch.randn(parameter.shape, generator=generator)
+        if "lora_" in name:
+            noise = 0.1 * torch.randn(parameter.shape, generator=generator)
+            parameter.data = parameter.data * (1 + noise) if "magnitude" in name else noise
     return adapted.eval()
 
 
@@ -59,34 +55,28 @@ class Saved:
 
 
 @torch.no_grad()
-def saved(folder: Path, model, tok, seed: int = 0, name: str = "adapter", **changed) -> Saved:
+def saved(folder: Path, model, tok, **changed) -> Saved:
     """Save `model`, and on it an adapter with weights drawn at random."""
-    base, before = folder / "base", weights(model)
-    if not base.exists():
-        save_checkpoint(base, model, tok)
-    own = load_checkpoint(base)[0]
-    adapted = fill(attach_adapter(own, settings(**changed), 1), seed)
-    save_adapter(adapted, folder / name, base)
-    return Saved(base, folder / name, before, ids_of(own), adapted(ids_of(own)))
+    base, before = folder / "base", copy.deepcopy(model.state_dict())
+    save_checkpoint(base, model, tok)
+    adapted = fill(attach_adapter(model, settings(**changed), 1))
+    save_adapter(adapted, folder / "adapter", base)
+    return Saved(base, folder / "adapter", before, ids_of(model), adapted(ids_of(model)))
 
 
 @torch.no_grad()
-def theirs(done) -> tuple[torch.Tensor, list[str]]:
-    """Logits of the same adapter through transformers and PEFT alone, and what was warned of."""
+def peft_logits(done: Saved) -> torch.Tensor:
+    """Logits of the same adapter through transformers and PEFT alone."""
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(done.base), done.adapter).eval()
-    return model(done.ids).logits, [str(warning.message) for warning in caught]
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(done.base), done.adapter)
+    return model.eval()(done.ids).logits
 
 
-def copy(adapter: Path, folder: Path, **changed) -> Path:
-    """Another folder with the same adapter, its config changed, and without the sums that would tell."""
-    folder.mkdir(parents=True)
-    for path in adapter.iterdir():
-        (folder / path.name).write_bytes(path.read_bytes())
+def copy_adapter(adapter: Path, folder: Path, **changed) -> Path:
+    """Another folder with the same adapter, its config changed, and without SHA256SUMS."""
+    shutil.copytree(adapter, folder)
     (folder / "SHA256SUMS").unlink()
     config = json.loads((folder / "adapter_config.json").read_text()) | changed
     (folder / "adapter_config.json").write_text(json.dumps(config))
