@@ -212,7 +212,7 @@ def test_training_takes_its_own_figures_and_the_rest_from_train(training):
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("r", 0), ("alpha", 0.0), ("target_modules", []), ("min_lr", 0.5), ("warmup_steps", 12)],
+    [("r", 0), ("alpha", 0.0), ("target_modules", []), ("min_lr", 0.5), ("min_lr", -0.1), ("warmup_steps", 12)],
 )
 def test_wrong_settings_are_named_when_they_are_read(key, value):
     with pytest.raises(BadSetting) as caught:

@@ -173,13 +173,14 @@ def record_tests(work: Path, file: str) -> Tests:
 def choose_tests(mutant: Mutant, tests: Tests) -> list[str]:
     """Tests that execute the mutant's line: its room's first, then the fastest, for about SECONDS.
 
-    Where no test executes it, as on import, those that execute any line of the file.
+    Where no test executes it, as on import, those that execute any line of the file, or the room's.
     """
     file, line, *_ = mutant
     room = f"tests/{Path(file).parent.relative_to('nanogpt')}/"
     chosen = [name for name, (_, lines) in tests.items() if f"{file}:{line}" in lines] or [
         name for name, (_, lines) in tests.items() if any(found.startswith(f"{file}:") for found in lines)
     ]
+    chosen = chosen or [name for name in tests if name.startswith(room)]
     chosen.sort(key=lambda name: (not name.startswith(room), tests[name][0]))
     sums = itertools.accumulate((tests[name][0] for name in chosen), initial=0)
     chosen = [name for name, before in zip(chosen, sums, strict=False) if before < SECONDS]
