@@ -70,16 +70,14 @@ def merge_adapter(adapted: "PeftModel", data: Bin, dtype: Dtype = "float32") -> 
     model = copy.deepcopy(adapted)
     _untie(model.get_base_model())
     model = model.merge_and_unload().eval()
-    figures = _compare_outputs(adapted, model, data)
-    _check_loss_change(figures["loss_change_nats"], "float32", "train the adapter again")
-    saved = figures
+    figures = saved = _compare_outputs(adapted, model, data, "float32", "train the adapter again")
     if dtype != "float32":
-        saved = _compare_outputs(adapted, copy.deepcopy(model).to(getattr(torch, dtype)).float(), data)
-        _check_loss_change(saved["loss_change_nats"], dtype, "save it in float32")
+        rounded = copy.deepcopy(model).to(getattr(torch, dtype)).float()
+        saved = _compare_outputs(adapted, rounded, data, dtype, "save it in float32")
     return model, figures | {f"saved_{name}": value for name, value in saved.items()}
 
 
-def _compare_outputs(adapted: nn.Module, merged: nn.Module, data: Bin) -> dict[str, float]:
+def _compare_outputs(adapted: nn.Module, merged: nn.Module, data: Bin, dtype: Dtype, remedy: str) -> dict[str, float]:
     config = adapted.get_base_model().config
     windows = Windows(data, config.block_size, seed=0)
     count = min(WINDOWS, windows.per_epoch)
@@ -90,19 +88,16 @@ def _compare_outputs(adapted: nn.Module, merged: nn.Module, data: Bin) -> dict[s
         difference = (after - before).abs()
         largest, mean = torch.maximum(largest, difference.max()), mean + difference.mean() / count
         change = change + (F.cross_entropy(after, targets[0]) - F.cross_entropy(before, targets[0])) / count
+    if not (loss_change := change.abs().item()) <= BOUNDS[dtype]:  # so that NaN does not pass
+        raise UserError(
+            f"merging in {dtype} changed the loss by {loss_change:.2g} nats, more than {BOUNDS[dtype]}; "
+            f"nothing was written: {remedy}"
+        )
     return {
         "max_abs_logit_difference": largest.item(),
         "mean_abs_logit_difference": mean.item(),
-        "loss_change_nats": change.abs().item(),
+        "loss_change_nats": loss_change,
     }
-
-
-def _check_loss_change(change: float, dtype: Dtype, remedy: str) -> None:
-    if not change <= BOUNDS[dtype]:  # so that NaN does not pass
-        raise UserError(
-            f"merging in {dtype} changed the loss by {change:.2g} nats, more than {BOUNDS[dtype]}; "
-            f"nothing was written: {remedy}"
-        )
 
 
 def _untie(model: nn.Module) -> None:
