@@ -40,21 +40,14 @@ class ModelSettings(CheckedSettings):
         if self.n_embd % self.n_head:
             step = 2 * self.n_head  # heads of even width work in both architectures
             nearest = max(1, round(self.n_embd / step)) * step
-            heads = min((n for n in range(1, 65) if self.n_embd % n == 0), key=lambda n: abs(n - self.n_head))
-            remedy = f"try {nearest}, or n_head = {heads}"
-            raise BadSetting("n_embd", self.n_embd, f"{self.n_head} heads do not divide it", remedy)
+            raise BadSetting("n_embd", self.n_embd, f"{self.n_head} heads do not divide it", f"try {nearest}")
         if self.n_head % self.n_kv_head:
             divisors = [d for d in range(1, self.n_head + 1) if self.n_head % d == 0]
-            raise BadSetting(
-                "n_kv_head", self.n_kv_head, f"it does not divide the {self.n_head} heads", f"choose one of {divisors}"
-            )
+            reason = f"it does not divide the {self.n_head} heads"
+            raise BadSetting("n_kv_head", self.n_kv_head, reason, f"choose one of {divisors}")
         if self.arch == "optimized" and self.head_dim % 2:
-            raise BadSetting(
-                "n_embd",
-                self.n_embd,
-                f"heads of odd width {self.head_dim}, which rotary positions cannot pair up",
-                f"try {self.n_embd + self.n_head}",
-            )
+            reason = f"heads of odd width {self.head_dim}, which rotary positions cannot pair up"
+            raise BadSetting("n_embd", self.n_embd, reason, f"try {self.n_embd + self.n_head}")
 
     @property
     def initial_std(self) -> float:

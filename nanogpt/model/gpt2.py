@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from nanogpt.model.attention import causal_attention
 from nanogpt.model.config import HuggingFaceNames, ModelConfig
 from nanogpt.model.kv_cache import KVCache
-from nanogpt.model.loss import Reduction, head_loss
+from nanogpt.model.language_model import LanguageModel
 
 
 class Attention(nn.Module):
@@ -66,7 +66,7 @@ class Block(nn.Module):
         return x + self.drop(self.mlp(self.ln_2(x)))
 
 
-class GPT2(nn.Module):
+class GPT2(LanguageModel):
     """GPT-2 with learned positions. `n_kv_head` does not apply: every head has its own keys and values."""
 
     hf = HuggingFaceNames(
@@ -75,8 +75,7 @@ class GPT2(nn.Module):
     )  # fmt: skip
 
     def __init__(self, config: ModelConfig):
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.transformer = nn.ModuleDict(
             {
                 "wte": nn.Embedding(config.vocab_size, config.n_embd),
@@ -86,54 +85,24 @@ class GPT2(nn.Module):
                 "ln_f": nn.LayerNorm(config.n_embd, eps=config.norm_eps),
             }
         )
-        self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
-        if config.tie_embeddings:
-            self.lm_head.weight = self.transformer.wte.weight
-        if not self.lm_head.weight.is_meta:  # on the meta device, `build_with_weights` assigns the weights of a file
-            self._initialise()
+        self.add_head()
 
-    def _initialise(self) -> None:
-        """Draw normal weights, smaller ones where 2 * n_layer outputs add up in the residual stream.
+    @torch.no_grad()
+    def initialise(self) -> None:
+        """Draw weights as `LanguageModel` does, but let positions start as sinusoids, which are learned from there.
 
-        Positions start as sinusoids (Vaswani et al. 2017, https://arxiv.org/abs/1706.03762) and are learned from
-        there: neighbours resemble each other, so heads that attend to the token before form early.
+        Neighbours then resemble each other, so heads that attend to the token before form early
+        (Vaswani et al. 2017, https://arxiv.org/abs/1706.03762).
         """
-        std = self.config.initial_std
-        for name, parameter in self.named_parameters():
-            if parameter.dim() == 2:
-                residual = name.endswith("c_proj.weight")
-                shrink = math.sqrt(2 * self.config.n_layer) if residual else 1
-                nn.init.normal_(parameter, std=std / shrink)
-            elif name.endswith("bias"):
-                nn.init.zeros_(parameter)
-        with torch.no_grad():
-            self.transformer.wpe.weight.copy_(
-                sinusoidal_positions(self.config.block_size, self.config.n_embd) * std * math.sqrt(2)
-            )
-
-    def forward(
-        self,
-        ids: Tensor,
-        targets: Tensor | None = None,
-        cache: KVCache | None = None,
-        reduction: Reduction = "mean",
-        last: bool = False,
-    ) -> Tensor:
-        """Compute logits, or with targets their cross entropy in nats.
-
-        ids: (B, T) int64; T plus what the cache holds is at most block_size.
-        targets: (B, T) int64, -100 ignored. `last`: only the last position, all that decoding needs.
-        Returns logits (B, T or 1, V), or the loss: a scalar, or (B, T) with reduction "none" (see `head_loss`).
-        """
-        x = self.hidden(ids, cache, last)
-        return self.lm_head(x) if targets is None else head_loss(self.lm_head, x, targets, reduction)
+        super().initialise()
+        positions = sinusoidal_positions(self.config.block_size, self.config.n_embd)
+        self.transformer.wpe.weight.copy_(positions * self.config.initial_std * math.sqrt(2))
 
     def hidden(self, ids: Tensor, cache: KVCache | None = None, last: bool = False) -> Tensor:
         """Hidden states before the output head, (B, T or 1, C); arguments as in `forward`."""
         start, T = 0 if cache is None else cache.length, ids.size(1)
         positions = torch.arange(start, start + T, device=ids.device)
-        x = self.transformer.wte(ids) + self.transformer.wpe(positions)  # (B, T, C)
-        x = self.transformer.drop(x)
+        x = self.transformer.drop(self.transformer.wte(ids) + self.transformer.wpe(positions))  # (B, T, C)
         for block in self.transformer.h:
             x = block(x, cache)
         if cache is not None:

@@ -14,24 +14,10 @@ class KVCache:
     (Shazeer 2019, https://arxiv.org/abs/1911.02150).
     """
 
-    def __init__(
-        self,
-        config: ModelConfig,
-        batch_size: int,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str = "cpu",
-    ):
+    def __init__(self, config: ModelConfig, batch_size: int, dtype=torch.float32, device: torch.device | str = "cpu"):
+        shape = (2, config.n_layer, batch_size, config.kv_heads, config.block_size, config.head_dim)
         # Zeros, not torch.empty: a row that is read by mistake should not be a NaN in some runs only.
-        self.keys, self.values = torch.zeros(
-            2,
-            config.n_layer,
-            batch_size,
-            config.kv_heads,
-            config.block_size,
-            config.head_dim,
-            dtype=dtype,
-            device=device,
-        )
+        self.keys, self.values = torch.zeros(shape, dtype=dtype, device=device)
         self.length = 0
 
     def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,8 +6,6 @@ https://arxiv.org/abs/1910.07467), SwiGLU (Shazeer 2020, https://arxiv.org/abs/2
 (Touvron et al. 2023, https://arxiv.org/abs/2302.13971). Parameters are named as in transformers' LlamaForCausalLM.
 """
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,7 +13,7 @@ from torch import Tensor, nn
 from nanogpt.model.attention import causal_attention
 from nanogpt.model.config import HuggingFaceNames, ModelConfig
 from nanogpt.model.kv_cache import KVCache
-from nanogpt.model.loss import Reduction, head_loss
+from nanogpt.model.language_model import LanguageModel
 
 
 def mlp_width(config: ModelConfig) -> int:
@@ -102,14 +100,13 @@ class Block(nn.Module):
         return x + self.drop(self.mlp(self.post_attention_layernorm(x)))
 
 
-class Llama(nn.Module):
+class Llama(LanguageModel):
     """Llama with `n_kv_head` key/value heads: n_head of them is multi-head, 1 is multi-query attention."""
 
     hf = HuggingFaceNames("Llama", "LlamaForCausalLM", "llama", "model.embed_tokens", "model.layers")
 
     def __init__(self, config: ModelConfig):
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.model = nn.ModuleDict(
             {
                 "embed_tokens": nn.Embedding(config.vocab_size, config.n_embd),
@@ -118,36 +115,7 @@ class Llama(nn.Module):
                 "norm": nn.RMSNorm(config.n_embd, eps=config.norm_eps),
             }
         )
-        self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
-        if config.tie_embeddings:
-            self.lm_head.weight = self.model.embed_tokens.weight
-        if not self.lm_head.weight.is_meta:  # on the meta device, `build_with_weights` assigns the weights of a file
-            self._initialise()
-
-    def _initialise(self) -> None:
-        """Draw normal weights, smaller ones where 2 * n_layer outputs add up in the residual stream."""
-        for name, parameter in self.named_parameters():
-            if parameter.dim() == 2:
-                residual = name.endswith(("o_proj.weight", "down_proj.weight"))
-                shrink = math.sqrt(2 * self.config.n_layer) if residual else 1
-                nn.init.normal_(parameter, std=self.config.initial_std / shrink)
-
-    def forward(
-        self,
-        ids: Tensor,
-        targets: Tensor | None = None,
-        cache: KVCache | None = None,
-        reduction: Reduction = "mean",
-        last: bool = False,
-    ) -> Tensor:
-        """Compute logits, or with targets their cross entropy in nats.
-
-        ids: (B, T) int64; T plus what the cache holds is at most block_size.
-        targets: (B, T) int64, -100 ignored. `last`: only the last position, all that decoding needs.
-        Returns logits (B, T or 1, V), or the loss: a scalar, or (B, T) with reduction "none" (see `head_loss`).
-        """
-        x = self.hidden(ids, cache, last)
-        return self.lm_head(x) if targets is None else head_loss(self.lm_head, x, targets, reduction)
+        self.add_head()
 
     def hidden(self, ids: Tensor, cache: KVCache | None = None, last: bool = False) -> Tensor:
         """Hidden states before the output head, (B, T or 1, C); arguments as in `forward`."""

@@ -30,42 +30,29 @@ def head_loss(head: nn.Module, hidden: Tensor, targets: Tensor, reduction: Reduc
     adapter, is called as a module, and so is a head if the gradient of each single loss is needed.
     """
     rows, ids = hidden.flatten(0, 1), targets.flatten()  # (B*T, D), (B*T,)
-    if (
-        _is_unwrapped_linear(head)
-        and hidden.device.type == "cpu"
-        and (reduction == "mean" or not torch.is_grad_enabled())
-    ):
-        losses = _fused_loss(rows, head.weight, ids, reduction)
+    grad, plain = torch.is_grad_enabled(), _is_unwrapped_linear(head) and hidden.device.type == "cpu"
+    if plain and (reduction == "mean" or not grad):
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else rows.dtype
+        with torch.autocast("cpu", enabled=False):
+            if grad:
+                return FusedLoss.apply(rows, head.weight, ids, dtype)
+            losses = Softmax(rows.to(dtype), head.weight.to(dtype), ids).losses
     else:
-        losses = _loss_by_calling(head, rows, ids, reduction)
-    return losses.view_as(targets) if reduction == "none" else losses
+        size = len(ids) if grad else TOKENS_AT_ONCE  # with gradients all logits are held anyway
+        parts = zip(rows.split(size), ids.split(size), strict=True)
+        losses = torch.cat(
+            [
+                F.cross_entropy(head(x).to(_at_least_fp32(x.dtype)), y, ignore_index=IGNORED, reduction="none")
+                for x, y in parts
+            ]
+        )
+    return losses.view_as(targets) if reduction == "none" else losses.sum() / _count_targets(ids)
 
 
 def _is_unwrapped_linear(head: nn.Module) -> bool:
     """Whether calling the head only multiplies by its weight."""
     hooked = head._forward_hooks or head._forward_pre_hooks or "forward" in vars(head)
     return type(head) is nn.Linear and head.bias is None and not hooked
-
-
-def _loss_by_calling(head: nn.Module, rows: Tensor, ids: Tensor, reduction: Reduction) -> Tensor:
-    # With gradients all logits are held anyway, so blocks would only add overhead.
-    size = len(ids) if torch.is_grad_enabled() else TOKENS_AT_ONCE
-    losses = torch.cat(
-        [
-            F.cross_entropy(head(row).to(_at_least_fp32(row.dtype)), target, ignore_index=IGNORED, reduction="none")
-            for row, target in zip(rows.split(size), ids.split(size), strict=True)
-        ]
-    )
-    return losses if reduction == "none" else losses.sum() / _count_targets(ids)
-
-
-def _fused_loss(rows: Tensor, weight: Tensor, ids: Tensor, reduction: Reduction) -> Tensor:
-    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else rows.dtype
-    with torch.autocast("cpu", enabled=False):
-        if torch.is_grad_enabled():
-            return FusedLoss.apply(rows, weight, ids, dtype)
-        losses = Softmax(rows.to(dtype), weight.to(dtype), ids).losses
-        return losses if reduction == "none" else losses.sum() / _count_targets(ids)
 
 
 class FusedLoss(torch.autograd.Function):
@@ -141,13 +128,14 @@ class Softmax:
         buffer = self.h.new_empty(size)  # the only large buffer; with `keep_freed_memory` each step reuses it
         self.blocks: list[tuple[slice, Tensor]] = []  # which ids, exponentials (N, ids)
         shifts, logs = [], []
-        for ids in _vocabulary_slices(len(self.w)):
-            width = ids.stop - ids.start
-            start = N * ids.start if self.keep else 0
+        for first in range(0, len(self.w), IDS_AT_ONCE):
+            ids = slice(first, min(first + IDS_AT_ONCE, len(self.w)))
+            width = ids.stop - first
+            start = N * first if self.keep else 0
             e = buffer[start : start + N * width].view(N, width)
             torch.mm(self.h, self.w[ids].T, out=e)
-            inside = ((self.ids >= ids.start) & (self.ids < ids.stop)).nonzero().squeeze(1)
-            e[inside, self.ids[inside] - ids.start] = torch.finfo(dtype).min
+            inside = ((self.ids >= first) & (self.ids < ids.stop)).nonzero().squeeze(1)
+            e[inside, self.ids[inside] - first] = torch.finfo(dtype).min
             shifts.append(e.amax(1).to(self.wide) if shift else e.new_zeros(N, dtype=self.wide))
             if shift:
                 e.sub_(shifts[-1][:, None])
@@ -174,10 +162,6 @@ class Softmax:
         for ids, e, scale in self._scaled_blocks(n):
             torch.mm(e.T, (self.h * scale).to(e.dtype), out=grad[ids])
         return grad
-
-
-def _vocabulary_slices(n: int) -> list[slice]:
-    return [slice(start, min(start + IDS_AT_ONCE, n)) for start in range(0, n, IDS_AT_ONCE)]
 
 
 def _at_least_fp32(dtype: torch.dtype) -> torch.dtype:

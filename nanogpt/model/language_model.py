@@ -1,0 +1,61 @@
+"""What both architectures share: the output head, initial weights and the forward pass."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from nanogpt.model.config import HuggingFaceNames, ModelConfig
+from nanogpt.model.kv_cache import KVCache
+from nanogpt.model.loss import Reduction, head_loss
+
+RESIDUAL = ("c_proj.weight", "o_proj.weight", "down_proj.weight")  # projections whose outputs the blocks add up
+
+
+class LanguageModel(nn.Module):
+    """Base class of both architectures; a subclass sets `hf`, builds its body, then calls `add_head`."""
+
+    hf: HuggingFaceNames
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.config = config
+
+    def add_head(self) -> None:
+        """Add the output head, tied to the embedding if the config says so, and draw the initial weights."""
+        self.lm_head = nn.Linear(self.config.n_embd, self.config.vocab_size, bias=False)
+        if self.config.tie_embeddings:
+            self.lm_head.weight = self.get_parameter(self.hf.embedding + ".weight")
+        if not self.lm_head.weight.is_meta:  # on the meta device, `build_with_weights` assigns the weights of a file
+            self.initialise()
+
+    @torch.no_grad()
+    def initialise(self) -> None:
+        """Draw normal weights, smaller ones where 2 * n_layer outputs add up in the residual stream; zero biases."""
+        for name, parameter in self.named_parameters():
+            if parameter.dim() == 2:
+                shrink = math.sqrt(2 * self.config.n_layer) if name.endswith(RESIDUAL) else 1
+                parameter.normal_(std=self.config.initial_std / shrink)
+            elif name.endswith("bias"):
+                parameter.zero_()
+
+    def forward(
+        self,
+        ids: Tensor,
+        targets: Tensor | None = None,
+        cache: KVCache | None = None,
+        reduction: Reduction = "mean",
+        last: bool = False,
+    ) -> Tensor:
+        """Compute logits, or with targets their cross entropy in nats.
+
+        ids: (B, T) int64; T plus what the cache holds is at most block_size.
+        targets: (B, T) int64, -100 ignored. `last`: only the last position, all that decoding needs.
+        Returns logits (B, T or 1, V), or the loss: a scalar, or (B, T) with reduction "none" (see `head_loss`).
+        """
+        x = self.hidden(ids, cache, last)
+        return self.lm_head(x) if targets is None else head_loss(self.lm_head, x, targets, reduction)
+
+    def hidden(self, ids: Tensor, cache: KVCache | None = None, last: bool = False) -> Tensor:
+        """Hidden states before the output head, (B, T or 1, C); arguments as in `forward`."""
+        raise NotImplementedError
