@@ -7,6 +7,7 @@ import json
 import tempfile
 from pathlib import Path
 
+import torch
 from safetensors.torch import save_file
 from torch import nn
 
@@ -37,24 +38,23 @@ def save_checkpoint(
     `card` is the folder's README.md, stored in a .pt file too. Equal arguments give equal bytes.
     """
     path, dtype = Path(path), settings.dtype
-    config, state = hf_config(model.config, tok.eot, dtype), weights.stored_tensors(model, dtype)
-
-    def pt_bytes() -> bytes:
-        return weights.pt_bytes(config_and_tokenizer(model, tok, dtype) | {"model": state, "card": card})
-
+    state = weights.stored_tensors(model, dtype)
     if path.suffix == ".pt":
+        content = config_and_tokenizer(model, tok, dtype) | {"model": state, "card": card}
         path.parent.mkdir(parents=True, exist_ok=True)
-        atomic.write_bytes(path, pt_bytes())
+        with atomic.replace_file(path) as file:
+            torch.save(content, file)
         return
     with atomic.replace_folder(path, "config.json") as folder:
         tok.save(folder)
         if settings.format == "pt":
-            (folder / weights.PT).write_bytes(pt_bytes())
+            save_checkpoint(folder / weights.PT, model, tok, settings, card)
         else:
             save_file(state, folder / weights.SAFETENSORS, metadata={"format": "pt"})
-        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         generation = {"bos_token_id": tok.eot, "eos_token_id": tok.eot, "pad_token_id": tok.eot}
-        (folder / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n")
+        documents = {"config": hf_config(model.config, tok.eot, dtype), "generation_config": generation}
+        for name, document in documents.items():
+            (folder / f"{name}.json").write_text(json.dumps(document, indent=2) + "\n")
         if card is not None:
             (folder / "README.md").write_text(card, encoding="utf-8", newline="\n")
 
@@ -83,10 +83,8 @@ def load_checkpoint(path: Path | str, tokens: Path | str | None = None) -> tuple
     tok = _load_own_tokenizer(path) if tokens is None else load_tokenizer(tokens)
     model = load_model(path)
     if tok.n_tokens > model.config.vocab_size:
-        raise UserError(
-            f"{path}: the tokenizer has {tok.n_tokens} tokens and the model {model.config.vocab_size}; "
-            "they do not belong together"
-        )
+        sizes = f"{tok.n_tokens} tokens and the model {model.config.vocab_size}"
+        raise UserError(f"{path}: the tokenizer has {sizes}; they do not belong together")
     return model, tok
 
 
@@ -102,12 +100,13 @@ def load_model(path: Path | str) -> nn.Module:
         verify_checksums(path, ("config.json", weights.SAFETENSORS, weights.PT, *TOKENIZER))
         return model
     content = weights.read_pt(path)
+    tensors, args = weights.pt_tensors(content, path), content.get("model_args")
     if "model_args" not in content:
         config, in_training = config_from_hf(content.get("config"), path), "optimizer" in content
-        return weights.build_with_weights(config, weights.pt_tensors(content, path), path, linear=in_training).eval()
-    config = config_from_nanogpt(content["model_args"], path)
-    tensors = {name.removeprefix("_orig_mod."): t for name, t in weights.pt_tensors(content, path).items()}  # compiled
-    if content["model_args"].get("bias") is False:
+        return weights.build_with_weights(config, tensors, path, linear=in_training).eval()
+    config = config_from_nanogpt(args, path)
+    tensors = {name.removeprefix("_orig_mod."): tensor for name, tensor in tensors.items()}  # of a compiled model
+    if args.get("bias") is False:
         tensors = weights.add_zero_biases(tensors)
     return weights.build_with_weights(config, tensors, path, linear=True).eval()
 
@@ -154,23 +153,18 @@ def _load_own_tokenizer(path: Path) -> Tokenizer:
         "name the folder of the tokenizer that it was trained with: "
         f"`python -m stages.convert --checkpoint {path} --tokenizer FOLDER --out NEW`"
     )
-    if path.suffix != ".pt":
-        read_config(path)  # if this is not a model at all, say that
-        if not (path / "tokenizer.json").is_file():
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = path
+        if path.suffix == ".pt":
+            folder, texts = Path(temporary), weights.read_pt(path).get("tokenizer")
+            for name in TOKENIZER:
+                if isinstance(texts, dict) and isinstance(texts.get(name), str):
+                    (folder / name).write_bytes(texts[name].encode("utf-8", "replace"))
+        else:
+            read_config(path)  # if this is not a model at all, say that
+        if not (folder / "tokenizer.json").is_file():
             raise UserError(f"{path} holds no tokenizer.json; {remedy}")
-        return _load_tokenizer_of(path, path, remedy)
-    texts = weights.read_pt(path).get("tokenizer")
-    if texts is None:
-        raise UserError(f"{path} holds no tokenizer; {remedy}")
-    with tempfile.TemporaryDirectory() as folder:
-        for name in TOKENIZER:
-            if isinstance(texts, dict) and isinstance(texts.get(name), str):
-                (Path(folder) / name).write_bytes(texts[name].encode("utf-8", "replace"))
-        return _load_tokenizer_of(Path(folder), path, remedy)
-
-
-def _load_tokenizer_of(folder: Path, path: Path, remedy: str) -> Tokenizer:
-    try:
-        return load_tokenizer(folder)
-    except UserError as error:
-        raise UserError(f"{str(error).replace(str(folder), str(path))}; or {remedy}") from None
+        try:
+            return load_tokenizer(folder)
+        except UserError as error:
+            raise UserError(f"{str(error).replace(str(folder), str(path))}; or {remedy}") from None

@@ -12,17 +12,18 @@ from nanogpt.model.config import ModelConfig
 from nanogpt.model.llama import mlp_width
 from nanogpt.runtime.errors import BadSetting, UserError, shorten
 
-# Our fields under the names of other programs.
+# Our fields by the names that other programs give them.
 _GPT2 = {
-    "n_head": "n_head", "n_layer": "n_layer", "n_embd": "n_embd", "block_size": "n_positions",
-    "vocab_size": "vocab_size", "mlp_hidden": "n_inner", "dropout": "resid_pdrop",
-    "tie_embeddings": "tie_word_embeddings", "norm_eps": "layer_norm_epsilon", "activation": "activation_function",
+    "vocab_size": "vocab_size", "n_positions": "block_size", "n_embd": "n_embd", "n_layer": "n_layer",
+    "n_head": "n_head", "n_inner": "mlp_hidden", "activation_function": "activation",
+    "layer_norm_epsilon": "norm_eps", "embd_pdrop": "dropout", "attn_pdrop": "dropout", "resid_pdrop": "dropout",
+    "tie_word_embeddings": "tie_embeddings",
 }  # fmt: skip
 _LLAMA = {
-    "n_head": "num_attention_heads", "n_kv_head": "num_key_value_heads", "n_layer": "num_hidden_layers",
-    "n_embd": "hidden_size", "block_size": "max_position_embeddings", "vocab_size": "vocab_size",
-    "mlp_hidden": "intermediate_size", "dropout": "attention_dropout", "tie_embeddings": "tie_word_embeddings",
-    "norm_eps": "rms_norm_eps",
+    "vocab_size": "vocab_size", "max_position_embeddings": "block_size", "hidden_size": "n_embd",
+    "num_hidden_layers": "n_layer", "num_attention_heads": "n_head", "num_key_value_heads": "n_kv_head",
+    "intermediate_size": "mlp_hidden", "rms_norm_eps": "norm_eps", "attention_dropout": "dropout",
+    "tie_word_embeddings": "tie_embeddings",
 }  # fmt: skip
 _NANOGPT = {key: key for key in ("n_head", "n_layer", "n_embd", "block_size", "vocab_size", "dropout")}
 # Hugging Face's values for what a config leaves out.
@@ -46,23 +47,15 @@ _CHOICES = {"tie_embeddings": (True, False), "activation": ("gelu_new", "gelu")}
 
 def hf_config(config: ModelConfig, eot: int, dtype: str = "float32") -> dict:
     """Describe a model for config.json: as GPT-2 if its architecture is base, as Llama if it is optimized."""
-    names = ARCHITECTURES[config.arch].hf
-    kind = {"architectures": [names.model_class], "model_type": names.model_type, "vocab_size": config.vocab_size}
-    ends = {"bos_token_id": eot, "eos_token_id": eot, "tie_word_embeddings": config.tie_embeddings, "dtype": dtype}
-    if config.arch == "base":
-        return {
-            **kind, "n_positions": config.block_size, "n_embd": config.n_embd, "n_layer": config.n_layer,
-            "n_head": config.n_head, **({"n_inner": config.mlp_hidden} if config.mlp_hidden else {}),
-            "activation_function": config.activation, "layer_norm_epsilon": config.norm_eps,
-            "embd_pdrop": config.dropout, "attn_pdrop": config.dropout, "resid_pdrop": config.dropout, **ends,
-        }  # fmt: skip
+    names, keys, fixed = ARCHITECTURES[config.arch].hf, _GPT2, {}
+    if config.arch == "optimized":
+        config, keys = replace(config, mlp_hidden=mlp_width(config)), _LLAMA
+        fixed = {"rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta}, **_FIXED["llama"]}
+    fields = {key: getattr(config, field) for key, field in keys.items() if field != "tie_embeddings"}
     return {
-        **kind, "max_position_embeddings": config.block_size, "hidden_size": config.n_embd,
-        "num_hidden_layers": config.n_layer, "num_attention_heads": config.n_head,
-        "num_key_value_heads": config.n_kv_head, "intermediate_size": mlp_width(config), "hidden_act": "silu",
-        "rms_norm_eps": config.norm_eps,
-        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
-        "attention_bias": False, "mlp_bias": False, "attention_dropout": config.dropout, **ends,
+        "architectures": [names.model_class], "model_type": names.model_type,
+        **{key: value for key, value in fields.items() if value is not None}, **fixed,
+        "bos_token_id": eot, "eos_token_id": eot, "tie_word_embeddings": config.tie_embeddings, "dtype": dtype,
     }  # fmt: skip
 
 
@@ -96,10 +89,10 @@ def config_from_nanogpt(args: object, file: Path) -> ModelConfig:
     return _build_config("base", fields | {"tie_embeddings": True, "activation": "gelu"}, file)
 
 
-def _read_fields(values: dict, file: Path, names: dict[str, str], defaults: dict) -> dict:
-    """Our fields from a config that calls them by `names`; raises UserError for a value that is not allowed."""
+def _read_fields(values: dict, file: Path, keys: dict[str, str], defaults: dict) -> dict:
+    """Our fields from a config, `keys` maps its keys to them; raises UserError for a value that is not allowed."""
     fields = {}
-    for field, key in names.items():
+    for key, field in keys.items():
         value = values.get(key)
         if value is None and field in defaults:
             fields[field] = defaults[field]

@@ -11,14 +11,7 @@ from ruamel.yaml.compat import StringIO
 
 from nanogpt.data.tokens.bins import Bin
 from nanogpt.model.build import ARCHITECTURES, count_parameters
-from nanogpt.model.score import Score, bits_per_byte
-
-FRONT = """---
-library_name: {library}
-pipeline_tag: text-generation
-tags: [nanogpt, {architecture}]
----
-"""
+from nanogpt.model.score import Score
 
 
 def pretrained_card(
@@ -87,29 +80,23 @@ def _data(role: str, data: Bin) -> dict[str, str]:
 
 
 def _result(val: Bin, score: Score) -> dict[str, str]:
-    figures = {
-        "validation loss, nats a token": f"{score.loss_nats:.4f}",
-        "validation, bits per byte": f"{score.bpb:.4f}",
-    }
+    figures = {"validation loss, nats a token": f"{score.loss_nats:.4f}"}
+    figures["validation, bits per byte"] = f"{score.bpb:.4f}"
     if val.counts.bits is not None:
-        figures["lowest possible bits per byte"] = f"{bits_per_byte(val.counts.bits, val.counts.bytes):.4f}"
+        figures["lowest possible bits per byte"] = f"{val.counts.bits / val.counts.bytes:.4f}"
     return figures
 
 
 def _card(title: str, library: str, arch: str, facts: dict[str, str], settings: dict, use: str) -> str:
+    tags = f"[nanogpt, {ARCHITECTURES[arch].hf.model_type}]"
+    text = f"---\nlibrary_name: {library}\npipeline_tag: text-generation\ntags: {tags}\n---\n"
     table = "".join(f"| {name} | {value} |\n" for name, value in facts.items())
-    text = FRONT.format(library=library, architecture=ARCHITECTURES[arch].hf.model_type)
     text += f"\n# {title}\n\n| | |\n|---|---|\n{table}\n## Use\n\n{use}\n"
     if settings:
-        text += f"\n## Settings that made it\n\n```yaml\n{_yaml(settings)}```\n"
+        plain = {name: dataclasses.asdict(x) if dataclasses.is_dataclass(x) else x for name, x in settings.items()}
+        for key in ("init_from", "checkpoint_every"):  # they do not change the result
+            plain.get("train", {}).pop(key, None)
+        out = StringIO()
+        YAML().dump(plain, out)
+        text += f"\n## Settings that made it\n\n```yaml\n{out.getvalue()}```\n"
     return text
-
-
-def _yaml(settings: dict) -> str:
-    """Settings as in params.yaml, without those that do not change the result."""
-    plain = {name: dataclasses.asdict(x) if dataclasses.is_dataclass(x) else x for name, x in settings.items()}
-    for key in ("init_from", "checkpoint_every"):
-        plain.get("train", {}).pop(key, None)
-    out = StringIO()
-    YAML().dump(plain, out)
-    return out.getvalue()

@@ -5,7 +5,6 @@ into memory, not read, until names, shapes and dtypes are those that the config 
 memory than its size, and code in it is never run.
 """
 
-import io
 import json
 import re
 import zipfile
@@ -37,13 +36,6 @@ def stored_tensors(model: nn.Module, dtype: str) -> dict[str, Tensor]:
     return {name: tensor.contiguous() for name, tensor in _transpose(state, model.config).items()}
 
 
-def pt_bytes(content: dict) -> bytes:
-    """The bytes of a `.pt` file."""
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    return buffer.getvalue()
-
-
 def read_folder(folder: Path) -> dict[str, Tensor]:
     """Map the tensors of a model folder: one safetensors file, several with an index, or a model.pt.
 
@@ -72,9 +64,8 @@ def read_pt(path: Path) -> dict:
         if not isinstance(content["model"], dict):
             raise TypeError("model")
     except Exception as error:  # hostile bytes can make torch's reader raise anything
-        raise UserError(
-            f"{path} is not a checkpoint of this project or is damaged ({type(error).__name__}); write it again"
-        ) from None
+        kind = type(error).__name__
+        raise UserError(f"{path} is not a checkpoint of this project or is damaged ({kind}); write it again") from None
     return content
 
 
@@ -112,7 +103,10 @@ def build_with_weights(config: ModelConfig, tensors: dict[str, Tensor], path: Pa
     if names, shapes or dtypes are not what the config asks for or a value is not finite; before that nothing large is
     read.
     """
-    state = _full_names(config, tensors)
+    root = ARCHITECTURES[config.arch].hf.embedding.split(".")[0] + "."
+    if not any(name.startswith(root) for name in tensors):  # of a model without its head, such as OpenAI's GPT-2
+        tensors = {name if name == HEAD else root + name: tensor for name, tensor in tensors.items()}
+    state = {name: tensor for name, tensor in tensors.items() if not name.endswith(BUFFERS)}
     if not linear:
         state = _transpose(state, config)
     _check_layers(config, state, path)
@@ -139,25 +133,13 @@ class SkipInit(TorchFunctionMode):
         return None if getattr(func, "__name__", "") == "normal_" else func(*args, **(kwargs or {}))
 
 
-def _full_names(config: ModelConfig, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors under our names: files of a model without its head, such as OpenAI's GPT-2, leave out the first part."""
-    root = ARCHITECTURES[config.arch].hf.embedding.split(".")[0] + "."
-    bare = not any(name.startswith(root) for name in tensors)
-    return {
-        root + name if bare and name != HEAD else name: tensor
-        for name, tensor in tensors.items()
-        if not name.endswith(BUFFERS)
-    }
-
-
 def _check_layers(config: ModelConfig, state: dict[str, Tensor], path: Path) -> None:
     """Compare the number of layers before a model is built: one of a thousand layers would take seconds."""
     numbers = [re.match(rf"{ARCHITECTURES[config.arch].hf.layers}\.(\d{{1,6}})\.", name) for name in state]
     layers = 1 + max((int(number[1]) for number in numbers if number), default=-1)
     if layers != config.n_layer:
-        raise UserError(
-            f"{path} has weights of {layers} layers, but the config says {config.n_layer}; they do not belong together"
-        )
+        numbers = f"{layers} layers, but the config says {config.n_layer}"
+        raise UserError(f"{path} has weights of {numbers}; they do not belong together")
 
 
 def _check_shapes(state: dict[str, Tensor], wanted: dict[str, Tensor], path: Path) -> None:

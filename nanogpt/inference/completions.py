@@ -1,22 +1,27 @@
 """Completes prompts: texts from a model and its tokenizer."""
 
-from collections.abc import Iterator
+import contextlib
+from itertools import takewhile
 from pathlib import Path
 
 from torch import nn
 
 from nanogpt.checkpoint.folder import load_checkpoint
 from nanogpt.data.tokens.tokenizer import Tokenizer
-from nanogpt.inference.decode import generate
+from nanogpt.inference.decode import decode
 from nanogpt.inference.settings import SampleSettings, Sampling
 from nanogpt.lora.adapter import open_adapted
 
 
 def complete(model: nn.Module, tok: Tokenizer, prompt: str, sampling: Sampling, seed: int) -> list[str]:
-    """Return `num_samples` texts that begin with a prompt; raises UserError for characters the tokenizer lacks."""
+    """Return `num_samples` texts that begin with a prompt and end at an end token or after `max_tokens` tokens.
+
+    Equal arguments give equal texts. Raises UserError for characters that the tokenizer lacks.
+    """
     ids = tok.encode(prompt)
-    rows = generate(model, ids, sampling, seed, n_tokens=tok.n_tokens, eot=tok.eot)
-    return [tok.decode(ids + row) for row in rows]
+    steps = list(decode(model, ids, sampling, seed, n_tokens=tok.n_tokens, eot=tok.eot))
+    rows = (takewhile(lambda token: token != tok.eot, row) for row in zip(*steps, strict=True))
+    return [tok.decode([*ids, *row]) for row in rows]
 
 
 def print_samples(
@@ -38,14 +43,8 @@ def generate_interactive(
     model: nn.Module, tok: Tokenizer, settings: SampleSettings, seed: int, interactive: bool
 ) -> None:
     """Print texts for the settings' prompts, or for prompts read from the terminal until an empty one."""
-    for prompt in _read_prompts() if interactive else settings.prompts:
-        for text in complete(model, tok, prompt, settings, seed):
-            print(text, end="\n\n", flush=True)
-
-
-def _read_prompts() -> Iterator[str]:
-    try:
-        while prompt := input("prompt> "):
-            yield prompt
-    except EOFError:
-        return
+    prompts = iter(lambda: input("prompt> "), "") if interactive else settings.prompts
+    with contextlib.suppress(EOFError):
+        for prompt in prompts:
+            for text in complete(model, tok, prompt, settings, seed):
+                print(text, end="\n\n", flush=True)

@@ -2,7 +2,6 @@
 
 import random
 from collections.abc import Iterator
-from itertools import takewhile
 
 import torch
 from torch import nn
@@ -11,18 +10,6 @@ from nanogpt.inference.sampling import sample_tokens
 from nanogpt.inference.settings import Sampling
 from nanogpt.model.kv_cache import KVCache
 from nanogpt.runtime.errors import UserError
-
-
-def generate(
-    model: nn.Module, prompt_ids: list[int], sampling: Sampling, seed: int, *, n_tokens: int, eot: int
-) -> list[list[int]]:
-    """Generate continuations of one prompt as one batch; equal arguments give equal ids.
-
-    Each holds up to max_tokens ids below n_tokens and ends before its first `eot`. Arguments as in `decode`.
-    """
-    steps = list(decode(model, prompt_ids, sampling, seed, n_tokens=n_tokens, eot=eot))
-    rows = range(sampling.num_samples)
-    return [list(takewhile(lambda token: token != eot, (step[row] for step in steps))) for row in rows]
 
 
 @torch.inference_mode()
@@ -45,7 +32,9 @@ def decode(
     autocast = torch.is_autocast_enabled(weight.device.type)
     dtype = torch.get_autocast_dtype(weight.device.type) if autocast else weight.dtype
     cache = KVCache(config, sampling.num_samples, dtype, weight.device)
-    generators = [torch.Generator().manual_seed(_row_seed(seed, row)) for row in range(sampling.num_samples)]
+    # Hash seed and row, so that no two pairs are likely to share a generator.
+    seeds = [random.Random(f"{seed} {row}").getrandbits(63) for row in range(sampling.num_samples)]
+    generators = [torch.Generator().manual_seed(number) for number in seeds]
     context = torch.tensor([[eot, *prompt_ids]] * sampling.num_samples, device=weight.device)  # (B, T)
     unread = context
     ended = torch.zeros(sampling.num_samples, dtype=torch.bool)
@@ -67,8 +56,3 @@ def decode(
                 return
     finally:
         model.train(was_training)
-
-
-def _row_seed(seed: int, row: int) -> int:
-    """A seed for each row that no other pair of seed and row is likely to share."""
-    return random.Random(f"{seed} {row}").getrandbits(63)

@@ -58,7 +58,7 @@ class Score:
     @property
     def bpb(self) -> float:
         """Bits per byte of text, ends of documents counted: comparable across tokenizers."""
-        return bits_per_byte(self.nats / math.log(2), self.n_bytes)
+        return self.nats / math.log(2) / self.n_bytes
 
     @property
     def bpb_ci95(self) -> float | None:
@@ -85,11 +85,6 @@ class Score:
         if not all(map(np.array_equal, *same)):
             raise ValueError("the two scores are not of the same documents in the same tokens")
         return Score(self.document_nats - before.document_nats, self.document_tokens, self.document_bytes)
-
-
-def bits_per_byte(bits: float, n_bytes: int) -> float:
-    """Bits per byte, of a model's score or of a known entropy."""
-    return bits / n_bytes
 
 
 @torch.no_grad()

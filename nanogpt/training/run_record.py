@@ -9,7 +9,7 @@ from pathlib import Path
 
 from nanogpt.data.tokens.bins import Bin
 from nanogpt.hardware import memory
-from nanogpt.model.score import Score, bits_per_byte
+from nanogpt.model.score import Score
 from nanogpt.runtime import atomic
 
 
@@ -114,5 +114,5 @@ class RunRecord:
             "wall_s": self.wall_s + time.monotonic() - started,
         }
         if val_data.counts.bits is not None:
-            figures["floor"] = {"bpb": bits_per_byte(val_data.counts.bits, score.n_bytes)}
+            figures["floor"] = {"bpb": val_data.counts.bits / score.n_bytes}
         return figures
