@@ -8,7 +8,7 @@ from nanogpt.model.attention import causal_attention
 from nanogpt.model.kv_cache import KVCache
 
 
-@pytest.mark.parametrize("sizes", [(5, 6), (10, 1), (2, 3, 6), (1,) * 11], ids=str)
+@pytest.mark.parametrize("sizes", [(2, 3, 6), (1,) * 11], ids=str)
 @every_shape
 @torch.no_grad()
 def test_a_prompt_in_chunks_equals_one(config, sizes):
@@ -19,20 +19,8 @@ def test_a_prompt_in_chunks_equals_one(config, sizes):
     torch.testing.assert_close(torch.cat(pieces, dim=1), logits, atol=1e-4, rtol=0)
     torch.testing.assert_close(logits, model(ids), atol=1e-4, rtol=0)
     assert whole.length == parts.length == 11
-    for ours, theirs in ((parts.keys, whole.keys), (parts.values, whole.values)):
-        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
-        assert ours[..., :11, :].abs().amin(dim=(0, 1, 2, 4)).min() > 0
-        assert not ours[..., 11:, :].any()
-
-
-@every_shape
-@torch.no_grad()
-def test_an_emptied_cache_remembers_nothing(config):
-    model, cache = lively(config), KVCache(config, 2)
-    model(tokens(config), cache=cache)
-    cache.length = 0
-    ids = tokens(config, length=9, seed=5)
-    torch.testing.assert_close(model(ids, cache=cache), model(ids), atol=1e-4, rtol=0)
+    parts.length = 0  # an emptied cache remembers nothing
+    torch.testing.assert_close(model(ids[:, 2:], cache=parts), model(ids[:, 2:]), atol=1e-4, rtol=0)
 
 
 @every_shape
@@ -57,16 +45,11 @@ def test_decoding_under_autocast(config, dtype):
     assert (logits - exact).norm() < 0.05 * exact.norm()
 
 
-@every_shape
-@torch.no_grad()
-def test_more_tokens_than_fit_are_an_error(config):
-    model, cache = lively(config), KVCache(config, 2)
-    model(tokens(config), cache=cache)
-    with pytest.raises((ValueError, IndexError)):
-        model(tokens(config, length=1), cache=cache)
+def test_more_tokens_than_fit_are_an_error():
+    cache = KVCache(tiny("base"), 2)
+    cache.length = 16
     with pytest.raises(ValueError, match="17 tokens do not fit a cache of 16"):
         cache.update(0, cache.keys[0, :, :, :1], cache.values[0, :, :, :1])
-    assert cache.length == 16
 
 
 def test_size_at_the_reference_shape():
@@ -81,7 +64,7 @@ def test_size_at_the_reference_shape():
 
 
 @pytest.mark.parametrize(("dtype", "error"), [(torch.float32, 1e-5), (torch.bfloat16, 0.03)], ids=str)
-@pytest.mark.parametrize(("T", "S"), [(1, 1), (1, 9), (4, 9), (9, 9)])
+@pytest.mark.parametrize(("T", "S"), [(1, 9), (4, 9), (9, 9)])
 @pytest.mark.parametrize("heads", [4, 2, 1])
 def test_attention_is_a_weighted_mean_of_what_came_before(heads, T, S, dtype, error):
     torch.manual_seed(0)

@@ -1,7 +1,5 @@
 """Which heads the loss may read past their call, and that no adapter, on the head or before it, is left out."""
 
-import copy
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -25,16 +23,6 @@ class Capped(nn.Linear):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return 2 * torch.tanh(super().forward(x) / 2)
-
-
-class Marked(nn.Linear):
-    """A subclass that may do anything to its weight, as quantized layers do."""
-
-    def __init__(self, D: int, V: int):
-        super().__init__(D, V, bias=False)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.linear(x, self.weight.round(decimals=1))
 
 
 def biased(D: int, V: int) -> nn.Linear:
@@ -72,7 +60,7 @@ def some_targets(model, seed: int = 5) -> torch.Tensor:
     return targets
 
 
-@pytest.mark.parametrize("make", [Capped, Marked, biased, normed, hooked, replaced])
+@pytest.mark.parametrize("make", [Capped, biased, normed, hooked, replaced])
 def test_a_head_that_is_not_plain_is_called(make):
     torch.manual_seed(0)
     head, hidden, targets = make(6, 11).double(), torch.randn(2, 5, 6, dtype=torch.float64), torch.randint(11, (2, 5))
@@ -116,42 +104,6 @@ def test_an_adapter_on_the_head_learns_what_plain_algebra_says(tiny, arch, tied,
     for mine, wanted in ((A.grad, a.grad), (B.grad, b.grad)):
         assert wanted.norm() > 1e-3
         torch.testing.assert_close(mine.double(), wanted, atol=1e-6, rtol=1e-4)
-
-
-PLACES = [
-    *(("base", name) for name in ("c_attn", "c_fc", "c_proj", "wte", "wpe", "lm_head")),
-    *(("optimized", f"{name}_proj") for name in ("q", "k", "v", "o", "gate", "up", "down")),
-    ("optimized", "embed_tokens"),
-    ("optimized", "lm_head"),
-]
-
-
-@each_kind
-@pytest.mark.parametrize(("arch", "name"), PLACES)
-def test_an_adapter_anywhere_has_the_loss_and_gradients_of_the_logits(tiny, arch, name, kind):
-    model = tiny(arch)
-    ids, targets = ids_of(model), some_targets(model)
-    with torch.no_grad():
-        before = model(ids, targets), model(ids, targets, reduction="none")
-    adapted = attach_adapter(model, settings(kind=kind, target_modules=[name]), 1)
-    assert adapted(ids, targets).item() == pytest.approx(before[0].item(), abs=1e-5)  # B is 0 yet
-    fill(adapted)
-    found = adapted(ids, targets)
-    found.backward()
-    with torch.no_grad():
-        assert (adapted(ids, targets, reduction="none") - before[1]).abs().max() > 0.05
-    exact = copy.deepcopy(adapted).double()
-    exact.zero_grad()
-    expected = cross_entropy(exact(ids), targets)
-    expected.backward()
-    assert found.item() == pytest.approx(expected.item(), abs=1e-5)
-    learning = {n: p for n, p in exact.named_parameters() if p.requires_grad}
-    places = [place for place, _ in tiny(arch).named_modules() if place.split(".")[-1] == name]
-    assert len(learning) == (3 if kind == "dora" else 2) * len(places) > 0
-    mine = dict(adapted.named_parameters())
-    for place, parameter in learning.items():
-        assert parameter.grad.norm() > 1e-6, place
-        torch.testing.assert_close(mine[place].grad.double(), parameter.grad, atol=1e-6, rtol=1e-3, msg=place)
 
 
 class Products(TorchDispatchMode):

@@ -1,3 +1,4 @@
+import json
 import math
 import statistics
 
@@ -7,7 +8,7 @@ import torch
 
 from nanogpt.data.tokens.batches import Windows
 from nanogpt.data.tokens.bins import Bin
-from nanogpt.model.score import Score, bits_per_byte, score_documents, score_domains, score_figures, validate
+from nanogpt.model.score import Score, score_documents, score_domains, score_figures, validate
 
 EOT = 256
 
@@ -39,13 +40,12 @@ def naive_nats(model, document: np.ndarray, block: int) -> float:
 
 @pytest.mark.parametrize(("arch", "block"), [("base", 16), ("optimized", 16), ("base", 7), ("base", 1)])
 def test_the_score_is_a_naive_one(tiny, arch, block):
-    model = tiny(arch, block_size=block).double().eval()
+    model = tiny(arch, block_size=block, dropout=0.5).double().train()
     docs = documents(0, 1, block - 1, block, block + 1, 2 * block - 1, 3 * block, 5 * block + 3)
     found = score_documents(model, docs, np.ones(320, np.int64))
     assert found.document_nats == pytest.approx([naive_nats(model, document, block) for document in docs], rel=1e-12)
     assert found.document_tokens.tolist() == [len(document) - 1 for document in docs]
     assert found.nats == pytest.approx(sum(found.document_nats), rel=1e-15)
-    assert found.tokens == sum(len(document) - 1 for document in docs)
 
 
 @pytest.mark.parametrize("arch", ["base", "optimized"])
@@ -82,10 +82,8 @@ def test_the_figures_of_a_score():
     assert found.bpb == pytest.approx(0.5)
     assert found.loss_nats == pytest.approx(math.log(2))
     assert found.perplexity == pytest.approx(2.0)
-    assert bits_per_byte(24.0, 16) == 1.5
     assert math.isfinite(score_of([1e9], [1]).perplexity)
-    figures = (found.nats, found.tokens, found.n_bytes, found.bpb, found.bpb_ci95, found.loss_nats, found.perplexity)
-    assert [type(figure) for figure in figures] == [float, int, int, float, float, float, float]
+    json.dumps([found.nats, found.tokens, found.n_bytes, found.bpb, found.bpb_ci95])  # plain numbers, not numpy's
 
 
 def sample(seed: int, n: int = 400) -> tuple[Score, Score]:
@@ -143,14 +141,6 @@ def test_figures_by_domain():
     assert "bpb_change" not in score_figures(after, {"pretrain": before["pretrain"]})["finetune"]
     one = score_figures({"pretrain": score_of([24], [16])}, {"pretrain": score_of([8], [16])})
     assert one["pretrain"].keys() == {"bpb", "perplexity", "bpb_change"}  # no interval of one document
-
-
-def test_scoring_neither_trains_nor_drops(tiny):
-    model = tiny(dropout=0.5).train()
-    docs, lengths = documents(30, 20), np.ones(320, np.int64)
-    first, again = score_documents(model, docs, lengths), score_documents(model.train(), docs, lengths)
-    assert np.array_equal(first.document_nats, again.document_nats)
-    assert all(parameter.grad is None for parameter in model.parameters())
 
 
 def test_a_bin_is_scored_document_by_document(tiny, byte, texts, write_bins, tmp_path):
