@@ -1,5 +1,4 @@
 import os
-import pickle
 import shutil
 import subprocess
 import sys
@@ -11,8 +10,10 @@ from imports import ROOT
 from model_folders import content, edit, equal, ids_of, refused
 from safetensors.torch import load_file, save_file
 
-from nanogpt.checkpoint.folder import load_checkpoint, save_checkpoint
+from nanogpt.checkpoint.folder import load_checkpoint, read_card, save_checkpoint
 from nanogpt.checkpoint.settings import CheckpointSettings
+from nanogpt.data.prepare.train_tokenizer import train_tokenizer
+from nanogpt.data.tokens.settings import TokenizerSettings
 from nanogpt.runtime.errors import UserError
 
 SHAPES = [
@@ -38,76 +39,54 @@ def test_what_transformers_saves_loads(tiny, byte, tmp_path, shape):
 
 @shapes
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_generate_and_pipeline_of_transformers(tiny, byte, tmp_path, shape, dtype):
-    """Greedy text is ours; in bf16 the weights are rounded once, on the disk, and both read the same."""
+def test_transformers_computes_the_same_and_continues_a_text(tiny, byte, tmp_path, shape, dtype):
+    """In bf16 the weights are rounded once, on the disk, and both read the same."""
     from transformers import AutoModelForCausalLM, pipeline
 
-    from nanogpt.inference.decode import generate
-    from nanogpt.inference.settings import Sampling
-
-    save_checkpoint(tmp_path / "m", tiny(**shape), byte, CheckpointSettings("safetensors", dtype))
-    model, _ = load_checkpoint(tmp_path / "m")
-    theirs, loading = AutoModelForCausalLM.from_pretrained(
-        tmp_path / "m", dtype=torch.float32, output_loading_info=True
-    )
+    path = tmp_path / "m"
+    save_checkpoint(path, tiny(**shape), byte, CheckpointSettings("safetensors", dtype))
+    model, _ = load_checkpoint(path)
+    theirs, loading = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, output_loading_info=True)
     assert not any(loading.values()), loading
+    writer = pipeline("text-generation", model=str(path), dtype=torch.float32)
+    ids = [65, 66]
     with torch.no_grad():
         torch.testing.assert_close(theirs(ids_of(model)).logits, model(ids_of(model)), rtol=0, atol=1e-4)
-    prompt = torch.tensor([[byte.eot, 65, 66]])
-    greedy = {"max_new_tokens": 8, "do_sample": False, "attention_mask": torch.ones(1, 3)}
-    (ours,) = generate(model, [65, 66], Sampling(1, 8, 0, None, None), 0, n_tokens=320, eot=byte.eot)
-    assert theirs.generate(prompt, **greedy)[0, 3 : 3 + len(ours)].tolist() == ours
-    assert len(ours) > 3
-    writer = pipeline("text-generation", model=str(tmp_path / "m"), dtype=torch.float32)
-    text = writer("AB", max_new_tokens=4, do_sample=False, return_full_text=True)[0]["generated_text"]
-    with torch.no_grad():
-        ids = [65, 66]
-        for _ in range(4):
-            ids.append(int(model(torch.tensor([ids]))[0, -1].argmax()))
-            if ids[-1] == byte.eot:
-                break
-    assert text == byte.decode(ids)
-    as_saved = AutoModelForCausalLM.from_pretrained(tmp_path / "m")
-    assert as_saved.dtype == getattr(torch, dtype)
-    assert as_saved.generate(prompt, **greedy).shape[1] > 3
+        while len(ids) < 6 and ids[-1] != byte.eot:
+            ids.append(model(torch.tensor([ids]))[0, -1].argmax().item())
+    assert writer("AB", max_new_tokens=4, do_sample=False)[0]["generated_text"] == byte.decode(ids)
+    assert AutoModelForCausalLM.from_pretrained(path).dtype == getattr(torch, dtype)
 
 
 @shapes
 @pytest.mark.parametrize("file_format", ["safetensors", "pt"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_every_format_and_dtype(tiny, byte, tmp_path, shape, dtype, file_format):
+def test_a_round_trip_is_exact(tiny, byte, tmp_path, shape, dtype, file_format):
     """Equal models give equal bytes; in bf16 weights are rounded once; a .pt file is complete in itself."""
-    for name in ("a", "b"):
-        save_checkpoint(
-            tmp_path / name, tiny(**shape), byte, CheckpointSettings(file_format, dtype), card="# A model\n"
-        )
-        save_checkpoint(
-            tmp_path / f"{name}.pt", tiny(**shape), byte, CheckpointSettings("safetensors", dtype), card="# A model\n"
-        )
-    files, paths = content(tmp_path / "a"), ["a", "a.pt"]
-    assert files == content(tmp_path / "b")
+    model, new = tiny(**shape, dropout=0.1).train(), tmp_path / "new"
+    for name in ("a", "b", "a.pt", "b.pt"):
+        save_checkpoint(new / name, model, byte, CheckpointSettings(file_format, dtype), card="# A model\n")
+    files, paths = content(new / "a"), ["a", "a.pt"]
+    assert files == content(new / "b") and (new / "a.pt").read_bytes() == (new / "b.pt").read_bytes()
     assert files.keys() == {
         "README.md", "SHA256SUMS", "config.json", "generation_config.json", f"model.{file_format}", "tokenizer.json",
         "tokenizer_config.json",
     }  # fmt: skip
-    assert files["README.md"] == b"# A model\n"
-    assert (tmp_path / "a.pt").read_bytes() == (tmp_path / "b.pt").read_bytes()
     if file_format == "pt":
-        assert files["model.pt"] == (tmp_path / "a.pt").read_bytes()
+        assert files["model.pt"] == (new / "a.pt").read_bytes()
         paths.append("a/model.pt")
+    rounded = model.to(getattr(torch, dtype)).float()
     for path in paths:
-        loaded, tok = load_checkpoint(tmp_path / path)
-        assert tok.sha256 == byte.sha256 and loaded.config.vocab_size == 320
-        for ours, theirs in zip(tiny(**shape).state_dict().values(), loaded.state_dict().values(), strict=True):
-            assert torch.equal(theirs, ours.to(getattr(torch, dtype)).float())
+        loaded, tok = load_checkpoint(new / path)
+        assert equal(loaded, rounded) and not loaded.training and tok.sha256 == byte.sha256
+        tied = loaded.lm_head.weight is loaded.get_parameter(f"{loaded.hf.embedding}.weight")
+        assert tied == shape.get("tie_embeddings", False)
+        assert path == "a/model.pt" or read_card(new / path) == "# A model\n"
 
 
 @pytest.mark.parametrize("kind", ["byte", "char", "bpe"])
 def test_the_tokenizer_of_transformers_gives_the_same_ids(tiny, byte, char, texts, tmp_path, kind):
     from transformers import AutoTokenizer
-
-    from nanogpt.data.prepare.train_tokenizer import train_tokenizer
-    from nanogpt.data.tokens.settings import TokenizerSettings
 
     tok = {"byte": byte, "char": char}.get(kind) or train_tokenizer(TokenizerSettings("bpe", 300, "error"), texts)
     save_checkpoint(tmp_path / "m", tiny(vocab_size=tok.vocab_size), tok)
@@ -118,23 +97,6 @@ def test_the_tokenizer_of_transformers_gives_the_same_ids(tiny, byte, char, text
         assert theirs(text)["input_ids"] == ids == loaded.encode(text)
         assert theirs.decode(ids) == text == loaded.decode(ids)
     assert theirs.eos_token_id == theirs.bos_token_id == tok.eot
-
-
-@shapes
-@pytest.mark.parametrize("name", ["m", "m.pt"])
-def test_a_round_trip_is_exact(tiny, byte, tmp_path, shape, name):
-    model = tiny(**shape, dropout=0.1).train()
-    path = tmp_path / "new" / "folder" / name
-    save_checkpoint(path, model, byte)
-    loaded, tok = load_checkpoint(path)
-    assert equal(loaded, model)
-    assert not loaded.training and tok.sha256 == byte.sha256
-    if shape.get("tie_embeddings"):
-        parameters = dict(loaded.named_parameters(remove_duplicate=False))
-        embedding = next(p for name, p in parameters.items() if "wte" in name or "embed_tokens" in name)
-        assert parameters["lm_head.weight"] is embedding
-    with torch.no_grad():
-        assert torch.equal(loaded(ids_of(model)), model.eval()(ids_of(model)))
 
 
 def test_only_weights_are_read_from_a_pt_file(tiny, byte, tmp_path):
@@ -151,10 +113,6 @@ def test_only_weights_are_read_from_a_pt_file(tiny, byte, tmp_path):
     torch.save(good | {"config": Trap(sprung)}, tmp_path / "bad.pt")
     with pytest.raises(UserError, match=r"bad\.pt is not a checkpoint of this project or is damaged"):
         load_checkpoint(tmp_path / "bad.pt")
-    assert not sprung.exists()
-    (tmp_path / "plain.pt").write_bytes(pickle.dumps(Trap(sprung)))
-    with pytest.raises(UserError, match=r"plain\.pt is not a checkpoint"):
-        load_checkpoint(tmp_path / "plain.pt")
     assert not sprung.exists()
     torch.load(tmp_path / "bad.pt", weights_only=False)  # the trap is a real one
     assert sprung.exists()
@@ -187,19 +145,10 @@ def test_damaged_pt_files(tiny, byte, tmp_path):
 def test_a_pt_file_writes_nowhere_else(tiny, byte, tmp_path):
     save_checkpoint(tmp_path / "m.pt", tiny(), byte)
     good = torch.load(tmp_path / "m.pt", weights_only=True)
-    outside = tmp_path / "outside"
-    good["tokenizer"] |= {str(outside): "x", "../../outside": "x"}
+    good["tokenizer"] |= {str(tmp_path / "outside"): "x", "../../outside": "x"}
     torch.save(good, tmp_path / "m.pt")
     load_checkpoint(tmp_path / "m.pt")
     assert sorted(os.listdir(tmp_path)) == ["m.pt"]
-
-
-@pytest.fixture(params=["base", "optimized"])
-def folder(request, tiny, byte, tmp_path) -> Path:
-    """A model without its SHA256SUMS, which would tell of any change before the file itself is looked at."""
-    save_checkpoint(tmp_path / "m", tiny(request.param), byte)
-    (tmp_path / "m" / "SHA256SUMS").unlink()
-    return tmp_path / "m"
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
@@ -221,7 +170,7 @@ def test_a_wrong_shape_a_missing_and_an_extra_tensor(folder):
     refused(folder, r"unknown weight extra\.bias")
 
 
-def test_a_config_of_another_shape(folder):
+def test_a_config_of_another_model(folder):
     key = "n_embd" if "n_embd" in (folder / "config.json").read_text() else "hidden_size"
     edit(folder, **{key: 24})
     refused(folder, r"the weight .* has shape")
@@ -229,12 +178,8 @@ def test_a_config_of_another_shape(folder):
     refused(folder, r"config\.json: n_embd = 17: 2 heads do not divide it")
     edit(folder, **{key: "(deleted)"})
     refused(folder, rf"config\.json: {key} is None and must be a whole number")
-
-
-@pytest.mark.parametrize("kind", ["qwen3", None])
-def test_another_architecture(folder, kind):
-    edit(folder, model_type=kind)
-    refused(folder, rf"the architecture {kind!r} is not one of ours; gpt2 \(base\) and llama \(optimized\) are")
+    edit(folder, model_type="qwen3")
+    refused(folder, r"the architecture 'qwen3' is not one of ours; gpt2 \(base\) and llama \(optimized\) are")
 
 
 def test_a_tokenizer_larger_than_the_model(tiny, byte, tmp_path):
@@ -260,23 +205,20 @@ def test_an_error_while_saving_leaves_what_was_there(tiny, byte, tmp_path, name)
     assert content(tmp_path) != before
 
 
-def test_loading_draws_no_random_numbers(folder):
-    before = torch.get_rng_state()
-    load_checkpoint(folder)
-    assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_loading_imports_no_compiler(folder):
+def test_loading_imports_no_compiler(tiny, byte, tmp_path):
     """torch imports it for some operations on its meta device, and that takes a second."""
+    save_checkpoint(tmp_path / "m", tiny(), byte)
     code = (
-        f"import sys; from nanogpt.checkpoint.folder import load_checkpoint; load_checkpoint({str(folder)!r}); "
+        f"import sys; from nanogpt.checkpoint.folder import load_checkpoint; load_checkpoint({str(tmp_path / 'm')!r}); "
         "assert 'torch._dynamo' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
-def test_a_loaded_model_outlives_its_folder(folder):
+def test_a_loaded_model_outlives_its_folder_and_draws_no_random_numbers(folder):
+    state = torch.get_rng_state()
     model, _ = load_checkpoint(folder)
+    assert torch.equal(torch.get_rng_state(), state)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     file = folder / "model.safetensors"
     file.write_bytes(bytes(file.stat().st_size))

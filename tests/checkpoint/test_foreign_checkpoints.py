@@ -5,17 +5,18 @@ import json
 import pytest
 import torch
 from foreign_models import ARGS, gpt2, nanogpt_checkpoint, same_logits
-from model_folders import content
+from model_folders import edit
 from safetensors.torch import load_file, save_file
 
 from nanogpt.checkpoint.folder import load_checkpoint, load_model, save_checkpoint
 from nanogpt.runtime.errors import UserError
 
 
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize(("prefix", "masks"), [("", True), ("_orig_mod.", False)])
+@pytest.mark.parametrize(("bias", "prefix", "masks"), [(True, "", True), (False, "_orig_mod.", False)])
 def test_nanogpt(tmp_path, bias, prefix, masks):
     theirs = nanogpt_checkpoint(tmp_path / "ckpt.pt", bias, prefix, masks)
+    with pytest.raises(UserError, match=r"ckpt\.pt holds no tokenizer.* stages\.convert .* --tokenizer FOLDER"):
+        load_checkpoint(tmp_path / "ckpt.pt")
     ours = load_model(tmp_path / "ckpt.pt")
     same_logits(ours, theirs)
     assert ours.config.activation == "gelu" and ours.config.dropout == 0.1 and not ours.training
@@ -35,12 +36,6 @@ def test_nanogpt_saved_as_ours_is_a_gpt2_of_transformers(byte, tmp_path):
     same_logits(ours, AutoModelForCausalLM.from_pretrained(tmp_path / "folder"))
 
 
-def test_nanogpt_has_no_tokenizer(tmp_path):
-    nanogpt_checkpoint(tmp_path / "ckpt.pt", bias=True)
-    with pytest.raises(UserError, match=r"ckpt\.pt holds no tokenizer; .* stages\.convert .* --tokenizer FOLDER"):
-        load_checkpoint(tmp_path / "ckpt.pt")
-
-
 def test_damaged_checkpoints_of_nanogpt(tmp_path):
     path = tmp_path / "ckpt.pt"
     nanogpt_checkpoint(path, bias=True)
@@ -55,7 +50,6 @@ def test_damaged_checkpoints_of_nanogpt(tmp_path):
         ({"model_args": None}, r"model_args"),
         ({"model_args": ARGS | {"n_layer": 10**9}}, r"n_layer is 1000000000"),
         ({"model_args": ARGS | {"n_head": 3}}, r"3 heads do not divide it"),
-        ({"model_args": {}}, r"n_head is None"),
     ):
         torch.save(good | bad, path)
         with pytest.raises(UserError, match=match) as caught:
@@ -114,16 +108,12 @@ def test_folders_in_several_files(foreign, tmp_path):
     places = json.loads(index.read_text())
     for bad, match in (
         ("../theirs/model.safetensors", "is not the name of a safetensors file beside it"),
-        (str(folder / "model.safetensors"), "is not the name of a safetensors file beside it"),
         ("model-9.safetensors", "lacks model-9.safetensors"),
         (3, "is damaged|is not the name"),
     ):
         index.write_text(json.dumps(places | {"weight_map": places["weight_map"] | {"x": bad}}))
         with pytest.raises(UserError, match=match):
             load_model(tmp_path / "parts")
-    index.write_text("{")
-    with pytest.raises(UserError, match=r"index\.json is damaged"):
-        load_model(tmp_path / "parts")
     index.write_text(json.dumps(places))
     parts[1].write_bytes(parts[0].read_bytes())
     with pytest.raises(UserError, match="is in two files"):
@@ -140,22 +130,15 @@ def test_gpt2_as_openai_published_it(tmp_path):
         weights[f"h.{layer}.attn.bias"] = torch.ones(24, 24).tril().view(1, 1, 24, 24)
         weights[f"h.{layer}.attn.masked_bias"] = torch.tensor(-1e4)
     save_file(weights, file)
-    published = (
-        "activation_function", "architectures", "attn_pdrop", "bos_token_id", "embd_pdrop", "eos_token_id",
-        "initializer_range", "layer_norm_epsilon", "model_type", "n_embd", "n_head", "n_layer", "n_positions",
-        "resid_pdrop", "vocab_size",
-    )  # fmt: skip
-    config = json.loads((tmp_path / "m" / "config.json").read_text())
-    (tmp_path / "m" / "config.json").write_text(json.dumps({key: config[key] for key in published} | {"n_ctx": 24}))
+    later = {"add_cross_attention", "scale_attn_weights", "scale_attn_by_inverse_layer_idx", "tie_word_embeddings"}
+    edit(tmp_path / "m", **dict.fromkeys({"n_inner", *later}, "(deleted)"))
     same_logits(load_model(tmp_path / "m"), theirs)
 
 
 def test_llama_as_transformers_4_wrote_it(tmp_path):
     theirs = llama(rope_parameters={"rope_type": "default", "rope_theta": 500.0})
     theirs.save_pretrained(tmp_path / "m")
-    config = json.loads((tmp_path / "m" / "config.json").read_text())
-    del config["rope_parameters"]
-    (tmp_path / "m" / "config.json").write_text(json.dumps(config | {"rope_theta": 500.0, "rope_scaling": None}))
+    edit(tmp_path / "m", rope_parameters="(deleted)", rope_theta=500.0, rope_scaling=None)
     same_logits(load_model(tmp_path / "m"), theirs)
     file = tmp_path / "m" / "model.safetensors"
     table = {f"model.layers.{layer}.self_attn.rotary_emb.inv_freq": torch.ones(4) for layer in range(2)}
@@ -183,8 +166,7 @@ YARN = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 10000.0}
 )
 def test_models_that_compute_something_else(tmp_path, make, changed):
     make().save_pretrained(tmp_path / "m")
-    config = json.loads((tmp_path / "m" / "config.json").read_text())
-    (tmp_path / "m" / "config.json").write_text(json.dumps(config | changed))
+    edit(tmp_path / "m", **changed)
     name = "rope_theta" if "large" in str(changed) else next(iter(changed))
     with pytest.raises(UserError, match=rf"config\.json: {name} is .*(in our models it is|must be) ") as caught:
         load_model(tmp_path / "m")
@@ -197,8 +179,5 @@ def test_a_folder_whose_tokenizer_is_missing_or_another_kind(tmp_path):
     with pytest.raises(UserError, match=r"tokenizer\.json.*--tokenizer FOLDER"):
         load_checkpoint(folder)
     (folder / "tokenizer.json").write_text('{"model": {"type": "Unigram"}}')
-    before = content(folder)
     with pytest.raises(UserError, match=r"tokenizer\.json.*--tokenizer FOLDER"):
         load_checkpoint(folder)
-    load_model(folder)
-    assert content(folder) == before

@@ -3,7 +3,6 @@ import math
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
 from small_models import each_arch, lively, tiny
 from torch import nn
 from transformers import AutoModelForCausalLM
@@ -11,7 +10,7 @@ from transformers import AutoModelForCausalLM
 from nanogpt.checkpoint.folder import save_checkpoint
 from nanogpt.data.prepare.train_tokenizer import train_tokenizer
 from nanogpt.data.tokens.settings import TokenizerSettings
-from nanogpt.inference.decode import generate
+from nanogpt.inference.decode import decode
 from nanogpt.inference.sampling import filter_logits
 from nanogpt.inference.settings import Sampling
 
@@ -22,25 +21,15 @@ PROMPT = [3, 1, 4, 1, 5]
 def written(
     model: nn.Module, prompt: list[int] = PROMPT, seed: int = 1, n_tokens: int = N_TOKENS, eot: int = EOT, **changes
 ) -> list[list[int]]:
-    """`generate` with settings that leave much to chance."""
+    """The rows of `decode` up to their end tokens, with settings that leave much to chance."""
     settings = {"num_samples": 2, "max_tokens": 12, "temperature": 1.0, "top_k": None, "top_p": None}
-    return generate(model, prompt, Sampling(**settings | changes), seed, n_tokens=n_tokens, eot=eot)
-
-
-def contexts(block_size: int, prompt: list[int], text: list[int]) -> list[list[int]]:
-    """What the model has before it at each token of a text.
-
-    The rule: a context longer than the block is cut to its last half block, read from position 0.
-    """
-    context, seen = [EOT, *prompt], []
-    for token in text:
-        context = within(block_size, context)
-        seen.append(context)
-        context = [*context, token]
-    return seen
+    steps = decode(model, prompt, Sampling(**settings | changes), seed, n_tokens=n_tokens, eot=eot)
+    rows = zip(*steps, strict=True)
+    return [list(itertools.takewhile(lambda token: token != eot, row)) for row in rows]
 
 
 def within(block_size: int, context: list[int]) -> list[int]:
+    """The rule: a context longer than the block is cut to its last half block, read from position 0."""
     return context if len(context) <= block_size else context[-max(1, block_size // 2) :]
 
 
@@ -76,7 +65,7 @@ def test_greedy_text_is_that_of_transformers(arch, tmp_path):
     assert max(lengths) == 20
 
 
-@pytest.mark.parametrize("prompt", [[], PROMPT, list(range(14)), list(range(15)), list(range(40))], ids=len)
+@pytest.mark.parametrize("prompt", [[], list(range(14)), list(range(15)), list(range(40))], ids=len)
 @pytest.mark.parametrize("block_size", [1, 2, 7, 16])
 @each_arch
 @torch.no_grad()
@@ -102,36 +91,26 @@ def test_logits_of_sampled_text_are_those_of_plain_full_passes(arch):
     assert [len(row) for row in rows] == [50] * 3
     assert len({tuple(row) for row in rows}) == 3
     for row, text in enumerate(rows):
-        for step, context in enumerate(contexts(16, PROMPT, text)):
+        context = [EOT, *PROMPT]
+        for step, token in enumerate(text):
+            context = within(16, context)
             torch.testing.assert_close(seen[step][row], model(torch.tensor([context]))[0, -1], atol=1e-4, rtol=0)
+            context = [*context, token]
 
 
-@each_arch
-def test_same_seed_same_text(arch):
-    model = lively(tiny(arch))
-    first = written(model)
-    torch.rand(3)
-    assert written(model) == first
-    others = [written(model, seed=seed) for seed in (0, 2, 4097, 2**32 + 1, 2**70, -1)]  # 1 modulo powers of 2, too
-    assert len({str(rows) for rows in [first, *others]}) == 7
-
-
-@each_arch
-def test_a_row_does_not_depend_on_how_many_there_are(arch):
-    model = lively(tiny(arch))
+def test_a_row_depends_on_the_seed_and_its_number_alone():
+    model = lively(tiny("base"))
     five = written(model, num_samples=5, max_tokens=30)
     assert len({tuple(row) for row in five}) == 5
-    assert all(written(model, num_samples=n, max_tokens=30) == five[:n] for n in (1, 2, 4))
+    torch.rand(3)
+    assert all(written(model, num_samples=n, max_tokens=30) == five[:n] for n in (1, 2, 5))
+    others = [written(model, seed=seed) for seed in (0, 1, 2, 4097, 2**32 + 1, 2**70, -1)]  # 1 modulo powers of 2, too
+    assert len({str(rows) for rows in others}) == 7
 
 
-@pytest.mark.parametrize(
-    "filters",
-    [{}, {"temperature": 0}, {"top_k": 3}, {"top_k": 64}, {"top_p": 0.5}, {"top_k": 5, "top_p": 0.9}],
-    ids=str,
-)
-@each_arch
-def test_padding_of_the_embedding_is_never_drawn(arch, filters):
-    model = lively(tiny(arch))
+@pytest.mark.parametrize("filters", [{}, {"temperature": 0}, {"top_k": 5, "top_p": 0.9}], ids=str)
+def test_padding_of_the_embedding_is_never_drawn(filters):
+    model = lively(tiny("base"))
     padding = torch.arange(N_TOKENS, 64)
     model.lm_head.register_forward_hook(lambda module, given, logits: logits.index_fill(-1, padding, 1e4))
     assert (model(torch.tensor([[EOT]])).argmax(-1) >= N_TOKENS).all()
@@ -160,24 +139,6 @@ def test_dropout_is_off_and_the_mode_comes_back(arch):
     with pytest.raises(IndexError):
         written(model.train(), prompt=[64])  # no such row in the embedding
     assert all(module.training for module in model.modules())
-
-
-@each_arch
-def test_an_adapter_takes_part(arch):
-    name = {"base": "c_attn", "optimized": "v_proj"}[arch]
-    plain, model = lively(tiny(arch)), lively(tiny(arch))
-    adapted = get_peft_model(model, LoraConfig(r=4, target_modules=[name], lora_dropout=0.5)).train()
-    assert written(adapted) == written(plain)  # B starts at zero
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for parameter_name, parameter in adapted.named_parameters():
-            if "lora_B" in parameter_name:
-                parameter.normal_()
-    rows = written(adapted)
-    assert all(module.training for module in adapted.modules())
-    assert rows != written(plain)
-    assert rows == written(adapted.get_base_model()) == written(adapted.eval())
-    assert rows == written(adapted.merge_and_unload())
 
 
 @each_arch
@@ -224,24 +185,20 @@ def test_ids_tied_with_the_last_one_kept_are_kept():
 
 
 @pytest.mark.parametrize("filters", [{"temperature": 1.7}, {"temperature": 0.8, "top_k": 7, "top_p": 0.9}], ids=str)
-@pytest.mark.parametrize("how", ["along a text", "across rows", "across seeds"])
-def test_frequencies_are_the_probabilities(filters, how):
+@pytest.mark.parametrize("sizes", [(1, 2000, 1), (2000, 1, 1), (1, 1, 2000)], ids=["a text", "rows", "seeds"])
+def test_frequencies_are_the_probabilities(filters, sizes):
     """Within 5 standard deviations of the binomial count: a correct sampler fails one seed in 10,000 or so."""
     torch.manual_seed(0)
     logits = torch.randn(1, 1, 64)
     logits[..., EOT] = -1e9
-    samples, length, seeds = {"along a text": (1, 2000, 1), "across rows": (2000, 1, 1), "across seeds": (1, 1, 2000)}[
-        how
-    ]
-    texts = [
-        text
-        for seed in range(seeds)
-        for text in written(Scripted(logits), num_samples=samples, max_tokens=length, seed=seed, **filters)
-    ]
-    tokens = [token for text in texts for token in text]
+    samples, length, seeds = sizes
+    tokens = []
+    for seed in range(seeds):
+        rows = written(Scripted(logits), num_samples=samples, max_tokens=length, seed=seed, **filters)
+        tokens += [token for row in rows for token in row]
     assert len(tokens) == 2000
     expected = kept(logits[0, 0, :EOT].tolist(), **({"top_k": None, "top_p": None} | filters))
     assert set(tokens) <= set(expected)
     for token, probability in expected.items():
-        count = tokens.count(token)
-        assert abs(count - 2000 * probability) < 5 * math.sqrt(2000 * probability * (1 - probability)), token
+        deviation = math.sqrt(2000 * probability * (1 - probability))
+        assert abs(tokens.count(token) - 2000 * probability) < 5 * deviation, token
