@@ -99,7 +99,7 @@ def test_folders_of_transformers(foreign, byte, tmp_path):
 
 
 def test_folders_in_several_files(foreign, tmp_path):
-    theirs, folder = foreign
+    theirs, _ = foreign
     theirs.save_pretrained(tmp_path / "parts", max_shard_size="20KB")
     index = tmp_path / "parts" / "model.safetensors.index.json"
     parts = sorted((tmp_path / "parts").glob("model-*.safetensors"))

@@ -14,7 +14,7 @@ def settings(**changed) -> SampleSettings:
 
 
 def test_texts_begin_with_the_prompt_and_are_those_of_decode(tiny, byte):
-    model, chosen = tiny().eval(), settings(top_k=50, top_p=0.9, max_tokens=200)
+    model, chosen = tiny().eval(), settings(num_samples=8, max_tokens=200)
     found = complete(model, byte, "The cat", chosen, 3)
     steps = decode(model, list(b"The cat"), chosen, 3, n_tokens=257, eot=256)
     rows = [row[: row.index(256)] if 256 in row else row for row in map(list, zip(*steps, strict=True))]

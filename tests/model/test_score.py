@@ -54,22 +54,12 @@ def test_company_and_padding_do_not_matter(tiny, arch):
     docs, lengths = documents(0, 3, 9, 16, 17, 40), np.ones(320, np.int64)
     alone = [score_documents(model, [document], lengths).nats for document in docs]
     for batch_tokens in (1, 40, 8192):
-        assert score_documents(model, iter(docs), lengths, batch_tokens).document_nats == pytest.approx(
-            alone, rel=1e-12
-        )
+        found = score_documents(model, iter(docs), lengths, batch_tokens)
+        assert found.document_nats == pytest.approx(alone, rel=1e-12)
     before = score_documents(model, docs, lengths).nats
     with torch.no_grad():  # padding reads token 0, which no document has
         model.get_submodule("transformer.wte" if arch == "base" else "model.embed_tokens").weight[0] = 1e6
     assert score_documents(model, docs, lengths).nats == before
-
-
-def test_bytes_are_those_of_the_texts(tiny, byte, char, texts):
-    for tok in (byte, char):
-        model = tiny(vocab_size=tok.vocab_size)
-        docs = [np.array([tok.eot, *tok.encode(text), tok.eot]) for text in texts]
-        found = score_documents(model, docs, tok.byte_lengths())
-        assert found.document_bytes.tolist() == [len(text.encode()) for text in texts]
-        assert found.n_bytes == sum(len(text.encode()) for text in texts)
 
 
 def score_of(nats, n_bytes) -> Score:
@@ -100,10 +90,6 @@ def test_the_interval_of_documents_of_one_length():
     bits = [20, 30, 25, 45, 10]
     found = score_of(np.array(bits) * math.log(2), [50] * 5)
     assert found.bpb_ci95 == pytest.approx(1.959964 * statistics.stdev(bits) / math.sqrt(5) / 50, rel=1e-6)
-
-
-def test_no_interval_where_nothing_varies_or_nothing_is_known():
-    assert score_of([3.0, 6.0, 30.0], [1, 2, 10]).bpb_ci95 == pytest.approx(0, abs=1e-12)
     assert score_of([3.0], [1]).bpb_ci95 is None
 
 
@@ -125,9 +111,8 @@ def test_a_change_is_between_scores_of_the_same_documents(tiny):
     first, second = (score_documents(tiny(seed=seed), docs, lengths) for seed in (0, 1))
     assert first.change(first).bpb == first.change(first).bpb_ci95 == 0
     assert second.change(first).bpb == pytest.approx(second.bpb - first.bpb)
-    for others in (docs[:2], docs[::-1]):
-        with pytest.raises(ValueError, match="same documents"):
-            score_documents(tiny(), others, lengths).change(first)
+    with pytest.raises(ValueError, match="same documents"):
+        score_documents(tiny(), docs[::-1], lengths).change(first)
 
 
 def test_figures_by_domain():

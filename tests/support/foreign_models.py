@@ -10,43 +10,34 @@ from torch import nn
 class Plain(nn.Module):
     """A GPT of nanoGPT's layout, written anew from its description: linear layers, exact GELU, a tied head."""
 
-    class Block(nn.Module):
-        def __init__(self, width: int, heads: int, bias: bool):
-            super().__init__()
-            self.heads = heads
-            self.ln_1, self.ln_2 = nn.LayerNorm(width, bias=bias), nn.LayerNorm(width, bias=bias)
-            names = {"c_attn": (width, 3 * width), "c_proj": (width, width)}
-            self.attn = nn.ModuleDict({name: nn.Linear(*size, bias=bias) for name, size in names.items()})
-            names = {"c_fc": (width, 4 * width), "c_proj": (4 * width, width)}
-            self.mlp = nn.ModuleDict({name: nn.Linear(*size, bias=bias) for name, size in names.items()})
-
-        def forward(self, x):
-            B, T, C = x.shape
-            q, k, v = self.attn.c_attn(self.ln_1(x)).split(C, dim=2)
-            q, k, v = (t.view(B, T, self.heads, C // self.heads).transpose(1, 2) for t in (q, k, v))
-            y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-            x = x + self.attn.c_proj(y.transpose(1, 2).reshape(B, T, C))
-            return x + self.mlp.c_proj(nn.GELU()(self.mlp.c_fc(self.ln_2(x))))
-
     def __init__(self, n_layer, n_head, n_embd, block_size, bias, vocab_size, dropout):
         super().__init__()
-        self.transformer = nn.ModuleDict(
-            {
-                "wte": nn.Embedding(vocab_size, n_embd),
-                "wpe": nn.Embedding(block_size, n_embd),
-                "h": nn.ModuleList(self.Block(n_embd, n_head, bias) for _ in range(n_layer)),
-                "ln_f": nn.LayerNorm(n_embd, bias=bias),
-            }
-        )
+        self.n_head = n_head
+
+        def linears(**widths: tuple[int, int]) -> nn.ModuleDict:
+            return nn.ModuleDict({name: nn.Linear(*size, bias=bias) for name, size in widths.items()})
+
+        def block() -> nn.ModuleDict:
+            attn = linears(c_attn=(n_embd, 3 * n_embd), c_proj=(n_embd, n_embd))
+            mlp = linears(c_fc=(n_embd, 4 * n_embd), c_proj=(4 * n_embd, n_embd))
+            ln_1, ln_2 = nn.LayerNorm(n_embd, bias=bias), nn.LayerNorm(n_embd, bias=bias)
+            return nn.ModuleDict({"ln_1": ln_1, "attn": attn, "ln_2": ln_2, "mlp": mlp})
+
+        wte, wpe = nn.Embedding(vocab_size, n_embd), nn.Embedding(block_size, n_embd)
+        h, ln_f = nn.ModuleList(block() for _ in range(n_layer)), nn.LayerNorm(n_embd, bias=bias)
+        self.transformer = nn.ModuleDict({"wte": wte, "wpe": wpe, "h": h, "ln_f": ln_f})
         self.lm_head = nn.Linear(n_embd, vocab_size, bias=False)
-        self.lm_head.weight = self.transformer.wte.weight
+        self.lm_head.weight = wte.weight
         for parameter in self.parameters():
             nn.init.normal_(parameter, std=0.3)
 
     def forward(self, ids):
         x = self.transformer.wte(ids) + self.transformer.wpe(torch.arange(ids.size(1)))
         for block in self.transformer.h:
-            x = block(x)
+            q, k, v = block.attn.c_attn(block.ln_1(x)).unflatten(-1, (3, self.n_head, -1)).permute(2, 0, 3, 1, 4)
+            y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+            x = x + block.attn.c_proj(y.transpose(1, 2).flatten(2))
+            x = x + block.mlp.c_proj(F.gelu(block.mlp.c_fc(block.ln_2(x))))
         return self.lm_head(self.transformer.ln_f(x))
 
 
@@ -79,15 +70,9 @@ def nanogpt_checkpoint(path: Path, bias: bool, prefix: str = "", masks: bool = F
     if masks:
         for layer in range(2):
             state[f"{prefix}transformer.h.{layer}.attn.bias"] = torch.ones(24, 24).tril().view(1, 1, 24, 24)
-    content = {
-        "model": state,
-        "optimizer": optimizer.state_dict(),
-        "model_args": ARGS | {"bias": bias},
-        "iter_num": 1,
-        "best_val_loss": loss.detach(),
-        "config": {"out_dir": "out", "learning_rate": 6e-4, "compile": True},
-    }
-    torch.save(content, path)
+    content = {"model": state, "optimizer": optimizer.state_dict(), "model_args": ARGS | {"bias": bias}}
+    settings = {"out_dir": "out", "learning_rate": 6e-4, "compile": True}
+    torch.save(content | {"iter_num": 1, "best_val_loss": loss.detach(), "config": settings}, path)
     return model
 
 
