@@ -36,12 +36,12 @@ _FIXED = {
     "gpt2": {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False},
     "llama": {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False},
 }
-# Far above any model that a CPU can run, and low enough that arithmetic with them stays cheap.
-_LARGEST = {
-    "n_layer": 1024, "n_head": 2**16, "n_kv_head": 2**16, "n_embd": 2**16, "block_size": 2**20, "vocab_size": 2**24,
-    "mlp_hidden": 2**20,
+# Type, least and most: far above any model that a CPU can run, and low enough that arithmetic with them stays cheap.
+_RANGES = {
+    "n_layer": (int, 1, 1024), "n_head": (int, 1, 2**16), "n_kv_head": (int, 1, 2**16), "n_embd": (int, 1, 2**16),
+    "block_size": (int, 1, 2**20), "vocab_size": (int, 1, 2**24), "mlp_hidden": (int, 1, 2**20),
+    "dropout": (float, 0, 1), "norm_eps": (float, 0, 0.1), "rope_theta": (float, 1, 10**12),
 }  # fmt: skip
-_RANGES = {"dropout": (0, 1), "norm_eps": (0, 0.1), "rope_theta": (1, 1e12)}
 _CHOICES = {"tie_embeddings": (True, False), "activation": ("gelu_new", "gelu")}
 
 
@@ -70,7 +70,7 @@ def config_from_hf(hf: object, file: Path) -> ModelConfig:
         raise UserError(f"{file}: the architecture {shorten(repr(kind))} is not one of ours; {known} are")
     for key, ours in _FIXED[kind].items():
         if hf.get(key, ours) != ours:
-            raise UserError(f"{file}: {key} is {shorten(repr(hf[key]))}; in our models it is {ours!r}")
+            raise _bad_value(file, key, hf[key], repr(ours))
     if kind == "gpt2":
         return _build_config("base", _read_fields(hf, file, _GPT2, _GPT2_DEFAULTS), file)
     fields = _read_fields(hf, file, _LLAMA, _LLAMA_DEFAULTS)
@@ -96,19 +96,16 @@ def _read_fields(values: dict, file: Path, keys: dict[str, str], defaults: dict)
         value = values.get(key)
         if value is None and field in defaults:
             fields[field] = defaults[field]
-            continue
-        if field in _LARGEST:
-            valid = type(value) is int and 1 <= value <= _LARGEST[field]
-            wanted = f"a whole number, 1 to {_LARGEST[field]}"
-        elif field in _RANGES:
-            least, most = _RANGES[field]
-            valid, wanted = type(value) in (int, float) and least <= value <= most, f"a number from {least} to {most:g}"
+        elif field in _CHOICES:
+            if type(value) not in (bool, str) or value not in _CHOICES[field]:
+                raise _bad_value(file, key, value, " or ".join(map(str, _CHOICES[field])))
+            fields[field] = value
         else:
-            valid = type(value) in (bool, str) and value in _CHOICES[field]
-            wanted = " or ".join(map(str, _CHOICES[field]))
-        if not valid:
-            raise _bad_value(file, key, value, wanted)
-        fields[field] = float(value) if field in _RANGES else value
+            kind, least, most = _RANGES[field]
+            if type(value) not in (int, kind) or not least <= value <= most:
+                wanted = "a whole number" if kind is int else "a number"
+                raise _bad_value(file, key, value, f"{wanted} from {least} to {most}")
+            fields[field] = kind(value)
     return fields
 
 

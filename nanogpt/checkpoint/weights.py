@@ -103,16 +103,22 @@ def build_with_weights(config: ModelConfig, tensors: dict[str, Tensor], path: Pa
     if names, shapes or dtypes are not what the config asks for or a value is not finite; before that nothing large is
     read.
     """
-    root = ARCHITECTURES[config.arch].hf.embedding.split(".")[0] + "."
+    names = ARCHITECTURES[config.arch].hf
+    root = names.embedding.split(".")[0] + "."
     if not any(name.startswith(root) for name in tensors):  # of a model without its head, such as OpenAI's GPT-2
         tensors = {name if name == HEAD else root + name: tensor for name, tensor in tensors.items()}
     state = {name: tensor for name, tensor in tensors.items() if not name.endswith(BUFFERS)}
     if not linear:
         state = _transpose(state, config)
-    _check_layers(config, state, path)
+    # Compare the number of layers before a model is built: one of a thousand layers would take seconds.
+    numbers = [re.match(rf"{names.layers}\.(\d{{1,6}})\.", name) for name in state]
+    layers = 1 + max((int(number[1]) for number in numbers if number), default=-1)
+    if layers != config.n_layer:
+        sizes = f"{layers} layers, but the config says {config.n_layer}"
+        raise UserError(f"{path} has weights of {sizes}; they do not belong together")
     with torch.device("meta"), SkipInit():
         model = build_model(config)
-    embedding = model.hf.embedding + ".weight"
+    embedding = names.embedding + ".weight"
     if config.tie_embeddings:
         state.setdefault(HEAD, state.get(embedding))
     _check_shapes(state, model.state_dict(), path)
@@ -131,15 +137,6 @@ class SkipInit(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         return None if getattr(func, "__name__", "") == "normal_" else func(*args, **(kwargs or {}))
-
-
-def _check_layers(config: ModelConfig, state: dict[str, Tensor], path: Path) -> None:
-    """Compare the number of layers before a model is built: one of a thousand layers would take seconds."""
-    numbers = [re.match(rf"{ARCHITECTURES[config.arch].hf.layers}\.(\d{{1,6}})\.", name) for name in state]
-    layers = 1 + max((int(number[1]) for number in numbers if number), default=-1)
-    if layers != config.n_layer:
-        numbers = f"{layers} layers, but the config says {config.n_layer}"
-        raise UserError(f"{path} has weights of {numbers}; they do not belong together")
 
 
 def _check_shapes(state: dict[str, Tensor], wanted: dict[str, Tensor], path: Path) -> None:

@@ -39,14 +39,13 @@ def head_loss(head: nn.Module, hidden: Tensor, targets: Tensor, reduction: Reduc
             losses = Softmax(rows.to(dtype), head.weight.to(dtype), ids).losses
     else:
         size = len(ids) if grad else TOKENS_AT_ONCE  # with gradients all logits are held anyway
-        parts = zip(rows.split(size), ids.split(size), strict=True)
-        losses = torch.cat(
-            [
-                F.cross_entropy(head(x).to(_at_least_fp32(x.dtype)), y, ignore_index=IGNORED, reduction="none")
-                for x, y in parts
-            ]
+        wide, parts = (
+            torch.promote_types(rows.dtype, torch.float32),
+            zip(rows.split(size), ids.split(size), strict=True),
         )
-    return losses.view_as(targets) if reduction == "none" else losses.sum() / _count_targets(ids)
+        losses = [F.cross_entropy(head(x).to(wide), y, ignore_index=IGNORED, reduction="none") for x, y in parts]
+        losses = torch.cat(losses)
+    return losses.view_as(targets) if reduction == "none" else losses.sum() / (ids != IGNORED).sum().clamp(min=1)
 
 
 def _is_unwrapped_linear(head: nn.Module) -> bool:
@@ -68,7 +67,8 @@ class FusedLoss(torch.autograd.Function):
     def forward(ctx, hidden: Tensor, weight: Tensor, targets: Tensor, dtype: torch.dtype) -> Tensor:  # noqa: D102
         ctx.dtypes = hidden.dtype, weight.dtype
         for_hidden, for_weight = ctx.needs_input_grad[:2]
-        h, w, n = hidden.to(dtype), weight.to(dtype), _count_targets(targets)  # cast once, not for each product
+        h, w = hidden.to(dtype), weight.to(dtype)  # cast once, not for each product
+        n = (targets != IGNORED).sum().clamp(min=1)
         size = max(1, KEPT_BYTES // (len(w) * w.itemsize))
         losses, slopes, grad_hidden, grad_weight = [], [], [], None
         for rows, ids in zip(h.split(size), targets.split(size), strict=True):
@@ -110,7 +110,7 @@ class Softmax:
 
     def __init__(self, h: Tensor, w: Tensor, targets: Tensor, keep: bool = False):
         self.h, self.w, self.ids = h, w, targets.clamp(min=0)
-        self.wide, self.keep = _at_least_fp32(h.dtype), keep
+        self.wide, self.keep = torch.promote_types(h.dtype, torch.float32), keep
         counted = targets != IGNORED
         target_logits = (h.to(self.wide) * w[self.ids].to(self.wide)).sum(1)  # (N,)
         others = self._log_sum_of_others(shift=False)  # (N,)
@@ -162,12 +162,3 @@ class Softmax:
         for ids, e, scale in self._scaled_blocks(n):
             torch.mm(e.T, (self.h * scale).to(e.dtype), out=grad[ids])
         return grad
-
-
-def _at_least_fp32(dtype: torch.dtype) -> torch.dtype:
-    """fp32 for half precision; fp32 and fp64 as they are."""
-    return torch.promote_types(dtype, torch.float32)
-
-
-def _count_targets(targets: Tensor) -> Tensor:
-    return (targets != IGNORED).sum().clamp(min=1)

@@ -27,17 +27,6 @@ shapes = pytest.mark.parametrize("shape", SHAPES, ids=lambda s: "-".join(map(str
 
 
 @shapes
-def test_what_transformers_saves_loads(tiny, byte, tmp_path, shape):
-    from transformers import AutoModelForCausalLM
-
-    model = tiny(**shape)
-    save_checkpoint(tmp_path / "m", model, byte)
-    AutoModelForCausalLM.from_pretrained(tmp_path / "m").save_pretrained(tmp_path / "theirs")
-    byte.save(tmp_path / "theirs")
-    assert equal(load_checkpoint(tmp_path / "theirs")[0], model)
-
-
-@shapes
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_transformers_computes_the_same_and_continues_a_text(tiny, byte, tmp_path, shape, dtype):
     """In bf16 the weights are rounded once, on the disk, and both read the same."""

@@ -35,7 +35,7 @@ def key(folder: Path, ours: str) -> str:
     return (llama if is_llama else gpt2).get(ours, ours)
 
 
-SIZE, RATE = r"must be a whole number, 1 to \d+; ", "must be a number from 0"
+SIZE, RATE = r"must be a whole number from 1 to \d+; ", "must be a number from 0"
 
 
 @pytest.mark.parametrize(
