@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from adapters import ids_of
 from imports import ROOT
-from model_folders import content, edit, equal, ids_of, refused
+from model_folders import content, edit, equal, refused
 from safetensors.torch import load_file, save_file
 
 from nanogpt.checkpoint.folder import load_checkpoint, read_card, save_checkpoint

@@ -23,19 +23,6 @@ def test_nanogpt(tmp_path, bias, prefix, masks):
     assert ours.lm_head.weight is ours.transformer.wte.weight
 
 
-def test_nanogpt_saved_as_ours_is_a_gpt2_of_transformers(byte, tmp_path):
-    from transformers import AutoModelForCausalLM
-
-    theirs = nanogpt_checkpoint(tmp_path / "ckpt.pt", bias=False)
-    ours = load_model(tmp_path / "ckpt.pt")
-    for name in ("folder", "file.pt"):
-        save_checkpoint(tmp_path / name, ours, byte)
-        again, _ = load_checkpoint(tmp_path / name)
-        assert again.config == ours.config
-        same_logits(again, theirs)
-    same_logits(ours, AutoModelForCausalLM.from_pretrained(tmp_path / "folder"))
-
-
 def test_damaged_checkpoints_of_nanogpt(tmp_path):
     path = tmp_path / "ckpt.pt"
     nanogpt_checkpoint(path, bias=True)

@@ -11,11 +11,6 @@ from nanogpt.checkpoint.folder import load_checkpoint
 from nanogpt.runtime.errors import UserError
 
 
-def ids_of(model, rows: int = 3) -> torch.Tensor:
-    c = model.config
-    return torch.randint(c.vocab_size, (rows, c.block_size), generator=torch.Generator().manual_seed(9))
-
-
 def content(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
