@@ -4,33 +4,42 @@ The stream is eot, document, eot, document, eot ..., as `data/tokens/bins.py` re
 so that none is in both files, unless they belong to the corpus (`Corpus.exact`).
 """
 
+import contextlib
+import errno
 import hashlib
 import json
-import math
+import sqlite3
 import tempfile
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import asdict
+from fractions import Fraction
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from tqdm import tqdm
 
-from nanogpt.data.prepare import duplicates
 from nanogpt.data.sources.document import Corpus, Document
 from nanogpt.data.tokens.bins import DTYPES, SPLITS, Counts
 from nanogpt.data.tokens.tokenizer import Tokenizer
 from nanogpt.hardware.cores import usable_cores
+from nanogpt.runtime.checksums import sha256
 from nanogpt.runtime.errors import UserError
 
 BATCH_DOCUMENTS, BATCH_CHARACTERS = 1000, 1_000_000
-CHUNK = 1 << 16  # notes read at a time
-PIECE = 1 << 24  # bytes moved at a time
-# A record of each document; `split` is its index in SPLITS, `tokens` counts its end token too.
-NOTE = np.dtype([("split", "u1"), ("tokens", "i8"), ("bytes", "i8"), ("replaced", "i8"), ("bits", "f8")])
+DIGEST_SIZE = 16  # bytes: no two of 10^12 texts share a digest by chance, at odds of 10^14 to 1
+# The table is a temporary file; at most 100,000 KiB of it are in memory.
+CREATE_TABLE = """
+PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -100000;
+CREATE TABLE texts (digest BLOB, split TEXT, copies INTEGER, PRIMARY KEY (digest, split)) WITHOUT ROWID;
+"""
+IS_REPEATED = "SELECT EXISTS (SELECT 1 FROM texts WHERE digest = ?)"
+ADD_TEXT = "INSERT INTO texts VALUES (?, ?, 1) ON CONFLICT DO UPDATE SET copies = copies + 1"
+COUNT_OVERLAP = """
+SELECT coalesce(sum(val.copies), 0) FROM texts AS val JOIN texts AS train USING (digest)
+WHERE val.split = 'val' AND train.split = 'train'
+"""
 
 
 def write_corpus(folder: Path, corpus: Corpus, tokenizer: Tokenizer, val_fraction: float) -> dict:
@@ -41,25 +50,34 @@ def write_corpus(folder: Path, corpus: Corpus, tokenizer: Tokenizer, val_fractio
     Raises UserError where either side would be empty.
     """
     dtype = "uint16" if tokenizer.vocab_size <= 2**16 else "uint32"
-    paths = [folder / f"{split}.bin" for split in SPLITS]
-    skipped: Counter[str] = Counter()
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".notes.") as scratch:
-        noted, digested = Path(scratch, "notes"), Path(scratch, "digests")
-        encoded = _encode_batches(
-            _batches(_assign_splits(corpus.documents(skipped), val_fraction)), tokenizer, DTYPES[dtype]
-        )
-        _write_streams(encoded, paths, noted, digested, np.array([tokenizer.eot], DTYPES[dtype]).tobytes())
-        in_val = np.concatenate([notes["split"] == SPLITS.index("val") for notes in _read_notes(noted)])
-        repeated = np.zeros(len(in_val), bool) if corpus.exact else duplicates.find_duplicates(digested)
-        counts = _keep_documents(noted, paths, ~repeated, np.dtype(DTYPES[dtype]).itemsize)
-        overlap = duplicates.count_overlap(digested, in_val, ~repeated)
-    train, val = (one.documents for one in counts)
+    paths = {split: folder / f"{split}.bin" for split in SPLITS}
+    counts = {split: Counts(tokens=1, bits=Fraction()) for split in SPLITS}  # fractions add up without rounding
+    skipped, read = Counter[str](), Counter[str]()
+    with contextlib.ExitStack() as stack:
+        digests = stack.enter_context(_open_digests(folder))
+        bins = {split: stack.enter_context(path.open("wb")) for split, path in paths.items()}
+        bar = stack.enter_context(tqdm(desc="text to tokens", unit="B", unit_scale=True, mininterval=1, disable=None))
+        for file in bins.values():
+            file.write(np.array([tokenizer.eot], DTYPES[dtype]).tobytes())
+        placed = _assign_splits(corpus.documents(skipped), val_fraction)
+        batches = _batches(_remove_repeated(placed, digests, read, keep=corpus.exact))
+        for encoded in _encode_batches(batches, tokenizer, DTYPES[dtype]):
+            for split, (ids, counted) in encoded.items():
+                bins[split].write(ids)
+                _add_counts(counts[split], counted)
+                bar.update(counted.bytes)
+        overlap = digests.execute(COUNT_OVERLAP).fetchone()[0]
+    train, val = (counts[split].documents for split in SPLITS)
     if not train or not val:
         raise UserError(
-            f"{corpus.name}: {train + val} document(s) and {int(repeated.sum())} repeated, {train} of them for "
+            f"{corpus.name}: {train + val} document(s) and {read['repeated']} repeated, {train} of them for "
             f"training and {val} for validation, and each needs one at least; give more documents "
             "(data.<role>.num_samples, or more text; a .txt file needs blank lines or <|endoftext|> lines between them)"
         )
+    for split, count in counts.items():
+        count.bits = None if count.bits is None else float(count.bits)
+        count.bytes_per_token = count.bytes / count.tokens
+        count.sha256 = sha256(paths[split])
     manifest = {
         "source": corpus.name,
         "revision": corpus.revision,
@@ -68,14 +86,27 @@ def write_corpus(folder: Path, corpus: Corpus, tokenizer: Tokenizer, val_fractio
         "tokenizer_sha256": tokenizer.sha256,
         "vocab_size": tokenizer.vocab_size,
         "dtype": dtype,
-        "documents_read": len(repeated),
+        "documents_read": train + val + read["repeated"],
         "skipped": dict(sorted(skipped.items())),
-        "duplicates_removed": int(repeated.sum()),
+        "duplicates_removed": read["repeated"],
         "overlap": overlap,
-        "splits": {split: asdict(one) for split, one in zip(SPLITS, counts, strict=True)},
+        "splits": {split: asdict(count) for split, count in counts.items()},
     }
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", "utf-8")
     return manifest
+
+
+@contextlib.contextmanager
+def _open_digests(folder: Path) -> Iterator[sqlite3.Connection]:
+    """Open an empty table of the digests of texts, removed at the end. Raises OSError where the disk is full."""
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".digests.") as scratch:
+        try:
+            with contextlib.closing(sqlite3.connect(Path(scratch, "digests"))) as digests:
+                digests.executescript(CREATE_TABLE)
+                yield digests
+        except sqlite3.OperationalError as error:
+            number = errno.ENOSPC if error.sqlite_errorcode == sqlite3.SQLITE_FULL else errno.EIO
+            raise OSError(number, str(error), str(folder)) from None
 
 
 def _assign_splits(documents: Iterable[Document], val_fraction: float) -> Iterator[tuple[str, Document]]:
@@ -83,10 +114,23 @@ def _assign_splits(documents: Iterable[Document], val_fraction: float) -> Iterat
     return ((document.split or ("train" if i % every else "val"), document) for i, document in enumerate(documents))
 
 
+def _remove_repeated(
+    placed: Iterable[tuple[str, Document]], digests: sqlite3.Connection, read: Counter[str], keep: bool
+) -> Iterator[tuple[str, Document]]:
+    """Yield each text once, where it came first, and count the others in `read`; with `keep` yield all."""
+    for split, document in placed:
+        digest = hashlib.blake2b(document.text.encode(), digest_size=DIGEST_SIZE).digest()
+        if not keep and digests.execute(IS_REPEATED, [digest]).fetchone()[0]:
+            read["repeated"] += 1
+        else:
+            digests.execute(ADD_TEXT, [digest, split])
+            yield split, document
+
+
 def _batches(placed: Iterable[tuple[str, Document]]) -> Iterator[list[tuple[str, Document]]]:
     batch, characters = [], 0
-    for place, document in placed:
-        batch.append((place, document))
+    for split, document in placed:
+        batch.append((split, document))
         characters += len(document.text)
         if len(batch) == BATCH_DOCUMENTS or characters >= BATCH_CHARACTERS:
             yield batch
@@ -94,7 +138,7 @@ def _batches(placed: Iterable[tuple[str, Document]]) -> Iterator[list[tuple[str,
     yield batch
 
 
-Encoded = tuple[np.ndarray, bytes, list[bytes]]  # notes, digests, what to append to each bin
+Encoded = dict[str, tuple[bytes, Counts]]  # for each split what to append to its bin, and what that holds
 
 
 def _encode_batches(
@@ -113,91 +157,20 @@ def _encode_batches(
 
 
 def _encode_batch(batch: list[tuple[str, Document]], tokenizer: Tokenizer, dtype: str) -> Encoded:
-    eot = np.array([tokenizer.eot], np.uint32)
-    notes, digests, ids = np.zeros(len(batch), NOTE), [], [[] for _ in SPLITS]
-    for i, (place, document) in enumerate(batch):
-        split, text, array = SPLITS.index(place), document.text.encode(), tokenizer.encode_array(document.text)
-        ids[split] += array, eot
-        digests.append(duplicates.digest(text))
-        bits = math.nan if document.bits is None else document.bits
-        notes[i] = (split, len(array) + 1, len(text), tokenizer.unknown(document.text), bits)
-    flat = [np.concatenate(arrays).astype(dtype).tobytes() if arrays else b"" for arrays in ids]
-    return notes, b"".join(digests), flat
+    ids: dict[str, list[np.ndarray]] = {split: [np.empty(0, np.uint32)] for split in SPLITS}
+    counts = {split: Counts(bits=Fraction()) for split in SPLITS}
+    for split, document in batch:
+        array = tokenizer.encode_array(document.text)
+        ids[split] += array, np.array([tokenizer.eot], np.uint32)
+        bits = None if document.bits is None else Fraction(document.bits)
+        size, replaced = len(document.text.encode()), tokenizer.unknown(document.text)
+        _add_counts(counts[split], Counts(1, len(array) + 1, size, bits, replaced))
+    return {split: (np.concatenate(ids[split]).astype(dtype).tobytes(), counts[split]) for split in SPLITS}
 
 
-def _write_streams(encoded: Iterable[Encoded], paths: list[Path], noted: Path, digested: Path, eot: bytes) -> None:
-    with ExitStack() as stack:
-        notes, digests, *bins = (stack.enter_context(path.open("wb")) for path in (noted, digested, *paths))
-        bar = stack.enter_context(tqdm(desc="text to tokens", unit="B", unit_scale=True, mininterval=1, disable=None))
-        for file in bins:
-            file.write(eot)
-        for note, digest, ids in encoded:
-            notes.write(note.tobytes())
-            digests.write(digest)
-            for file, piece in zip(bins, ids, strict=True):
-                file.write(piece)
-            bar.update(int(note["bytes"].sum()))
-
-
-def _read_notes(noted: Path) -> Iterator[np.ndarray]:
-    with noted.open("rb") as file:
-        while len(notes := np.fromfile(file, NOTE, CHUNK)):
-            yield notes
-    yield np.empty(0, NOTE)
-
-
-def _keep_documents(noted: Path, paths: list[Path], kept: np.ndarray, itemsize: int) -> list[Counts]:
-    """Remove the documents from the bins that are not `kept`, (n,) bool, and count the others."""
-    counts, start = [Counts(tokens=1) for _ in paths], 0
-    with ExitStack() as stack:
-        bins = [FileCompactor(stack.enter_context(path.open("r+b")), itemsize) for path in paths]
-        for notes in _read_notes(noted):
-            keep = kept[start : start + len(notes)]
-            start += len(notes)
-            for split, (moved, count) in enumerate(zip(bins, counts, strict=True)):
-                in_split = notes["split"] == split
-                moved.keep(notes["tokens"][in_split] * itemsize, keep[in_split])
-                _add_counts(count, notes[in_split & keep])
-        for moved in bins:
-            moved.end()
-    for path, count in zip(paths, counts, strict=True):
-        count.bytes_per_token = count.bytes / count.tokens
-        with path.open("rb") as file:
-            count.sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    return counts
-
-
-def _add_counts(counts: Counts, notes: np.ndarray) -> None:
-    counts.documents += len(notes)
-    counts.tokens += int(notes["tokens"].sum())
-    counts.bytes += int(notes["bytes"].sum())
-    counts.replaced += int(notes["replaced"].sum())
-    bits = math.nan if counts.bits is None else math.fsum([counts.bits, *notes["bits"]])
-    counts.bits = None if math.isnan(bits) else bits
-
-
-class FileCompactor:
-    """Removes records from a file in place: the kept ones move forward over the others."""
-
-    def __init__(self, file: BinaryIO, start: int):
-        self._file, self._from, self._to = file, start, start
-
-    def keep(self, sizes: np.ndarray, keep: np.ndarray) -> None:
-        """Process the next records, `sizes` (n,) in bytes: keep those where `keep` (n,) is True."""
-        edges = np.flatnonzero(np.diff(keep, prepend=False, append=False)).reshape(-1, 2)  # runs of kept ones
-        ends = np.concatenate([[0], np.cumsum(sizes)])
-        for first, after in edges:
-            self._move(self._from + int(ends[first]), int(ends[after] - ends[first]))
-        self._from += int(ends[-1])
-
-    def _move(self, start: int, size: int) -> None:
-        for offset in range(0, size if start > self._to else 0, PIECE):
-            self._file.seek(start + offset)
-            piece = self._file.read(min(PIECE, size - offset))
-            self._file.seek(self._to + offset)
-            self._file.write(piece)
-        self._to += size
-
-    def end(self) -> None:
-        """Truncate the file after the last kept record."""
-        self._file.truncate(self._to)
+def _add_counts(counts: Counts, more: Counts) -> None:
+    counts.documents += more.documents
+    counts.tokens += more.tokens
+    counts.bytes += more.bytes
+    counts.replaced += more.replaced
+    counts.bits = None if counts.bits is None or more.bits is None else counts.bits + more.bits

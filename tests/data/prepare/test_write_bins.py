@@ -1,7 +1,6 @@
 import hashlib
 import json
 import math
-import os
 import tempfile
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanogpt.data.prepare import duplicates, write_bins
+from nanogpt.data.prepare import write_bins
 from nanogpt.data.prepare.train_tokenizer import train_tokenizer
 from nanogpt.data.prepare.write_bins import write_corpus
 from nanogpt.data.sources.document import Corpus, Document
@@ -97,10 +96,9 @@ def test_the_manifest_counts(tmp_path):
 @settings(deadline=None, max_examples=60)
 @given(
     kinds=st.lists(st.tuples(st.integers(0, 12), st.sampled_from([None, "train", "val"])), min_size=2, max_size=60),
-    notes=st.integers(1, 9),
     batch=st.integers(1, 7),
 )
-def test_each_text_is_kept_once_where_it_came_first(kinds, notes, batch):
+def test_each_text_is_kept_once_where_it_came_first(kinds, batch):
     documents = [Document("x" * kind, split=split) for kind, split in kinds]
     places = [split or ("train" if i % 4 else "val") for i, (_, split) in enumerate(kinds)]
     first: dict[str, str] = {}
@@ -108,10 +106,7 @@ def test_each_text_is_kept_once_where_it_came_first(kinds, notes, batch):
         first.setdefault(document.text, place)
     wanted = {split: [text for text, place in first.items() if place == split] for split in ("train", "val")}
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(write_bins, "CHUNK", notes)
-        patch.setattr(write_bins, "PIECE", notes)
         patch.setattr(write_bins, "BATCH_DOCUMENTS", batch)
-        patch.setattr(duplicates, "SHARE", notes)
         if not all(wanted.values()):
             with pytest.raises(UserError, match=rf"and {len(documents) - len(first)} repeated"):
                 write_corpus(Path(folder), corpus(documents), BYTE, 0.25)
@@ -140,15 +135,6 @@ def test_unknown_bits_and_replaced_characters(tmp_path):
     splits = write_corpus(tmp_path, corpus(documents), char, 0.5)["splits"]
     assert (splits["train"]["bits"], splits["val"]["bits"]) == (None, None)
     assert (splits["train"]["replaced"], splits["val"]["replaced"]) == (3, 1)
-
-
-def test_the_same_corpus_gives_the_same_bytes(tmp_path):
-    for name in ("a", "b"):
-        (tmp_path / name).mkdir()
-        write_corpus(tmp_path / name, corpus(texts(50)), BYTE, 0.1)
-    assert sorted(os.listdir(tmp_path / "a")) == ["manifest.json", "train.bin", "val.bin"]
-    for name in os.listdir(tmp_path / "a"):
-        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
 def test_a_large_vocabulary_needs_uint32(tmp_path):

@@ -1,16 +1,12 @@
 import itertools
-import os
 import re
-import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from dataclasses import replace
 
 import pytest
 from atom_feed import Arxiv, paper, text
-from loopback import NOT_FOUND, Response, Server, wait_until
+from loopback import NOT_FOUND, Response, Server
 
 from nanogpt.data.sources import arxiv_api
 from nanogpt.data.sources.arxiv_api import ArxivSettings, load
@@ -136,13 +132,6 @@ def test_the_delay_lies_between_all_requests(arxiv, server):
     assert min(later - earlier for earlier, later in itertools.pairwise(times)) >= 0.2
 
 
-@pytest.mark.parametrize("fault", ["429", "stalled", "cut", "garbage"])
-def test_a_hiccup_is_ridden_out(server, monkeypatch, fault):
-    monkeypatch.setattr(arxiv_api, "TIMEOUT_S", 0.2 if fault == "stalled" else 5)
-    server.fail(r"start=10&", fault, times=2 if fault != "slow" else 1)
-    assert texts(server, 25) == papers(25)
-
-
 @pytest.mark.parametrize(
     ("fault", "what"),
     {
@@ -230,28 +219,6 @@ def test_an_address_that_is_not_the_api(server, answer, what):
     with pytest.raises(UserError, match=what) as failed:
         texts(server, 25)
     assert_is_for_people(server, failed.value)
-
-
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_a_run_cut_short_loses_one_page_at_most(arxiv, server, tmp_path, how):
-    program = f"""
-from nanogpt.runtime import process
-from nanogpt.data.sources.document import DataSettings
-from nanogpt.data.sources import arxiv_api
-arxiv_api.PAGE = 10
-settings = DataSettings("arxiv_api", 25, 0.1, "", "*", "text")
-process.run_stage(lambda: arxiv_api.load(settings, {own(server)!r}))
-""".replace("ArxivSettings", "arxiv_api.ArxivSettings")
-    server.fail(r"start=20&", "stalled")
-    with subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True) as run:
-        wait_until(lambda: 20 in arxiv.starts)
-        os.kill(run.pid, how)
-        _, shown = run.communicate(timeout=10)
-    assert run.returncode == {signal.SIGKILL: -9, signal.SIGINT: 130}[how]
-    assert "Traceback" not in shown
-    del arxiv.asked[:]
-    assert texts(server, 25) == papers(25)
-    assert arxiv.starts == [20]
 
 
 def test_more_than_the_api_serves_is_refused_at_once(arxiv, server):

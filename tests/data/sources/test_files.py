@@ -112,19 +112,6 @@ def test_strict_stops_at_the_first_bad_record(tmp_path):
     assert skipped == {"blank": 1}
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ('{"text": "a"}\n{"text": \n', "a.jsonl, line 2: not valid JSON"),
-        ('{"story": "a", "id": 1}', "a.jsonl, line 1: no field 'text', the fields are: 'story', 'id'"),
-        ("\n \n", "a.jsonl: no document in 1 file(s), only white space; set data.<role>.path to files with text"),
-        ('{"text": " "}\n' * 2, "a.jsonl: no document in 1 file(s), only 2 blank"),
-    ],
-)
-def test_messages_while_reading(tmp_path, content, message):
-    assert message in late_complaint(write(tmp_path, {"a.jsonl": content}) / "a.jsonl")
-
-
 # Faults of a whole file
 
 

@@ -80,15 +80,6 @@ def test_asking_for_more_only_adds(hub, load, server, repo, tmp_path):
     assert load(repo, 10, folder=tmp_path / "new")["texts"] == ["another"]
 
 
-def test_a_large_row_group_is_read_piece_by_piece(hub, load, server, repo):
-    texts = [os.urandom(500).hex() for _ in range(5 * PAGE)]
-    others = pyarrow.array([os.urandom(500).hex() for _ in texts])
-    data = parquet(texts, group=len(texts), other=others)
-    hub.commit(repo, {STORIES: data})
-    assert load(repo, 10, fields=["other", "text"])["texts"][9] == f"{others[9]}\n\n{texts[9]}"
-    assert sum(last - first for first, last in ranges(server)) < 0.6 * len(data)
-
-
 @pytest.mark.parametrize("step", [2, PAGE, PAGE + 1])
 def test_each_page_may_be_fetched_by_another_run(hub, load, repo, step):
     count = 3 * PAGE + 7
@@ -149,13 +140,6 @@ def test_a_commit_that_is_gone(hub, load, fail, repo):
     assert load(repo, PAGE)["texts"] == stories(PAGE)
     error = fail(repo)
     assert f"the commit {sha} is gone, from which {PAGE} documents were fetched; delete the folder" in error
-
-
-def test_values_that_are_no_text(hub, load, repo):
-    rows = [{"text": "one"}, {"text": {"a": 1}}, {"text": 2}, {"text": None}, {"text": "two"}]
-    hub.commit(repo, {"mixed.jsonl": "".join(json.dumps(row) + "\n" for row in rows).encode()})
-    loaded = load(repo)
-    assert (loaded["texts"], loaded["skipped"]) == (["one", "two"], {"no text": 3})
 
 
 def test_no_text_at_all(hub, fail, repo):

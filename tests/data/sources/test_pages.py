@@ -43,13 +43,6 @@ def test_what_was_appended_comes_back(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"{number:06}.parquet" for number in range(3)]
 
 
-def test_fetch_gets_whole_pages_and_no_more_than_wanted(tmp_path):
-    source = Source(10)
-    Pages(tmp_path).fetch(4, source.more)
-    assert list(Pages(tmp_path).texts()) == list("012345")
-    assert (source.asked, source.given) == ([0], 2)
-
-
 def test_fetch_goes_on_where_it_stopped_and_never_asks_for_what_is_there(tmp_path):
     source = Source(10)
     for wanted in (1, 3, 2, 4, 6, 100, 100, None):
@@ -75,14 +68,6 @@ def test_a_page_that_cannot_be_written_leaves_nothing(tmp_path, monkeypatch, err
     assert [path.name for path in tmp_path.iterdir()] == ["000000.parquet"]
     pages.append(["after"], {})
     assert list(Pages(tmp_path).texts()) == ["kept", "after"]
-
-
-def test_two_runs_at_once(tmp_path):
-    one, other = Pages(tmp_path), Pages(tmp_path)
-    one.append(["one"], {})
-    with pytest.raises(UserError, match="wait for the other run that fetches the same"):
-        other.append(["other"], {})
-    assert list(Pages(tmp_path).texts()) == ["one"]
 
 
 def foreign(path: Path) -> None:

@@ -58,22 +58,6 @@ def test_txt_is_split_as_line_by_line(lines, newline):
     assert faults(content, ".txt") == split(content)
 
 
-def test_a_marker_anywhere_in_the_file_decides(tmp_path):
-    content = b"One.\n\n" * 500_000 + b"<|endoftext|>\nTwo."
-    for ending in PACKED:
-        path = tmp_path / f"a.txt{ending}"
-        path.write_bytes(pack(content, ending))
-        assert [len(text.strip()) for text in read(path)] == [2_999_998, 4]
-
-
-def test_white_space_between_markers_is_a_document_and_at_the_ends_none():
-    assert faults("\n<|endoftext|>\nOne.\n<|endoftext|>\n \n<|endoftext|>\nTwo.\n<|endoftext|>\n\n", ".txt") == [
-        "One.",
-        "",
-        "Two.",
-    ]
-
-
 # Packed files
 
 

@@ -1,6 +1,3 @@
-import tempfile
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -128,21 +125,3 @@ def test_a_bin_shorter_than_a_window():
         UserError, match=r"train\.bin of counting has 8 tokens, .*model\.block_size = 8 needs 9; choose a smaller"
     ):
         Windows(counting(8), 8, 0)
-
-
-@settings(deadline=None, max_examples=30)
-@given(lengths=st.lists(st.integers(1, 40), min_size=6, max_size=40), T=st.integers(1, 12), seed=st.integers(0, 99))
-def test_batches_of_training_text_hold_none_of_the_validation_text(lengths, T, seed):
-    places = ["val" if i % 3 == 0 else "train" for i in range(len(lengths))]
-    letters = {"train": "a", "val": "b"}
-    documents = [Document(letters[place] * n, split=place) for n, place in zip(lengths, places, strict=True)]
-    with tempfile.TemporaryDirectory() as folder:
-        write_corpus(Path(folder), corpus(documents, exact=True), BYTE, 0.5)
-        for split, letter in letters.items():
-            data = Bin.open(folder, split, BYTE)
-            if len(data) > T:
-                windows = Windows(data, T, seed)
-                seen = {
-                    int(token) for step in range(2 * windows.per_epoch) for token in windows.batch(step, 1)[1].flatten()
-                }
-                assert seen <= {ord(letter), BYTE.eot}
