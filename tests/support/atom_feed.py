@@ -98,14 +98,10 @@ def _entry(paper: Paper) -> str:
     <id>{address}</id>
     <title>{escape(paper.title)}</title>
     <updated>2025-12-31T00:00:00Z</updated>
-    <link href="{address}" rel="alternate" type="text/html"/>
-    <link href="{address.replace("abs", "pdf")}" rel="related" type="application/pdf" title="pdf"/>
     <summary>{escape(paper.summary)}</summary>
     <category term="cs.CL" scheme="http://arxiv.org/schemas/atom"/>
     <published>{submitted}</published>
-    <arxiv:primary_category term="cs.CL"/>
     <author><name>A. Author</name></author>
-    <author><name>B. Author</name></author>
   </entry>
 """
 
@@ -115,8 +111,5 @@ def _error(reason: str) -> str:
     <id>https://arxiv.org/api/errors#{reason.replace(" ", "_")}</id>
     <title>Error</title>
     <summary>{reason}</summary>
-    <updated>2026-01-01T00:00:00Z</updated>
-    <published>2026-01-01T00:00:00Z</published>
-    <author><name>arXiv api core</name></author>
   </entry>
 """

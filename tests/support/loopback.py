@@ -48,7 +48,6 @@ FAULTS: dict[str, Callable[[Response, Request], Response]] = {
     "short": lambda good, request: replace(good, body=good.body[: len(good.body) // 2]),
     "long": lambda good, request: replace(good, body=good.body + b"and more"),
     "wrong": lambda good, request: replace(good, body=bytes([good.body[0] ^ 1]) + good.body[1:]),
-    "empty": lambda good, request: replace(good, body=b""),
     "redirect": lambda good, request: Response(b"", 302, {"Location": request.path}),
     "garbage": lambda good, request: replace(good, body=b"<html>login here</html>"),
 }

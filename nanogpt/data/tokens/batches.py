@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from nanogpt.data.tokens.bins import Bin
 from nanogpt.runtime.errors import UserError
 
 if TYPE_CHECKING:
     import torch
-from nanogpt.data.tokens.bins import Bin
 
 
 class Windows:

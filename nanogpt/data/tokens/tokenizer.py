@@ -139,7 +139,7 @@ class BytePairs(Tokenizer):
         ]
         return {
             "pre_tokenizer": PRE_TOKENIZERS["BPE"],
-            "decoder": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
+            "decoder": PRE_TOKENIZERS["BPE"],  # of the same type, with the same options
             "model": {
                 "type": "BPE",
                 "dropout": None,
@@ -285,7 +285,7 @@ def byte_letters() -> list[str]:
 
 
 def pieces_from_letters(pieces: Iterable[str]) -> list[bytes]:
-    """The bytes of pieces that are written in GPT-2\'s visible letters."""
+    """The bytes of pieces that are written in GPT-2's visible letters."""
     byte_of = {letter: byte for byte, letter in enumerate(byte_letters())}
     return [bytes(byte_of[letter] for letter in piece) for piece in pieces]
 

@@ -40,14 +40,14 @@ def clone(tmp_path_factory) -> Clone:
     return made
 
 
-def prepared(clone: Clone, role: str = "pretrain") -> dict:
+def prepared(clone: Clone) -> dict:
     """What the manifest says after `dvc repro sample`, of which the second time does nothing."""
     clone.dvc("repro", "sample")
     assert "Running stage" not in clone.dvc("repro", "sample").stdout
     assert (clone.folder / "metrics/samples.md").is_file()
-    manifest = clone.json(f"data/{role}/manifest.json")
+    manifest = clone.json("data/pretrain/manifest.json")
     for split, about in manifest["splits"].items():
-        data = (clone.folder / f"data/{role}/{split}.bin").read_bytes()
+        data = (clone.folder / f"data/pretrain/{split}.bin").read_bytes()
         assert about["sha256"] == hashlib.sha256(data).hexdigest()
         assert about["bytes_per_token"] == pytest.approx(about["bytes"] / about["tokens"])
     assert manifest["overlap"] == 0
@@ -80,27 +80,23 @@ def test_tinystories_and_scientific_papers_from_the_hub(clone):
     assert prepared(clone)["documents_read"] == 220
 
 
-def test_the_arxiv_api(clone):
-    with Server(Arxiv([paper(n) for n in range(120)])) as server:
-        clone.set(**{"data.arxiv_api.url": f"{server.url}/api/query", "data.arxiv_api.delay_s": 0.0})
-        clone.set(**{"data.finetune.source": "arxiv_api", "data.finetune.num_samples": 100})
-        manifest = prepared(clone, "finetune")
-    assert manifest["source"] == "arXiv API: cat:cs.CL"
-    assert manifest["licence"].startswith("CC0")
-    assert manifest["documents_read"] == 100
-
-
 @needs.real_text
-def test_shakespeare(clone):
+def test_shakespeare_and_the_arxiv_api(clone):
+    arxiv = Arxiv([paper(n) for n in range(120)])
+
     def site(request: Request) -> Response:
-        return Response(SHAKESPEARE.read_bytes())
+        return arxiv(request) if "/api/query" in request.path else Response(SHAKESPEARE.read_bytes())
 
     with Server(site) as server:
+        clone.set(**{"data.arxiv_api.url": f"{server.url}/api/query", "data.arxiv_api.delay_s": 0.0})
+        clone.set(**{"data.finetune.source": "arxiv_api", "data.finetune.num_samples": 100})
         clone.set(**{"data.shakespeare.url": f"{server.url}/input.txt", "tokenizer.unknown": "replace"})
-        clone.set(**{"data.pretrain.source": "shakespeare", "data.finetune.source": "stories"})
+        clone.set(**{"data.pretrain.source": "shakespeare"})
         server.fail("input.txt", "cut")
         manifest = prepared(clone)
+        papers = clone.json("data/finetune/manifest.json")
     assert (manifest["tokenizer"], manifest["splits"]["val"]["tokens"]) == ("char", 111_540 + 2)
+    assert (papers["source"], papers["documents_read"]) == ("arXiv API: cat:cs.CL", 100)
 
 
 def test_files_with_bad_records(clone):
@@ -110,6 +106,7 @@ def test_files_with_bad_records(clone):
     (folder / "b.txt.gz").write_bytes(
         pyarrow.compress("\n\n".join(story(n) for n in range(150, 200)).encode(), codec="gzip", asbytes=True)
     )
+    clone.set(**{"data.finetune.source": "stories"})
     clone.set(**{"data.pretrain.source": "files", "data.pretrain.num_samples": None, "tokenizer.kind": "byte"})
     failed = clone.dvc("repro", "sample", ok=False)
     assert "a.jsonl, line 151: not valid JSON" in failed.stderr
