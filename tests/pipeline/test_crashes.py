@@ -103,8 +103,8 @@ def test_a_killed_experiment_of_the_queue_is_resumed_when_it_is_queued_again(ref
         Run(clone, "queue", "stop", "--kill").wait()
         for process in processes(clone.folder):
             process.kill()
-    (log,) = (clone.folder / ".dvc/tmp/exps/run").glob("*/*.out")
-    assert "resuming after step" in log.read_text()
+    logs = [log.read_text() for log in (clone.folder / ".dvc/tmp/exps/run").glob("*/*.out")]
+    assert sum("resuming after step" in log for log in logs) == 1
     (name,) = clone.dvc("exp", "list", "--name-only").stdout.split()
     clone.dvc("exp", "apply", name)
     assert pretrained(clone.folder) == pretrained(reference.clone.folder)
