@@ -77,6 +77,7 @@ def test_a_config_that_is_no_json(done, refused, tmp_path, text, message):
         ({"r": 10**12}, "rank of 1000000000000 is above the model's width of 16"),
         ({"r": 4}, r"has the shape \(3, .*needs \(4, "),
         ({"lora_alpha": float("nan")}, "lora_alpha = nan"),
+        ({"lora_alpha": -1.0}, "lora_alpha = -1.0"),
         ({"lora_dropout": 1.5}, "lora_dropout = 1.5"),
         ({"use_dora": "yes"}, "use_dora = 'yes'"),
         ({"use_dora": True}, "magnitude_vector' is missing for this model"),
