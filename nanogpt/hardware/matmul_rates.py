@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import json
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -61,9 +62,12 @@ def measured_rates() -> Rates:
     """
     identity = {"cpu": processor_name(), "set": instruction_set(), "torch": torch.__version__}
     identity |= {key: os.environ[key] for key in os.environ if key.startswith(("ONEDNN_", "DNNL_", "MKL_"))}
-    with contextlib.suppress(OSError, ValueError, TypeError):  # missing or damaged
+    with contextlib.suppress(OSError, ValueError, TypeError, RecursionError):  # missing or damaged
         file = work_folder("rates", "cpu", identity) / "rates.json"
-        return Rates(**json.loads(file.read_text(encoding="utf-8")))
+        found = Rates(**json.loads(file.read_text(encoding="utf-8")))
+        speeds = (found.float32, found.float32_onednn, found.bfloat16)
+        if found.exact in (True, False) and all(isinstance(rate, float) and 0 < rate < math.inf for rate in speeds):
+            return found
     found = _measure()
     with contextlib.suppress(OSError):  # a disk that cannot be written
         atomic.write_text(work_folder("rates", "cpu", identity) / "rates.json", json.dumps(asdict(found)))

@@ -110,17 +110,6 @@ def test_experiments(clone):
     clone.dvc("checkout", "--quiet")
 
 
-def test_training_goes_on_from_a_checkpoint_in_its_tokens(clone):
-    shutil.copytree(clone.folder / "models/pretrain", clone.folder / "begun")
-    clone.set(**{"train.init_from": "begun", "data.pretrain.source": "abstracts"})
-    assert stages_run(clone.dvc("repro", "pretrain")) == ["check", "prepare@pretrain", "pretrain"]
-    own, kept = (clone.json(f"{folder}/tokenizer.json") for folder in ("begun", "data/pretrain/tokenizer"))
-    assert own == kept
-    shutil.rmtree(clone.folder / "begun")
-    clone.git("checkout", "--quiet", "HEAD", ".")
-    clone.dvc("checkout", "--quiet")
-
-
 def test_own_text_is_noticed_when_edited(clone):
     own = clone.folder / "data" / "own" / "finetune" / "own.txt"
     own.write_text("\n\n".join(f"My own text, number {i}." for i in range(300)))
@@ -142,3 +131,11 @@ def test_check_finds_mistakes_before_anything_is_deleted(clone):
     for name in ("data/pretrain/train.bin", "models/pretrain/model.safetensors", "metrics/samples.md"):
         assert (clone.folder / name).is_file()
     clone.git("checkout", "--quiet", "HEAD", ".")
+
+
+def test_training_goes_on_from_a_checkpoint_in_its_tokens(clone):
+    shutil.copytree(clone.folder / "models/pretrain", clone.folder / "begun")
+    clone.set(**{"train.init_from": "begun", "data.pretrain.source": "abstracts"})
+    assert stages_run(clone.dvc("repro", "pretrain")) == ["check", "prepare@pretrain", "pretrain"]
+    own, kept = (clone.json(f"{folder}/tokenizer.json") for folder in ("begun", "data/pretrain/tokenizer"))
+    assert own == kept

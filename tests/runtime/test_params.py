@@ -93,7 +93,7 @@ MISTAKES = [
     ({"lora__target_modules": "x"}, "lora.target_modules", "'x'", ".*choices", r"choose all-linear \| all or .*"),
     ({"lora__target_modules": "[]"}, "lora.target_modules", r"\[\]", "names no module", "write all-linear"),
     # right types, wrong values
-    ({"model__n_head": "4", "model__n_embd": "190"}, "model.n_embd", "190", "4 heads do not divide it", "try 192, .*"),
+    ({"model__n_head": "4", "model__n_embd": "190"}, "model.n_embd", "190", "4 heads do not divide it", "try 192"),
     ({"model__n_head": "4", "model__n_kv_head": "3"}, "model.n_kv_head", "3", "it does not .* 4 h.*", r".*\[1, 2, 4\]"),
     ({"model__dropout": "1"}, "model.dropout", "1.0", "not a probability below 1", "choose .*"),
     ({"train__warmup_steps": "-1"}, "train.warmup_steps", "-1", "not between 0 .*", "a twentieth .*"),
