@@ -42,7 +42,7 @@ OPERATORS = {
     for name in OperatorProvider()
     if not re.search(r"Variable|_Eq_Is|_NotEq_Is|_Is_Eq|_IsNot_NotEq", name)
 }
-SECONDS = 120  # of tests for each mutant
+SECONDS = 40  # of tests for each mutant
 OUTCOMES = {0: "survived", 5: "survived", 1: "killed", 2: "killed", -signal.SIGALRM: "timeout"}  # 5: no test runs
 
 Mutant = tuple[str, int, str, int]  # file, line, operator, and which of the operator's positions in the file
