@@ -40,7 +40,7 @@ def main() -> None:
     settings = override(given.sample, args)
     seed = given.seed if args.seed is None else args.seed
     if one_model:
-        from nanogpt.inference.completions import print_samples
+        from nanogpt.evaluation.print_samples import print_samples
 
         print_samples(args.checkpoint, args.lora_checkpoint, settings, seed, args.interactive)
     else:

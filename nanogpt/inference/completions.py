@@ -2,15 +2,12 @@
 
 import contextlib
 from itertools import takewhile
-from pathlib import Path
 
 from torch import nn
 
-from nanogpt.checkpoint.folder import load_checkpoint
 from nanogpt.data.tokens.tokenizer import Tokenizer
 from nanogpt.inference.decode import decode
 from nanogpt.inference.settings import SampleSettings, Sampling
-from nanogpt.lora.adapter import open_adapted
 
 
 def complete(model: nn.Module, tok: Tokenizer, prompt: str, sampling: Sampling, seed: int) -> list[str]:
@@ -22,21 +19,6 @@ def complete(model: nn.Module, tok: Tokenizer, prompt: str, sampling: Sampling, 
     steps = list(decode(model, ids, sampling, seed, n_tokens=tok.n_tokens, eot=tok.eot))
     rows = (takewhile(lambda token: token != tok.eot, row) for row in zip(*steps, strict=True))
     return [tok.decode([*ids, *row]) for row in rows]
-
-
-def print_samples(
-    checkpoint: Path | str | None, adapter: Path | str | None, settings: SampleSettings, seed: int, interactive: bool
-) -> None:
-    """Print texts of a checkpoint, of an adapter on it, or of an adapter on the base that it names.
-
-    `settings`, `seed` and `interactive` as in `generate_interactive`. Raises UserError for models that cannot be read.
-    """
-    if adapter:
-        adapted, tok = open_adapted(adapter, checkpoint)
-        model = adapted.get_base_model()
-    else:
-        model, tok = load_checkpoint(checkpoint or "models/merged")
-    generate_interactive(model, tok, settings, seed, interactive)
 
 
 def generate_interactive(

@@ -1,0 +1,23 @@
+"""Prints texts of one model, with an adapter on it or without."""
+
+from pathlib import Path
+
+from nanogpt.checkpoint.folder import load_checkpoint
+from nanogpt.inference.completions import generate_interactive
+from nanogpt.inference.settings import SampleSettings
+from nanogpt.lora.adapter import open_adapted
+
+
+def print_samples(
+    checkpoint: Path | str | None, adapter: Path | str | None, settings: SampleSettings, seed: int, interactive: bool
+) -> None:
+    """Print texts of a checkpoint, of an adapter on it, or of an adapter on the base that it names.
+
+    `settings`, `seed` and `interactive` as in `generate_interactive`. Raises UserError for models that cannot be read.
+    """
+    if adapter:
+        adapted, tok = open_adapted(adapter, checkpoint)
+        model = adapted.get_base_model()
+    else:
+        model, tok = load_checkpoint(checkpoint or "models/merged")
+    generate_interactive(model, tok, settings, seed, interactive)
