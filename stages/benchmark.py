@@ -24,7 +24,7 @@ def main() -> None:
     flags.check_files(args)
     from nanogpt.benchmark.settings import BenchmarkSettings
     from nanogpt.benchmark.training_speed import format_figures, measure_training, save_charts
-    from nanogpt.hardware.cores import describe_processor
+    from nanogpt.hardware.processor import describe_processor
     from nanogpt.runtime import params
     from nanogpt.runtime.metrics_file import write_metrics
 

@@ -21,7 +21,7 @@ def main() -> None:
     flags.check_files(args, *([args.path] if args.path else []))
     from nanogpt.data.sources.load import Data, load_corpus
     from nanogpt.data.tokens.settings import TokenizerSettings
-    from nanogpt.hardware.cores import describe_processor
+    from nanogpt.hardware.processor import describe_processor
     from nanogpt.research.prepare_speed import measure_prepare
     from nanogpt.runtime import params
     from nanogpt.runtime.metrics_file import write_metrics

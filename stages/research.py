@@ -23,7 +23,7 @@ def main() -> None:
 
     from nanogpt.benchmark.settings import BenchmarkSettings
     from nanogpt.benchmark.training_speed import format_steps
-    from nanogpt.hardware.cores import describe_processor
+    from nanogpt.hardware.processor import describe_processor
     from nanogpt.research.ablation import measure_ablation
     from nanogpt.research.layers import measure_layers, measure_parts
     from nanogpt.research.scaling import measure_growth

@@ -17,7 +17,7 @@ from statistics import fmean, harmonic_mean
 from nanogpt.data.tokens.bins import SPLITS, Bin
 from nanogpt.data.tokens.tokenizer import load_tokenizer
 from nanogpt.evaluation.confidence import mean_interval
-from nanogpt.hardware.cores import describe_processor
+from nanogpt.hardware.processor import describe_processor
 from nanogpt.model.build import ARCHITECTURES
 from nanogpt.model.config import ModelSettings
 from nanogpt.runtime import params

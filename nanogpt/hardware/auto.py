@@ -8,9 +8,10 @@ from typing import Literal
 import torch
 
 from nanogpt.hardware.compilation import Compile, check_compiler, should_compile
-from nanogpt.hardware.cores import instruction_set, processor_name, usable_cores
 from nanogpt.hardware.device import Dtype, choose_device, choose_dtype, configure_torch
 from nanogpt.hardware.matmul_rates import measured_rates
+from nanogpt.hardware.processor import instruction_set, processor_name
+from nanogpt.runtime.cores import usable_cores
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from typing import Literal
 
 import torch
 
-from nanogpt.hardware.cores import usable_cores
 from nanogpt.hardware.matmul_rates import measured_rates, use_fast_float32
 from nanogpt.hardware.memory import keep_freed_memory
+from nanogpt.runtime.cores import usable_cores
 from nanogpt.runtime.errors import BadSetting
 
 Dtype = Literal["auto", "float32", "bfloat16"]

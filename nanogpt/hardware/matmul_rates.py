@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 
 import torch
 
-from nanogpt.hardware.cores import instruction_set, processor_name
+from nanogpt.hardware.processor import instruction_set, processor_name
 from nanogpt.runtime import atomic
 from nanogpt.runtime.workdir import work_folder
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from nanogpt.hardware.cgroups import CGROUPS, PROC, enclosing_groups, read_text
+from nanogpt.runtime.cgroups import CGROUPS, PROC, enclosing_groups, read_text
 
 V2 = ("memory.max", "memory.current", "active_file", "inactive_file")
 V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_active_file", "total_inactive_file")

@@ -1,6 +1,7 @@
 """What both architectures share: the output head, initial weights and the forward pass."""
 
 import math
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from nanogpt.model.loss import Reduction, head_loss
 RESIDUAL = ("c_proj.weight", "o_proj.weight", "down_proj.weight")  # projections whose outputs the blocks add up
 
 
-class LanguageModel(nn.Module):
+class LanguageModel(nn.Module, ABC):
     """Base class of both architectures; a subclass sets `hf`, builds its body, then calls `add_head`."""
 
     hf: HuggingFaceNames
@@ -56,6 +57,6 @@ class LanguageModel(nn.Module):
         x = self.hidden(ids, cache, last)
         return self.lm_head(x) if targets is None else head_loss(self.lm_head, x, targets, reduction)
 
+    @abstractmethod
     def hidden(self, ids: Tensor, cache: KVCache | None = None, last: bool = False) -> Tensor:
         """Hidden states before the output head, (B, T or 1, C); arguments as in `forward`."""
-        raise NotImplementedError

@@ -6,8 +6,8 @@ from functools import partial
 from nanogpt.benchmark.settings import BenchmarkSettings
 from nanogpt.benchmark.timing import time_in_turns
 from nanogpt.benchmark.variants import Variant, build_training_step
-from nanogpt.hardware.cores import usable_cores
 from nanogpt.model.build import model_flops
+from nanogpt.runtime.cores import usable_cores
 
 HEAD_DIM = 64
 VALUES = {

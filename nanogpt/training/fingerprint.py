@@ -7,7 +7,8 @@ from pathlib import Path
 from nanogpt.runtime.checksums import sha256
 
 LIBRARIES = ("numpy", "peft", "torch")
-# No value computed here reaches a result: no training stage of dvc.yaml depends on it, and a run resumes after an edit.
+# No value computed here reaches a result (the machine's cores, counted here, are recorded as `threads`): no training
+# stage of dvc.yaml depends on it, and a run resumes after an edit.
 NEVER_IN_RESULTS = ("nanogpt.runtime", "stages")
 
 

@@ -98,7 +98,7 @@ def test_an_adapter_alone_learns():
 
 ISA = """
 from benchmark_shapes import SETTINGS
-from nanogpt.hardware.cores import instruction_set
+from nanogpt.hardware.processor import instruction_set
 from nanogpt.benchmark.variants import Variant, build_training_step
 build_training_step("x", Variant("optimized", "bfloat16", isa="AVX2"), SETTINGS)["x"]()
 print(instruction_set())

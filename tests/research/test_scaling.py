@@ -3,9 +3,9 @@ from dataclasses import replace
 import pytest
 from benchmark_shapes import SETTINGS, time_nothing
 
-from nanogpt.hardware.cores import usable_cores
 from nanogpt.model.build import model_flops
 from nanogpt.research import scaling
+from nanogpt.runtime.cores import usable_cores
 
 REFERENCE = replace(SETTINGS, n_head=5, n_embd=320, block_size=256, batch_size=8, vocab_size=50304)
 

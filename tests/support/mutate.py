@@ -245,7 +245,7 @@ def main() -> None:
             print(json.dumps(result), file=results, flush=True)
             print(len(found), result, flush=True)
     sys.path.insert(0, str(ROOT))  # not before, as the test processes import a copy
-    from nanogpt.hardware.cores import describe_processor
+    from nanogpt.hardware.processor import describe_processor
 
     outcomes = Counter(result["outcome"] for result in found)
     figures = {

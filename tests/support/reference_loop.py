@@ -49,8 +49,8 @@ def main() -> None:
     from nanogpt.benchmark.settings import BenchmarkSettings
     from nanogpt.data.tokens.bins import Bin
     from nanogpt.data.tokens.tokenizer import load_tokenizer
-    from nanogpt.hardware.cores import describe_processor
     from nanogpt.hardware.device import choose_dtype
+    from nanogpt.hardware.processor import describe_processor
     from nanogpt.model.build import build_model
     from nanogpt.runtime import params
     from nanogpt.training.loop import train

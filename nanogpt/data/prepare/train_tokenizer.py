@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from nanogpt.data.tokens.settings import TokenizerSettings
 from nanogpt.data.tokens.tokenizer import BYTES, BytePairs, Characters, Tokenizer, pieces_from_letters
-from nanogpt.hardware.cores import usable_cores
+from nanogpt.runtime.cores import usable_cores
 from nanogpt.runtime.errors import UserError
 
 SAMPLE_BYTES = 100_000_000  # of text that bpe learns from: the first of the corpus; more changes hardly a piece

@@ -23,8 +23,8 @@ from tqdm import tqdm
 from nanogpt.data.sources.document import Corpus, Document
 from nanogpt.data.tokens.bins import DTYPES, SPLITS, Counts
 from nanogpt.data.tokens.tokenizer import Tokenizer
-from nanogpt.hardware.cores import usable_cores
 from nanogpt.runtime.checksums import sha256
+from nanogpt.runtime.cores import usable_cores
 from nanogpt.runtime.errors import UserError
 
 BATCH_DOCUMENTS, BATCH_CHARACTERS = 1000, 1_000_000

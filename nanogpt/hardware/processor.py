@@ -1,16 +1,11 @@
-"""The processor: how many cores this process may use, and which instructions they have.
+"""The processor: its name and the instructions that it has."""
 
-It imports torch only where torch is asked, so that data preparation can count cores without it.
-"""
-
-import contextlib
-import math
 import os
 import platform
-from collections.abc import Iterator
 from pathlib import Path
 
-from nanogpt.hardware.cgroups import CGROUPS, PROC, enclosing_groups, read_text
+from nanogpt.runtime.cgroups import read_text
+from nanogpt.runtime.cores import usable_cores
 
 X86 = {"plain": "", "AVX2": "avx2", "AVX512": "avx512f", "AVX512-BF16": "avx512_bf16", "AMX": "amx_bf16"}
 """Instruction sets from the oldest to the newest, and the Linux kernel's flag for each."""
@@ -26,29 +21,6 @@ ISA_LIMITS = {
     for value in values.split()
 }
 """The newest set that each value of ONEDNN_MAX_CPU_ISA allows; other values allow all."""
-
-
-def usable_cores(proc: Path = PROC, cgroups: Path = CGROUPS) -> int:
-    """Count the cores this process may use, at least 1: those it is bound to, or fewer if its container has a limit.
-
-    A limit of 1.5 cores counts as 2. With more threads than that, all are stopped for the rest of every period once
-    they have used up the container's quota.
-    """
-    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return math.ceil(min([bound, *_core_limits(proc, cgroups)]))
-
-
-def _core_limits(proc: Path, cgroups: Path) -> Iterator[float]:
-    """Yield the limit in cores, above 0, of each control group around this process that has one.
-
-    Sources: the kernel's admin-guide/cgroup-v2 (cpu.max) and scheduler/sched-bwc (cpu.cfs_quota_us).
-    """
-    for folder, version in enclosing_groups("cpu", proc, cgroups):
-        files = ["cpu.max"] if version == 2 else ["cpu.cfs_quota_us", "cpu.cfs_period_us"]
-        with contextlib.suppress(ValueError):  # no such file, no limit ("max"), or an unknown format
-            quota, period = map(int, " ".join(read_text(folder / file) for file in files).split())
-            if quota > 0 and period > 0:  # -1 is no limit
-                yield quota / period
 
 
 def instruction_set() -> str:

@@ -1,4 +1,3 @@
-import math
 import os
 import platform
 import subprocess
@@ -6,17 +5,10 @@ import sys
 
 import pytest
 import torch
-from containers import container
 
-from nanogpt.hardware.cores import (
-    ISA_LIMITS,
-    _core_limits,
-    describe_processor,
-    instruction_set,
-    processor_name,
-    usable_cores,
-)
 from nanogpt.hardware.device import set_threads
+from nanogpt.hardware.processor import ISA_LIMITS, describe_processor, instruction_set, processor_name
+from nanogpt.runtime.cores import usable_cores
 
 X86_LINUX = sys.platform == "linux" and platform.machine() == "x86_64"
 BOUND = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -37,38 +29,6 @@ def test_auto_takes_the_cores_this_process_may_use():
             os.sched_setaffinity(0, bound)
 
 
-V1 = "12:cpuset:/pod/app\n4:cpu,cpuacct:/pod/app\n1:name=systemd:/pod/app\n"
-CONTAINERS = {
-    "no /proc": ("", {}, None),
-    "no limit": ("0::/\n", {"cpu.max": "max 100000\n"}, None),
-    "its own group": ("0::/pod/app\n", {"pod/app/cpu.max": "150000 100000\n"}, 1.5),
-    "the group above": ("0::/pod/app\n", {"pod/app/cpu.max": "max 100000\n", "pod/cpu.max": "70000 100000\n"}, 0.7),
-    "a group out of sight": ("0::/../other\n", {"cpu.max": "80000 100000\n"}, 0.8),
-    "another process's group": ("0::/pod/app\n", {"pod/other/cpu.max": "50000 100000\n"}, None),
-    "v1": (V1, {"cpu/pod/app/cpu.cfs_quota_us": "60000", "cpu/pod/app/cpu.cfs_period_us": "50000\n"}, 1.2),
-    "v1, no limit": (V1, {"cpu/pod/app/cpu.cfs_quota_us": "-1\n", "cpu/pod/app/cpu.cfs_period_us": "100000"}, None),
-    "v1, by its full name": (
-        V1,
-        {"cpu,cpuacct/pod/app/cpu.cfs_quota_us": "9000", "cpu,cpuacct/pod/app/cpu.cfs_period_us": "10000"},
-        0.9,
-    ),
-    "v1, its root": (V1, {"cpu/cpu.cfs_quota_us": "50000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 0.5),
-    "v1 and v2": (
-        "1:cpu:/\n0::/pod\n",
-        {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000", "pod/cpu.max": "90000 100000"},
-        0.9,
-    ),
-    "words": ("0::/\n", {"cpu.max": "half of it"}, None),
-}
-
-
-@pytest.mark.parametrize(("lines", "files", "grant"), CONTAINERS.values(), ids=CONTAINERS)
-def test_a_container_limits_the_cores(tmp_path, lines, files, grant):
-    proc, cgroups = container(tmp_path, lines, files)
-    assert min(_core_limits(proc, cgroups), default=None) == grant
-    assert usable_cores(proc, cgroups) == (min(BOUND, math.ceil(grant)) if grant else BOUND)
-
-
 def test_the_instruction_set_is_what_the_processor_says(monkeypatch):
     monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
     has = torch.cpu.get_capabilities()  # asks the processor itself
@@ -81,7 +41,7 @@ def test_the_instruction_set_is_what_the_processor_says(monkeypatch):
 
 SAYS = """
 import os, torch
-from nanogpt.hardware.cores import instruction_set
+from nanogpt.hardware.processor import instruction_set
 os.environ["ONEDNN_VERBOSE"] = "1"
 for value in {values}:
     if os.fork() == 0:
@@ -120,8 +80,3 @@ def test_the_name_says_who_made_it():
     assert processor_name().strip()
     if X86_LINUX:
         assert torch.cpu.get_capabilities()["cpu_name"].split()[0] in processor_name()
-
-
-def test_cores_are_counted_without_torch():
-    code = "import sys, nanogpt.hardware.cores as cores; assert cores.usable_cores() and 'torch' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True)
