@@ -34,8 +34,9 @@ CREATE_TABLE = """
 PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -100000;
 CREATE TABLE texts (digest BLOB, split TEXT, copies INTEGER, PRIMARY KEY (digest, split)) WITHOUT ROWID;
 """
-IS_REPEATED = "SELECT EXISTS (SELECT 1 FROM texts WHERE digest = ?)"
-ADD_TEXT = "INSERT INTO texts VALUES (?, ?, 1) ON CONFLICT DO UPDATE SET copies = copies + 1"
+# A batch of texts at a time: each statement hands Python's lock to the threads that encode.
+FIND_TEXTS = "SELECT DISTINCT digest FROM texts WHERE digest IN ({})"
+ADD_TEXTS = "INSERT INTO texts VALUES {} ON CONFLICT DO UPDATE SET copies = copies + 1"
 COUNT_OVERLAP = """
 SELECT coalesce(sum(val.copies), 0) FROM texts AS val JOIN texts AS train USING (digest)
 WHERE val.split = 'val' AND train.split = 'train'
@@ -60,8 +61,8 @@ def write_corpus(folder: Path, corpus: Corpus, tokenizer: Tokenizer, val_fractio
         for file in bins.values():
             file.write(np.array([tokenizer.eot], DTYPES[dtype]).tobytes())
         placed = _assign_splits(corpus.documents(skipped), val_fraction)
-        batches = _batches(_remove_repeated(placed, digests, read, keep=corpus.exact))
-        for encoded in _encode_batches(batches, tokenizer, DTYPES[dtype]):
+        new = (_remove_repeated(batch, digests, read, keep=corpus.exact) for batch in _batches(placed))
+        for encoded in _encode_batches(new, tokenizer, DTYPES[dtype]):
             for split, (ids, counted) in encoded.items():
                 bins[split].write(ids)
                 _add_counts(counts[split], counted)
@@ -115,16 +116,24 @@ def _assign_splits(documents: Iterable[Document], val_fraction: float) -> Iterat
 
 
 def _remove_repeated(
-    placed: Iterable[tuple[str, Document]], digests: sqlite3.Connection, read: Counter[str], keep: bool
-) -> Iterator[tuple[str, Document]]:
-    """Yield each text once, where it came first, and count the others in `read`; with `keep` yield all."""
-    for split, document in placed:
-        digest = hashlib.blake2b(document.text.encode(), digest_size=DIGEST_SIZE).digest()
-        if not keep and digests.execute(IS_REPEATED, [digest]).fetchone()[0]:
-            read["repeated"] += 1
-        else:
-            digests.execute(ADD_TEXT, [digest, split])
-            yield split, document
+    batch: list[tuple[str, Document]], digests: sqlite3.Connection, read: Counter[str], keep: bool
+) -> list[tuple[str, Document]]:
+    """Leave each text where it came first, and count the others in `read`; with `keep` leave all."""
+    hashed = [hashlib.blake2b(document.text.encode(), digest_size=DIGEST_SIZE).digest() for _, document in batch]
+    if not keep:
+        seen = {digest for (digest,) in digests.execute(FIND_TEXTS.format(_marks("?", hashed)), hashed)}
+        first = {digest: i for i, digest in reversed(list(enumerate(hashed))) if digest not in seen}
+        places = sorted(first.values())
+        read["repeated"] += len(batch) - len(places)
+        batch, hashed = [batch[i] for i in places], [hashed[i] for i in places]
+    if batch:
+        rows = [value for (split, _), digest in zip(batch, hashed, strict=True) for value in (digest, split)]
+        digests.execute(ADD_TEXTS.format(_marks("(?, ?, 1)", batch)), rows)
+    return batch
+
+
+def _marks(mark: str, values: list) -> str:
+    return ", ".join([mark] * len(values))
 
 
 def _batches(placed: Iterable[tuple[str, Document]]) -> Iterator[list[tuple[str, Document]]]:
