@@ -110,7 +110,8 @@ def tiny() -> Callable:
 
     def make(arch: str = "base", seed: int = 0, **changed):
         shape = {"n_layer": 1, "n_head": 2, "n_kv_head": 1, "n_embd": 16, "block_size": 16, "dropout": 0.0}
-        config = ModelConfig(arch=arch, **shape | {"tie_embeddings": False, "vocab_size": 320} | changed)
+        shape |= {"tie_embeddings": False, "qk_norm": False, "vocab_size": 320}
+        config = ModelConfig(arch=arch, **shape | changed)
         torch.manual_seed(seed)
         model = build_model(config)
         with torch.no_grad():

@@ -32,7 +32,7 @@ class BenchmarkSettings(CheckedSettings):
         """The model of either architecture at the benchmark's shape."""
         return ModelConfig(
             arch=arch, n_layer=self.n_layer, n_head=self.n_head, n_kv_head=self.n_kv_head, n_embd=self.n_embd,
-            block_size=self.block_size, dropout=0.0, tie_embeddings=False, vocab_size=self.vocab_size,
+            block_size=self.block_size, dropout=0.0, tie_embeddings=False, qk_norm=False, vocab_size=self.vocab_size,
         )  # fmt: skip
 
     @property

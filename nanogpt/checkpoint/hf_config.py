@@ -7,7 +7,7 @@ takes memory, and a model that ours cannot compute is refused.
 from dataclasses import replace
 from pathlib import Path
 
-from nanogpt.model.build import ARCHITECTURES
+from nanogpt.model.build import model_class
 from nanogpt.model.config import ModelConfig
 from nanogpt.model.llama import mlp_width
 from nanogpt.runtime.errors import BadSetting, UserError, shorten
@@ -35,6 +35,7 @@ _LLAMA_DEFAULTS = {"n_kv_head": None, "dropout": 0.0, "tie_embeddings": False, "
 _FIXED = {
     "gpt2": {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False},
     "llama": {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False},
+    "qwen3": {"hidden_act": "silu", "attention_bias": False, "use_sliding_window": False},
 }
 # Type, least and most: far above any model that a CPU can run, and low enough that arithmetic with them stays cheap.
 _RANGES = {
@@ -46,11 +47,16 @@ _CHOICES = {"tie_embeddings": (True, False), "activation": ("gelu_new", "gelu")}
 
 
 def hf_config(config: ModelConfig, eot: int, dtype: str = "float32") -> dict:
-    """Describe a model for config.json: as GPT-2 if its architecture is base, as Llama if it is optimized."""
-    names, keys, fixed = ARCHITECTURES[config.arch].hf, _GPT2, {}
+    """Describe a model for config.json: as GPT-2 if its architecture is base, as Llama or Qwen3 if it is optimized."""
+    names, keys, fixed = model_class(config).hf, _GPT2, {}
     if config.arch == "optimized":
         config, keys = replace(config, mlp_hidden=mlp_width(config)), _LLAMA
-        fixed = {"rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta}, **_FIXED["llama"]}
+        fixed = {
+            "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
+            **_FIXED[names.model_type],
+        }
+    if config.qk_normed:
+        fixed["head_dim"] = config.head_dim
     fields = {key: getattr(config, field) for key, field in keys.items() if field != "tie_embeddings"}
     return {
         "architectures": [names.model_class], "model_type": names.model_type,
@@ -66,8 +72,7 @@ def config_from_hf(hf: object, file: Path) -> ModelConfig:
     """
     kind = hf.get("model_type") if isinstance(hf, dict) else None
     if not isinstance(kind, str) or kind not in _FIXED:
-        known = " and ".join(f"{model.hf.model_type} ({arch})" for arch, model in ARCHITECTURES.items())
-        raise UserError(f"{file}: the architecture {shorten(repr(kind))} is not one of ours; {known} are")
+        raise UserError(f"{file}: the architecture {shorten(repr(kind))} is not one of ours: {', '.join(_FIXED)}")
     for key, ours in _FIXED[kind].items():
         if hf.get(key, ours) != ours:
             raise _bad_value(file, key, hf[key], repr(ours))
@@ -75,9 +80,10 @@ def config_from_hf(hf: object, file: Path) -> ModelConfig:
         return _build_config("base", _read_fields(hf, file, _GPT2, _GPT2_DEFAULTS), file)
     fields = _read_fields(hf, file, _LLAMA, _LLAMA_DEFAULTS)
     fields |= _read_fields(_rope(hf, file), file, {"rope_theta": "rope_theta"}, {"rope_theta": 10_000.0})
-    config = _build_config("optimized", fields, file)
-    if hf.get("head_dim") not in (None, config.head_dim):
-        raise _bad_value(file, "head_dim", hf["head_dim"], f"{config.head_dim}, hidden_size over the heads")
+    config = _build_config("optimized", fields | {"qk_norm": kind == "qwen3"}, file)
+    head_dim = hf.get("head_dim", 128 if kind == "qwen3" else None)
+    if head_dim not in (None, config.head_dim):
+        raise _bad_value(file, "head_dim", head_dim, f"{config.head_dim}, hidden_size over the heads")
     return config
 
 
@@ -111,7 +117,8 @@ def _read_fields(values: dict, file: Path, keys: dict[str, str], defaults: dict)
 
 def _build_config(arch: str, fields: dict, file: Path) -> ModelConfig:
     try:
-        config = ModelConfig(arch=arch, **fields | {"n_kv_head": fields.get("n_kv_head") or fields["n_head"]})
+        heads = {"n_kv_head": fields.get("n_kv_head") or fields["n_head"]}
+        config = ModelConfig(arch=arch, **{"qk_norm": False} | fields | heads)
     except BadSetting as bad:
         raise UserError(f"{file}: {bad}") from None
     default = 4 * config.n_embd if arch == "base" else mlp_width(replace(config, mlp_hidden=None))

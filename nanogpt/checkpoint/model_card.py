@@ -10,7 +10,8 @@ from ruamel.yaml import YAML
 from ruamel.yaml.compat import StringIO
 
 from nanogpt.data.tokens.bins import Bin
-from nanogpt.model.build import ARCHITECTURES, count_parameters
+from nanogpt.model.build import count_parameters, model_class
+from nanogpt.model.config import ModelConfig
 from nanogpt.model.score import Score
 
 
@@ -28,7 +29,7 @@ def pretrained_card(
         **_data("trained on", train),
         **_result(val, score),
     }
-    return _card(f"nanogpt {config.arch}", "transformers", config.arch, facts, settings, MODEL_USE[file_format])
+    return _card(f"nanogpt {config.arch}", "transformers", config, facts, settings, MODEL_USE[file_format])
 
 
 def adapter_card(model, base: str, train: Bin, val: Bin, before: Score, after: Score, settings: dict) -> str:
@@ -39,13 +40,13 @@ def adapter_card(model, base: str, train: Bin, val: Bin, before: Score, after: S
         "bits per byte without it": f"{before.bpb:.4f}",
         **_result(val, after),
     }
-    return _card(f"LoRA adapter for {base}", "peft", model.config.arch, facts, settings, ADAPTER_USE)
+    return _card(f"LoRA adapter for {base}", "peft", model.config, facts, settings, ADAPTER_USE)
 
 
-def merged_card(arch: str, parts: dict[str, str | None], file_format: str) -> str:
+def merged_card(config: ModelConfig, parts: dict[str, str | None], file_format: str) -> str:
     """The card of a model with an adapter in its weights; `parts` are the cards of both, by name."""
     facts = {"made of": " and ".join(parts), "compared with the two apart": "the same, within rounding"}
-    text = _card("nanogpt, adapter merged", "transformers", arch, facts, {}, MODEL_USE[file_format])
+    text = _card("nanogpt, adapter merged", "transformers", config, facts, {}, MODEL_USE[file_format])
     for name, card in parts.items():
         if card:
             body = re.sub(r"\A---\n.*?\n---\n", "", card, flags=re.DOTALL)
@@ -87,8 +88,8 @@ def _result(val: Bin, score: Score) -> dict[str, str]:
     return figures
 
 
-def _card(title: str, library: str, arch: str, facts: dict[str, str], settings: dict, use: str) -> str:
-    tags = f"[nanogpt, {ARCHITECTURES[arch].hf.model_type}]"
+def _card(title: str, library: str, config: ModelConfig, facts: dict[str, str], settings: dict, use: str) -> str:
+    tags = f"[nanogpt, {model_class(config).hf.model_type}]"
     text = f"---\nlibrary_name: {library}\npipeline_tag: text-generation\ntags: {tags}\n---\n"
     table = "".join(f"| {name} | {value} |\n" for name, value in facts.items())
     text += f"\n# {title}\n\n| | |\n|---|---|\n{table}\n## Use\n\n{use}\n"

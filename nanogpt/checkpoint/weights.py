@@ -1,4 +1,4 @@
-"""Writes and reads files of tensors, under the names of GPT2LMHeadModel and LlamaForCausalLM.
+"""Writes and reads files of tensors, under the names of GPT2LMHeadModel, LlamaForCausalLM and Qwen3ForCausalLM.
 
 GPT-2's projections (Conv1D in transformers) are transposed here; nothing else differs. Files from elsewhere are mapped
 into memory, not read, until names, shapes and dtypes are those that the config asks for: a file can take no more
@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from nanogpt.model.build import ARCHITECTURES, build_model
+from nanogpt.model.build import build_model, model_class
 from nanogpt.model.config import ModelConfig
 from nanogpt.runtime.errors import UserError, shorten
 
@@ -103,7 +103,7 @@ def build_with_weights(config: ModelConfig, tensors: dict[str, Tensor], path: Pa
     if names, shapes or dtypes are not what the config asks for or a value is not finite; before that nothing large is
     read.
     """
-    names = ARCHITECTURES[config.arch].hf
+    names = model_class(config).hf
     root = names.embedding.split(".")[0] + "."
     if not any(name.startswith(root) for name in tensors):  # of a model without its head, such as OpenAI's GPT-2
         tensors = {name if name == HEAD else root + name: tensor for name, tensor in tensors.items()}
@@ -163,7 +163,7 @@ def _copy_as_fp32(name: str, tensor: Tensor, path: Path) -> Tensor:
 
 def _transpose(tensors: dict[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
     """Convert between nn.Linear's layout and Hugging Face's, in either direction."""
-    ends = ARCHITECTURES[config.arch].hf.transposed
+    ends = model_class(config).hf.transposed
     return {name: t.T if name.endswith(ends) and t.dim() == 2 else t for name, t in tensors.items()}
 
 

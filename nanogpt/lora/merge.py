@@ -50,7 +50,7 @@ def merge_folder(
     adapted, tok = open_adapted(adapter, base)
     merged, figures = merge_adapter(adapted, Bin.open(data, "val", tok), settings.dtype)
     parts = {display_name(part): read_card(part) for part in (base, adapter)}
-    card = merged_card(merged.config.arch, parts, settings.format)
+    card = merged_card(merged.config, parts, settings.format)
     save_checkpoint(out, merged, tok, settings, card)
     write_metrics(metrics_file, figures)
     return figures

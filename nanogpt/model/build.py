@@ -7,14 +7,20 @@ from torch import nn
 
 from nanogpt.model.config import ModelConfig, ModelSettings
 from nanogpt.model.gpt2 import GPT2
-from nanogpt.model.llama import Llama
+from nanogpt.model.language_model import LanguageModel
+from nanogpt.model.llama import Llama, Qwen3
 
 ARCHITECTURES = {"base": GPT2, "optimized": Llama}
 
 
+def model_class(config: ModelSettings) -> type[LanguageModel]:
+    """The class of a model of that shape: GPT2, Llama, or Qwen3 if queries and keys are normalised."""
+    return Qwen3 if config.qk_normed else ARCHITECTURES[config.arch]
+
+
 def build_model(config: ModelConfig) -> nn.Module:
     """Build a model of that shape with random weights from torch's generator, in fp32 on the default device."""
-    return ARCHITECTURES[config.arch](config)
+    return model_class(config)(config)
 
 
 def new_model(settings: ModelSettings, vocab_size: int, seed: int) -> nn.Module:

@@ -34,6 +34,7 @@ class ModelSettings(CheckedSettings):
     block_size: PositiveInt
     dropout: Dropout
     tie_embeddings: bool
+    qk_norm: bool
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -62,6 +63,11 @@ class ModelSettings(CheckedSettings):
     def kv_heads(self) -> int:
         """Heads of keys and values: `n_kv_head`, or in base, which does not group them, as many as of queries."""
         return self.n_kv_head if self.arch == "optimized" else self.n_head
+
+    @property
+    def qk_normed(self) -> bool:
+        """Whether queries and keys are normalised: `qk_norm`, but never in base, which has no such norms."""
+        return self.qk_norm and self.arch == "optimized"
 
     @property
     def head_dim(self) -> int:

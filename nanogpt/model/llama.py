@@ -1,10 +1,14 @@
-"""The optimized architecture: Llama, which learns more per token than GPT-2 and needs a smaller key/value cache.
+"""The optimized architecture: Llama, or with norms of queries and keys Qwen3; it learns more per token than GPT-2.
 
 Rotary positions (Su et al. 2021, https://arxiv.org/abs/2104.09864), RMSNorm (Zhang & Sennrich 2019,
 https://arxiv.org/abs/1910.07467), SwiGLU (Shazeer 2020, https://arxiv.org/abs/2002.05202), grouped-query attention
 (Ainslie et al. 2023, https://arxiv.org/abs/2305.13245) and no biases, put together as in Llama
-(Touvron et al. 2023, https://arxiv.org/abs/2302.13971). Parameters are named as in transformers' LlamaForCausalLM.
+(Touvron et al. 2023, https://arxiv.org/abs/2302.13971). `qk_norm` adds RMSNorm on each head's queries and keys
+(Henry et al. 2020, https://arxiv.org/abs/2010.04245, there without a gain), as in Qwen3 (https://arxiv.org/abs/2505.09388).
+Parameters are named as in transformers' LlamaForCausalLM and Qwen3ForCausalLM.
 """
+
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -43,6 +47,15 @@ def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1).type_as(x)
 
 
+class HeadNorm(nn.RMSNorm):
+    """RMSNorm of each head, computed in fp32 at least: projections may be in half precision where the weights are not."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., head_dim) to the same, of the same dtype."""
+        wide = torch.promote_types(x.dtype, torch.float32)
+        return F.rms_norm(x.to(wide), self.normalized_shape, self.weight.to(wide), self.eps).type_as(x)
+
+
 class Attention(nn.Module):
     """Causal self-attention in which groups of query heads share keys and values."""
 
@@ -53,6 +66,8 @@ class Attention(nn.Module):
         self.k_proj = nn.Linear(config.n_embd, config.n_kv_head * config.head_dim, bias=False)
         self.v_proj = nn.Linear(config.n_embd, config.n_kv_head * config.head_dim, bias=False)
         self.o_proj = nn.Linear(config.n_head * config.head_dim, config.n_embd, bias=False)
+        norm = partial(HeadNorm, config.head_dim, config.norm_eps) if config.qk_norm else nn.Identity
+        self.q_norm, self.k_norm = norm(), norm()
 
     def forward(self, x: Tensor, cos_sin: tuple[Tensor, Tensor], cache: KVCache | None) -> Tensor:
         """(B, T, C) to (B, T, C); `cos_sin` is from `rope_cos_sin`."""
@@ -61,7 +76,7 @@ class Attention(nn.Module):
             project(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
             for project in (self.q_proj, self.k_proj, self.v_proj)
         )
-        q, k = apply_rope(q, *cos_sin), apply_rope(k, *cos_sin)
+        q, k = apply_rope(self.q_norm(q), *cos_sin), apply_rope(self.k_norm(k), *cos_sin)
         if cache is not None:
             k, v = cache.update(self.layer, k, v)  # (B, H_kv, S, D)
         y = causal_attention(q, k, v, self.dropout if self.training else 0.0)  # (B, H, T, D)
@@ -127,3 +142,9 @@ class Llama(LanguageModel):
         if cache is not None:
             cache.length += T
         return self.model.norm(x[:, -1:] if last else x)
+
+
+class Qwen3(Llama):
+    """Llama with RMSNorm on queries and keys, which keeps their products in bounds at high learning rates."""
+
+    hf = HuggingFaceNames("Qwen3", "Qwen3ForCausalLM", "qwen3", "model.embed_tokens", "model.layers")

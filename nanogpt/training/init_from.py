@@ -73,7 +73,9 @@ def _read_checkpoint(settings: ModelSettings, path: Path, kind: str) -> tuple[nn
         found, found_tok = load_checkpoint(path)
     else:
         found, found_tok = load_model(path), load_from_checkpoint(path)
-    wanted, present = (asdict(replace(shape, n_kv_head=shape.kv_heads)) for shape in (settings, found.config))
+    wanted, present = (
+        asdict(replace(shape, n_kv_head=shape.kv_heads, qk_norm=shape.qk_normed)) for shape in (settings, found.config)
+    )
     wrong = {key: present[key] for key in wanted if key != "dropout" and present[key] != wanted[key]}
     if wrong:
         flags = " ".join(f"-S model.{key}={str(value).lower()}" for key, value in wrong.items())

@@ -168,8 +168,8 @@ def test_a_config_of_another_model(folder):
     refused(folder, r"config\.json: n_embd = 17: 2 heads do not divide it")
     edit(folder, **{key: "(deleted)"})
     refused(folder, rf"config\.json: {key} is None and must be a whole number")
-    edit(folder, model_type="qwen3")
-    refused(folder, r"the architecture 'qwen3' is not one of ours; gpt2 \(base\) and llama \(optimized\) are")
+    edit(folder, model_type="mixtral")
+    refused(folder, r"the architecture 'mixtral' is not one of ours: gpt2, llama, qwen3")
 
 
 def test_a_tokenizer_larger_than_the_model(tiny, byte, tmp_path):

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+import transformers
 from foreign_models import ARGS, gpt2, nanogpt_checkpoint, same_logits
 from model_folders import edit
 from safetensors.torch import load_file, save_file
@@ -44,15 +45,18 @@ def test_damaged_checkpoints_of_nanogpt(tmp_path):
         assert str(path) in str(caught.value)
 
 
-def llama(**changed):
-    from transformers import LlamaConfig, LlamaForCausalLM
-
+def llama(name="Llama", **changed):
     torch.manual_seed(0)
     shape = {
         "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "hidden_size": 32,
         "intermediate_size": 48, "max_position_embeddings": 64, "vocab_size": 300, "initializer_range": 0.3,
     }  # fmt: skip
-    return LlamaForCausalLM(LlamaConfig(**shape | changed))
+    config = getattr(transformers, f"{name}Config")(**shape | changed)
+    return getattr(transformers, f"{name}ForCausalLM")(config)
+
+
+def qwen3(**changed):
+    return llama("Qwen3", **{"head_dim": 8} | changed)
 
 
 MODELS = {
@@ -63,6 +67,7 @@ MODELS = {
     "llama": (llama, {}),
     "llama-tied": (llama, {"tie_word_embeddings": True, "num_key_value_heads": 1}),
     "llama-theta": (llama, {"rope_parameters": {"rope_type": "default", "rope_theta": 500.0}, "rms_norm_eps": 1e-2}),
+    "qwen3": (qwen3, {}),
 }
 
 
@@ -145,6 +150,8 @@ YARN = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 10000.0}
         (llama, {"hidden_act": "gelu"}),
         (llama, {"attention_bias": True}),
         (llama, {"head_dim": 16}),
+        (qwen3, {"head_dim": "(deleted)"}),
+        (qwen3, {"use_sliding_window": True}),
         (llama, {"rope_parameters": YARN}),
         (llama, {"rope_scaling": {"type": "linear", "factor": 2.0}}),
         (llama, {"rope_parameters": {"rope_type": ["default"]}}),

@@ -39,7 +39,7 @@ def test_a_card_says_what_the_model_is(tiny, byte, data, training, arch):
 
 def test_cards_of_an_adapter_and_of_a_merged_model_name_their_parts(tiny, byte, data):
     base = pretrained_card(tiny("base"), byte, "fresh weights", *data, Score(), {}, "safetensors") + "\n---\nfooter"
-    text = merged_card("base", {"models/pretrain": base, "models/lora": None}, "safetensors")
+    text = merged_card(tiny("base").config, {"models/pretrain": base, "models/lora": None}, "safetensors")
     assert "models/pretrain and models/lora" in text and "## nanogpt base" in text and "footer" in text
     assert text.count("library_name") == 1
     text = adapter_card(tiny("base"), "models/pretrain", *data, Score(), Score(), {})

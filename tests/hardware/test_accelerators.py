@@ -13,7 +13,7 @@ from nanogpt.model.build import build_model
 from nanogpt.model.config import ModelConfig
 from nanogpt.training.loop import train
 
-CONFIG = {"n_layer": 2, "n_head": 4, "n_kv_head": 2, "n_embd": 256, "block_size": 64, "dropout": 0.0}
+CONFIG = {"n_layer": 2, "n_head": 4, "n_kv_head": 2, "n_embd": 256, "block_size": 64, "dropout": 0.0, "qk_norm": False}
 
 
 def needs(device: str):

@@ -14,7 +14,7 @@ from nanogpt.runtime.errors import BadSetting
 
 @each_arch
 def test_weights_depend_on_the_seed_alone(arch):
-    settings = ModelSettings(arch, 2, 4, 2, 32, 16, 0.0, False)
+    settings = ModelSettings(arch, 2, 4, 2, 32, 16, 0.0, False, False)
     one = new_model(settings, 64, seed=3).state_dict()
     torch.rand(5)
     same, other = new_model(settings, 64, seed=3).state_dict(), new_model(settings, 64, seed=4).state_dict()

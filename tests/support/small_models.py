@@ -13,7 +13,7 @@ def tiny(arch: str, **changes) -> ModelConfig:
     """A config small enough for exact checks; two query heads share a head of keys and values."""
     shape = {
         "n_layer": 2, "n_head": 4, "n_kv_head": 2, "n_embd": 32, "block_size": 16, "dropout": 0.0,
-        "tie_embeddings": False, "vocab_size": 64,
+        "tie_embeddings": False, "qk_norm": False, "vocab_size": 64,
     }  # fmt: skip
     return ModelConfig(arch=arch, **(shape | changes))
 
@@ -24,6 +24,7 @@ SHAPES = {
     "mha": tiny("optimized", n_kv_head=4),
     "gqa": tiny("optimized", n_kv_head=2),
     "mqa": tiny("optimized", n_kv_head=1),
+    "qk-norm": tiny("optimized", qk_norm=True),
     "gqa-tied": tiny("optimized", n_kv_head=2, tie_embeddings=True),
 }
 

@@ -16,7 +16,7 @@ from nanogpt.runtime.errors import UserError
 from nanogpt.training.init_from import check_init_from, initial_model
 
 AUTO = TokenizerSettings("auto", 300, "error")
-SHAPE = ModelSettings("optimized", 1, 2, 1, 16, 16, 0.0, False)
+SHAPE = ModelSettings("optimized", 1, 2, 1, 16, 16, 0.0, False, False)
 
 
 @pytest.fixture

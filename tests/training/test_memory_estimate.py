@@ -30,7 +30,7 @@ def test_the_minimum_is_weights_gradients_moments_and_the_input_of_each_block(ti
 def test_absurd_shapes_are_refused_at_once(shape):
     n_layer, n_embd, block_size = shape
     with pytest.raises(UserError, match="the model of section train is too large"):
-        check_minimum(ModelConfig("base", n_layer, 2, 2, n_embd, block_size, 0.0, False, 320))
+        check_minimum(ModelConfig("base", n_layer, 2, 2, n_embd, block_size, 0.0, False, False, 320))
 
 
 def test_a_run_that_may_not_fit_starts_with_a_warning(tiny, training, monkeypatch, capsys, inside):
@@ -56,7 +56,7 @@ def test_a_run_that_may_not_fit_starts_with_a_warning(tiny, training, monkeypatc
 def test_the_estimate_is_close_to_measured_peaks(changed, batch_size, dtype, targets, peak_mib):
     """The peaks are what two steps and validation added to a process on two threads of a CPU with AVX512-BF16."""
     config = {"arch": "base", "n_head": 4, "n_kv_head": 2, "n_embd": 256, "block_size": 256, "dropout": 0.0}
-    model = build_model(ModelConfig(**config | {"tie_embeddings": True} | changed))
+    model = build_model(ModelConfig(**config | {"tie_embeddings": True, "qk_norm": False} | changed))
     if targets:
         model = attach_adapter(model, LoraSettings(32, 32.0, 0.0, targets, "lora", 10, 4, 1e-3, 1e-4, 0), 1)
     assert estimate_training_mib(model, batch_size, dtype) == pytest.approx(peak_mib, rel=0.4)

@@ -29,7 +29,7 @@ def text() -> Bin:
 def test_500_steps_go_the_same_way(arch, dtype, training):
     config = ModelConfig(
         arch=arch, n_layer=2, n_head=4, n_kv_head=2, n_embd=64, block_size=32, dropout=0.0, tie_embeddings=True,
-        vocab_size=256,
+        qk_norm=False, vocab_size=256,
     )  # fmt: skip
     torch.manual_seed(0)
     plain = build_model(config)
