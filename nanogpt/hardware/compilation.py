@@ -15,7 +15,8 @@ from nanogpt.runtime.workdir import work_folder
 Compile = Literal["auto", "on", "off"]
 # A step gets some percent faster (docs/speed.md), and compiling takes 20 s, or 3 s with a cache. So it is worth it on
 # runs of 10 minutes: this many floating point operations at the 500 GFLOP/s of a CPU.
-MIN_FLOPS_TO_COMPILE = 3e14
+ASSUMED_FLOPS_PER_S = 5e11
+MIN_FLOPS_TO_COMPILE = 600 * ASSUMED_FLOPS_PER_S
 
 
 def missing_for_compile(device: torch.device) -> str | None:

@@ -18,7 +18,7 @@ from nanogpt.runtime.metrics_file import write_metrics
 from nanogpt.runtime.outputs import check_outputs, training_files
 from nanogpt.training.loop import resolve_run, train
 from nanogpt.training.resume import resumable_run
-from nanogpt.training.settings import TrainSettings, resolve_warmup
+from nanogpt.training.settings import TrainSettings, fix_steps, resolve_warmup
 
 
 def finetune(
@@ -59,6 +59,7 @@ def finetune(
         adapted = attach_adapter(net, lora, seed)
         record = train(net, *windows, training, seed, run, section="lora")
         after = score_domains(net, domains, tok.byte_lengths())
+        training, lora = fix_steps(training, record.max_steps), fix_steps(lora, record.max_steps)
         settings = {"seed": seed, "lora": lora, "train": training}
         scores = before["finetune"], after["finetune"]
         card = adapter_card(net, display_name(base), train_data, val_data, *scores, settings)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from nanogpt.runtime.ranges import CheckedSettings, Dropout, PositiveInt, Require
-from nanogpt.training.settings import LearningRate, TrainSettings, check_schedule
+from nanogpt.training.settings import LearningRate, Minutes, TrainSettings, check_schedule
 
 Targets = Literal["all-linear", "all"] | list[str]
 
@@ -20,6 +20,7 @@ class LoraSettings(CheckedSettings):
     target_modules: Annotated[Targets, Require(len, "names no module", "write all-linear")]
     kind: Literal["lora", "rslora", "dora"]
     max_steps: PositiveInt
+    max_minutes: Minutes
     batch_size: PositiveInt
     lr: LearningRate
     min_lr: float

@@ -48,7 +48,7 @@ def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class HeadNorm(nn.RMSNorm):
-    """RMSNorm of each head, computed in fp32 at least: projections may be in half precision where the weights are not."""
+    """RMSNorm of each head, computed in fp32 at least: its input may be in half precision where its weights are not."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., head_dim) to the same, of the same dtype."""

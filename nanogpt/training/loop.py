@@ -13,6 +13,7 @@ from torch import nn
 from nanogpt.data.tokens.batches import Windows
 from nanogpt.hardware import memory
 from nanogpt.hardware.auto import ComputeSetup, describe_machine, resolve_auto
+from nanogpt.hardware.compilation import ASSUMED_FLOPS_PER_S
 from nanogpt.hardware.device import autocast
 from nanogpt.model.build import model_flops
 from nanogpt.model.config import ModelConfig
@@ -27,8 +28,9 @@ from nanogpt.training.resume import ResumableRun
 from nanogpt.training.run_record import RunRecord
 from nanogpt.training.saved_states import tensor_bytes
 from nanogpt.training.schedule import learning_rate
-from nanogpt.training.settings import TrainSettings, resolve_warmup
+from nanogpt.training.settings import TrainSettings, fix_steps
 from nanogpt.training.step import compile_loss, update
+from nanogpt.training.time_budget import steps_in_budget
 
 MAX_SKIPPED_IN_ROW = 10  # steps in a row without a finite loss and gradient, before a run gives up
 
@@ -37,7 +39,10 @@ def resolve_run(config: ModelConfig, settings: TrainSettings, run: ResumableRun 
     """Resolve what a training run computes with: as in the saved state of `run`, or else as is best on this machine."""
     if run and run.state:
         return ComputeSetup(**run.state["setup"])
-    flops = model_flops(config, settings.step_sequences * config.block_size) * settings.max_steps
+    if settings.max_minutes:
+        flops = 60 * settings.max_minutes * ASSUMED_FLOPS_PER_S
+    else:
+        flops = model_flops(config, settings.step_sequences * config.block_size) * settings.max_steps
     return resolve_auto(settings.device, settings.dtype, settings.threads, settings.compile, flops)
 
 
@@ -48,23 +53,28 @@ def train(
     """Train the parameters of `model` that require gradients, in place.
 
     The windows of a step and its randomness are a function of (seed, step). With `run`, states are saved, and training
-    resumes from the newest one, to the same bits as without an interruption. `section` of params.yaml has the batch
-    size, for messages.
+    resumes from the newest one, to the same bits as without an interruption. At the end the parameters are those of the
+    lowest validation loss, or with `settings.keep` last the newest ones. `section` of params.yaml has the batch size,
+    for messages.
     Raises UserError if the loss or gradient is not finite for MAX_SKIPPED_IN_ROW steps in a row or the validation loss
     is not finite, for a seed out of range, and if memory or disk are too small. Raises KeyboardInterrupt after a signal
     to stop, once the current step is done and saved.
     """
     check_value("seed", Seed, seed)
-    settings = resolve_warmup(settings)
     setup = resolve_run(model.config, settings, run)
     device, dtype = setup.apply()
     if run and device.type == "cpu":
-        _check_memory(model, settings.batch_size, dtype, section, run)
+        _check_memory(model, settings, dtype, section, run)
     model.to(device)
     optimizer = build_adamw(model, settings.lr, (settings.beta1, settings.beta2), settings.weight_decay)
-    record = _restore_checkpoint(model, optimizer, run)
+    record, best = _restore_checkpoint(model, optimizer, run, settings.keep)
     record.add_machine(describe_machine() | asdict(setup))
     loss_of = compile_loss(model) if setup.compile else model
+    if not record.max_steps:
+        record.max_steps = settings.max_steps
+        if settings.max_minutes:
+            record.max_steps = steps_in_budget(model, loss_of, train_data, val_data, settings, device, dtype)
+    settings = fix_steps(settings, record.max_steps)
     step_tokens = settings.step_sequences * train_data.block_size
     first_step = record.step
 
@@ -72,7 +82,8 @@ def train(
         if run:
             start = time.perf_counter()
             state = {
-                "model": {name: p.detach() for name, p in model.named_parameters() if p.requires_grad},
+                "model": _trainable(model),
+                "best": best,
                 "optimizer": optimizer.state_dict(),
                 "record": asdict(record) | {"wall_s": record.wall_s + time.monotonic() - run.started},
                 "setup": asdict(setup),
@@ -84,7 +95,7 @@ def train(
         process.defer_signals() as stop,
         contextlib.closing(Progress(settings.max_steps, first_step, step_tokens)) as progress,
     ):
-        while record.step < settings.max_steps:
+        while not record.finished(settings.patience):
             start = time.perf_counter()
             step = record.step
             model.train()
@@ -101,21 +112,23 @@ def train(
             loss = update(loss_of, optimizer, batches, settings.grad_clip, device, dtype)
             updated = time.perf_counter()
             record.log_step(loss)
-            done, last = record.step, record.step == settings.max_steps
+            done = record.step
             if record.skipped_in_row >= min(MAX_SKIPPED_IN_ROW, settings.max_steps):
                 save()
                 what = f"no loss and gradient were finite in the {record.skipped_in_row} steps up to step {record.step}"
                 raise _divergence_error(what, lr, run)
 
-            if done % settings.log_every == 0 or last:
+            if done % settings.log_every == 0 or done == settings.max_steps:
                 record.log_row(lr)
             trained = time.perf_counter()
-            if done % settings.eval_every == 0 or last:
+            if done % settings.eval_every == 0 or done == settings.max_steps:
                 with autocast(device, dtype):
                     val_loss = validate(model, val_data, settings.eval_batches, settings.batch_size)
                 if not math.isfinite(val_loss):
                     raise _divergence_error(f"the validation loss is not finite after step {record.step}", lr, run)
                 record.val_rows.append((done, val_loss))
+                if settings.keep == "best" and record.best_step == done:
+                    best = {name: p.clone() for name, p in _trainable(model).items()}
                 record.validation_s += time.perf_counter() - trained
             if step == first_step:
                 record.first_step_s += trained - start
@@ -124,22 +137,36 @@ def train(
                 record.update_s += updated - ready
                 record.loop_s += trained - start
             progress.step(done, loss, record.val_rows[-1][1] if record.val_rows else None)
-            if stop.requested or last or (run and run.due(done)):
+            if stop.requested or record.finished(settings.patience) or (run and run.due(done)):
                 save()
             if stop.requested:
                 raise KeyboardInterrupt
     if stop.requested:  # since the last step
         raise KeyboardInterrupt
+    _load_weights(model, best)
     return record
 
 
-def _check_memory(model: nn.Module, batch_size: int, dtype: torch.dtype, section: str, run: ResumableRun) -> None:
+def _trainable(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+
+
+@torch.no_grad()
+def _load_weights(model: nn.Module, weights: dict[str, torch.Tensor]) -> None:
+    for name, tensor in weights.items():
+        model.get_parameter(name).copy_(tensor)
+
+
+def _check_memory(
+    model: nn.Module, settings: TrainSettings, dtype: torch.dtype, section: str, run: ResumableRun
+) -> None:
     """Raise UserError if memory is certainly too small, and warn if it may be."""
     frozen = not all(p.requires_grad for p in model.parameters())
     free = memory.available_mib() + tensor_bytes(run.state) / 2**20  # the state becomes weights and moments
     loaded = sum(p.nbytes for p in model.parameters()) / 2**20
-    memory_estimate.check_minimum(model.config, batch_size, section, frozen, free + loaded)
-    memory_estimate.warn_of_memory(model, batch_size, dtype, section, free)
+    memory_estimate.check_minimum(model.config, settings.batch_size, section, frozen, free + loaded)
+    best = tensor_bytes(_trainable(model)) / 2**20 if settings.keep == "best" else 0.0
+    memory_estimate.warn_of_memory(model, settings.batch_size, dtype, section, free - best)
 
 
 def _step_seed(seed: int, step: int) -> int:
@@ -147,23 +174,23 @@ def _step_seed(seed: int, step: int) -> int:
     return int(np.random.SeedSequence([seed, step]).generate_state(1)[0])
 
 
-@torch.no_grad()
-def _restore_checkpoint(model: nn.Module, optimizer: torch.optim.Optimizer, run: ResumableRun | None) -> RunRecord:
-    """Load the saved state of `run`, if there is one, into model and optimizer; return its record or a new one."""
+def _restore_checkpoint(
+    model: nn.Module, optimizer: torch.optim.Optimizer, run: ResumableRun | None, keep: str
+) -> tuple[RunRecord, dict[str, torch.Tensor]]:
+    """Load the saved state of `run`, if there is one, into model and optimizer; return its record and best weights."""
     if not run:
-        return RunRecord()
-    trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    weights = sum(p.nbytes for p in trainable.values())
-    run.check_space(state_bytes=3 * weights, out_bytes=weights)  # AdamW keeps two more numbers for each
+        return RunRecord(), {}
+    weights = sum(p.nbytes for p in _trainable(model).values())
+    # AdamW keeps two more numbers for each
+    run.check_space(state_bytes=(4 if keep == "best" else 3) * weights, out_bytes=weights)
     state, run.state = run.state, None
     if not state:
-        return RunRecord()
-    for name, p in trainable.items():
-        p.copy_(state["model"][name])
+        return RunRecord(), {}
+    _load_weights(model, state["model"])
     optimizer.load_state_dict(state["optimizer"])
     record = RunRecord(**state["record"])
     print(f"resuming after step {record.step}, from the state in {run.folder}", file=sys.stderr)
-    return record
+    return record, state["best"]
 
 
 def _divergence_error(what: str, lr: float, run: ResumableRun | None) -> UserError:

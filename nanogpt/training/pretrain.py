@@ -16,7 +16,7 @@ from nanogpt.runtime.outputs import check_outputs, training_files
 from nanogpt.training.init_from import describe_origin, initial_model
 from nanogpt.training.loop import train
 from nanogpt.training.resume import resumable_run
-from nanogpt.training.settings import TrainSettings, resolve_warmup
+from nanogpt.training.settings import TrainSettings, fix_steps, resolve_warmup
 
 
 def pretrain(
@@ -46,7 +46,7 @@ def pretrain(
     with resumable_run("pretrain", net.config.arch, inputs, training.checkpoint_every, content, started) as run:
         record = train(net, *windows, training, seed, run)
         score = score_documents(net, val_data.documents(), tok.byte_lengths())
-        settings = {"seed": seed, "model": net.config, "train": training}
+        settings = {"seed": seed, "model": net.config, "train": fix_steps(training, record.max_steps)}
         card = pretrained_card(net, tok, origin, train_data, val_data, score, settings, checkpoint.format)
         save_checkpoint(out, net, tok, checkpoint, card)
         record.save(metrics_folder, "pretrain")

@@ -22,7 +22,8 @@ class RunRecord:
     last ones. `first_step_s` is the first step of each process, which compiles and allocates memory, `validation_s` all
     of validation, `saving_s` all of saving, and `loop_s` the loop without these three, which trained `timed_tokens`;
     `update_s` of it is forward, backward and optimizer. `wall_s` is from the start of each process to its last save.
-    `machines` are those that it ran on, with the `ComputeSetup` used there.
+    `machines` are those that it ran on, with the `ComputeSetup` used there. `max_steps` is the length that the run was
+    given, or that fitted into its minutes.
     """
 
     step: int = 0
@@ -39,6 +40,7 @@ class RunRecord:
     loop_s: float = 0.0
     wall_s: float = 0.0
     machines: list[dict] = field(default_factory=list)
+    max_steps: int = 0
 
     def add_machine(self, machine: dict) -> None:
         """Add the machine that runs this process, and warn if an earlier process ran on another one."""
@@ -74,6 +76,16 @@ class RunRecord:
         return [loss for _, loss, _ in self.train_rows]
 
     @property
+    def best_step(self) -> int:
+        """The step with the lowest validation loss, the first of equals; 0 before any validation."""
+        return min(self.val_rows, key=lambda row: row[1], default=(0, 0))[0]
+
+    def finished(self, patience: int | None) -> bool:
+        """Whether the run has made all steps, or had `patience` validations in a row without a new lowest loss."""
+        without_gain = sum(step > self.best_step for step, _ in self.val_rows)
+        return self.step >= self.max_steps or (patience is not None and without_gain >= patience)
+
+    @property
     def tokens_per_s(self) -> float:
         """Tokens per second of `loop_s`."""
         return self.timed_tokens / self.loop_s if self.loop_s else 0.0
@@ -104,6 +116,7 @@ class RunRecord:
         figures = {
             "train": {"loss_nats": next(filter(math.isfinite, reversed(self.train_losses)))},
             "val": {"loss_nats": score.loss_nats, "bpb": score.bpb},
+            "steps": self.step,
             "skipped_steps": self.skipped,
             "tokens_per_s": self.tokens_per_s,
             "overhead_share": self.overhead_share,

@@ -1,5 +1,6 @@
 """Section `train` of params.yaml."""
 
+import math
 from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Literal
 
@@ -10,6 +11,7 @@ from nanogpt.runtime.ranges import CheckedSettings, PositiveInt, Require, Thread
 from nanogpt.training.save_interval import parse_interval
 
 LearningRate = Annotated[float, Require(lambda x: 0 < x <= 1, "not between 0 and 1", "choose 0.0001 to 0.01")]
+Minutes = Annotated[float, Require(lambda x: x > 0, "must be above 0", "choose 1 to 1000, or null")] | None
 Beta = Annotated[float, Require(lambda x: 0 <= x < 1, "not between 0 and 1", "0.9 and 0.95 to 0.999 are usual")]
 
 
@@ -18,6 +20,7 @@ class TrainSettings(CheckedSettings):
     """Section `train` of params.yaml; lora-finetune replaces some of it with its own."""
 
     max_steps: PositiveInt
+    max_minutes: Minutes
     batch_size: PositiveInt
     grad_accum: PositiveInt
     lr: LearningRate
@@ -30,6 +33,8 @@ class TrainSettings(CheckedSettings):
     eval_every: PositiveInt
     eval_batches: PositiveInt
     log_every: PositiveInt
+    keep: Literal["best", "last"]
+    patience: PositiveInt | None
     dtype: Dtype
     compile: Compile
     threads: Threads
@@ -53,21 +58,30 @@ class TrainSettings(CheckedSettings):
 
 
 def check_schedule(settings) -> None:
-    """Check `min_lr` and `warmup_steps` of section `train` or `lora` against its `lr` and `max_steps`.
+    """Check `min_lr` and `warmup_steps` of section `train` or `lora` against its `lr` and length.
 
     Raises BadSetting.
     """
     if not 0 <= settings.min_lr <= settings.lr:
         raise BadSetting("min_lr", settings.min_lr, f"not between 0 and lr = {settings.lr}", "a tenth of lr is usual")
     share = isinstance(settings.warmup_steps, float)
-    if not 0 <= settings.warmup_steps < (1 if share else settings.max_steps):
+    steps = math.inf if settings.max_minutes else settings.max_steps
+    if not 0 <= settings.warmup_steps < (1 if share else steps):
         reason = "not a share between 0 and 1" if share else f"not between 0 and max_steps = {settings.max_steps}"
         raise BadSetting("warmup_steps", settings.warmup_steps, reason, "a twentieth of max_steps, 0.05, is usual")
 
 
 def resolve_warmup(settings):
-    """Return section `train` or `lora` with a share of `max_steps` in `warmup_steps` replaced by a number of steps."""
-    if isinstance(settings.warmup_steps, float):
-        steps = round(settings.warmup_steps * settings.max_steps)
-        return replace(settings, warmup_steps=min(steps, settings.max_steps - 1))
-    return settings
+    """Return section `train` or `lora` with a share of `max_steps` in `warmup_steps` replaced by a number of steps.
+
+    With `max_minutes` it stays, until the number of steps is known.
+    """
+    share = isinstance(settings.warmup_steps, float)
+    return settings if settings.max_minutes or not share else fix_steps(settings, settings.max_steps)
+
+
+def fix_steps(settings, max_steps: int):
+    """Return section `train` or `lora` for a run of `max_steps` steps, its warm-up as a number of steps."""
+    warmup = settings.warmup_steps
+    steps = round(warmup * max_steps) if isinstance(warmup, float) else warmup
+    return replace(settings, max_steps=max_steps, max_minutes=None, warmup_steps=min(steps, max_steps - 1))

@@ -64,7 +64,8 @@ def main() -> None:
     tok = load_tokenizer(f"{args.bins}/tokenizer")
     settings = TrainSettings(
         **vars(given.train) | {
-            "max_steps": args.steps, "warmup_steps": args.steps // 20, "batch_size": given.benchmark.batch_size,
+            "max_steps": args.steps, "max_minutes": None, "keep": "last", "patience": None,
+            "warmup_steps": args.steps // 20, "batch_size": given.benchmark.batch_size,
             "lr": 1.5e-3, "min_lr": 1.5e-4, "grad_accum": 1, "log_every": 1, "eval_every": args.steps,
         }
     )  # fmt: skip

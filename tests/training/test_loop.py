@@ -9,6 +9,7 @@ from nanogpt.data.tokens.batches import Windows
 from nanogpt.data.tokens.bins import Bin, Counts
 from nanogpt.hardware.auto import ComputeSetup
 from nanogpt.hardware.device import autocast
+from nanogpt.model.score import validate
 from nanogpt.runtime.errors import BadSetting, UserError
 from nanogpt.training import loop
 from nanogpt.training.loop import train
@@ -214,3 +215,23 @@ def test_a_compiled_run_that_is_resumed_without_a_compiler(monkeypatch):
     with_one = ComputeSetup("cpu", "float32", "torch's own", 1, True)
     with pytest.raises(UserError, match=r"train\.compile = 'on': a C\+\+ compiler .* is missing here"):
         with_one.apply()
+
+
+@pytest.mark.parametrize("keep", ["best", "last"])
+def test_the_weights_of_the_lowest_validation_loss_are_kept(tiny, training, keep):
+    train_windows, val_windows = Windows(noise(), 16, 1), Windows(noise(500), 16, 1)
+    model = tiny()
+    settings = training(keep=keep, eval_every=2, lr=0.1, min_lr=0.1, warmup_steps=0)
+    losses = [loss for _, loss in train(model, train_windows, val_windows, settings, 1).val_rows]
+    assert min(losses) < losses[-1]
+    kept = validate(model, val_windows, settings.eval_batches, settings.batch_size)
+    assert kept == (min(losses) if keep == "best" else losses[-1])
+
+
+def test_a_run_ends_when_patience_does(tiny, training):
+    windows = Windows(noise(), 16, 1)
+    settings = training(patience=3, eval_every=2, lr=0.1, min_lr=0.1, warmup_steps=0, max_steps=200)
+    record = train(tiny(), windows, windows, settings, 1)
+    losses = [loss for _, loss in record.val_rows]
+    assert record.step == 2 * len(losses) < 200
+    assert min(losses) == losses[-4] < min(losses[-3:])

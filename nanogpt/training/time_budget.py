@@ -1,0 +1,43 @@
+"""A training time in minutes becomes a number of steps, by the speed of this machine at the start of the run."""
+
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from nanogpt.data.tokens.batches import Windows
+from nanogpt.hardware.device import autocast
+from nanogpt.model.score import validate
+from nanogpt.training.optimizer import build_adamw
+from nanogpt.training.settings import TrainSettings
+from nanogpt.training.step import update
+
+MEASURED_S, MIN_STEPS = 5.0, 4  # at least so many seconds and steps are timed; the first one compiles and is not
+
+
+def steps_in_budget(
+    model: nn.Module, loss_of: Callable[[Tensor, Tensor], Tensor], train_data: Windows, val_data: Windows,
+    settings: TrainSettings, device: torch.device, dtype: torch.dtype,
+) -> int:  # fmt: skip
+    """Return how many steps, with their validations, fit into `settings.max_minutes`, less the time this call takes.
+
+    Steps of learning rate 0, with an optimizer of their own, leave the weights as they are, to the bit. `loss_of` is
+    the model's loss, compiled or not. At least 1.
+    """
+    start = time.perf_counter()
+    optimizer = build_adamw(model, 0.0, (settings.beta1, settings.beta2), 0.0)
+    batches = [train_data.batch(i, settings.batch_size) for i in range(settings.grad_accum)]
+    model.train()
+    times: list[float] = []
+    while len(times) <= MIN_STEPS or sum(times[1:]) < MEASURED_S:
+        begin = time.perf_counter()
+        update(loss_of, optimizer, batches, settings.grad_clip, device, dtype)
+        times.append(time.perf_counter() - begin)
+    begin = time.perf_counter()
+    with autocast(device, dtype):
+        validate(model, val_data, settings.eval_batches, settings.batch_size)
+    step_s = statistics.median(times[1:]) + (time.perf_counter() - begin) / settings.eval_every
+    left = 60 * settings.max_minutes - (time.perf_counter() - start)
+    return max(1, int(left / step_s))
