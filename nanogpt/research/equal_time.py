@@ -1,0 +1,141 @@
+"""What settings are worth: DVC experiments of equal training time with several seeds, scored on a text kept apart.
+
+A plan, recipes/ablations/NAME.yaml, names the `settings` that all runs share (dotted keys of params.yaml with their
+values), the `seeds`, and the `runs` by name with the settings that each changes; the first run is the reference.
+Experiments are named NAME-RUN-SEED. Those that exist already for the current commit are not run again.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from nanogpt.data.sources.document import Corpus
+from nanogpt.data.sources.load import Data, load_corpus
+from nanogpt.evaluation.confidence import mean_interval
+from nanogpt.evaluation.text_score import score_texts
+from nanogpt.hardware.processor import describe_processor
+from nanogpt.runtime import atomic, params
+from nanogpt.runtime.errors import UserError
+from nanogpt.runtime.process import launch_stage
+from nanogpt.runtime.workdir import work_root
+from nanogpt.runtime.yaml_file import read_yaml, to_plain
+
+FOLDER = Path("recipes/ablations")
+DVC = [sys.executable, "-m", "dvc"]
+TEST_EVERY = 20  # of a text of one's own every twentieth document is for the test
+TEST_DOCUMENTS, TEST_SEED = 2000, 999_999  # of a generated text
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The content of a file of FOLDER."""
+
+    name: str
+    settings: dict[str, object]
+    seeds: list[int]
+    runs: dict[str, dict[str, object] | None]
+
+
+def read_plan(name: str) -> Plan:
+    """Read recipes/ablations/NAME.yaml. Raises UserError for one that does not exist or is not a plan."""
+    path = FOLDER / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in FOLDER.glob("*.yaml")))
+        raise UserError(f"there is no plan {name!r} in {FOLDER}/; choose one of {known}")
+    try:
+        plan = Plan(name, **to_plain(read_yaml(path)))
+    except TypeError as error:
+        raise UserError(f"{path}: it needs settings, seeds and runs, and nothing else ({error})") from None
+    if len(plan.seeds) < 2:
+        raise UserError(f"{path}: seeds = {plan.seeds}; an interval needs at least two")
+    return plan
+
+
+def run_plan(plan: Plan, text: str | None) -> dict:
+    """Train what is not trained yet, and return the figures of all runs (`compare_runs`), machine and command.
+
+    `text` is a file or folder of documents: every TEST_EVERY-th is kept apart for the test, the others are for training
+    and validation. Without it the corpus is a generated one, as the plan says, and the test text is drawn with another
+    seed. Raises UserError where a run fails, KeyboardInterrupt where it is interrupted; finished ones are kept.
+    """
+    settings, test = _split_text(plan, text) if text else _generate_test_text(plan)
+    documents = [document.text for document in test.documents(Counter())]
+    scores: dict[str, list[dict]] = {run: [] for run in plan.runs}
+    for seed in plan.seeds:
+        for run, changed in plan.runs.items():  # in turns, so that a machine that slows down slows all
+            name = f"{plan.name}-{run}-{seed}"
+            _train(name, settings | (changed or {}) | {"seed": seed})
+            scores[run].append(_score(name, documents))
+    command = f"python -m stages.ablation {plan.name}" + (f" --text {text}" if text else "")
+    return {"machine": describe_processor(), "command": command, **compare_runs(scores)}
+
+
+def compare_runs(scores: dict[str, list[dict]]) -> dict[str, dict]:
+    """Compute means over seeds, with half of the 95% confidence interval, of each run and of its ratio to the first.
+
+    `scores` are by run and seed: `bpb` of the test text, `val_bpb`, `steps` and `seconds` of training. `over_…` is a
+    ratio of bits per byte to those of the reference, in pairs of a seed; below 1 is better.
+    """
+    reference, *_ = scores
+    found = {}
+    for run, rows in scores.items():
+        row = {key: [score[key] for score in rows] for key in rows[0]}
+        if run != reference:
+            pairs = zip(rows, scores[reference], strict=True)
+            row[f"over_{reference}"] = [ours["bpb"] / theirs["bpb"] for ours, theirs in pairs]
+        found[run] = {}
+        for key, values in row.items():
+            found[run][key], found[run][f"{key}_ci95"] = mean_interval(values)
+    return found
+
+
+def _split_text(plan: Plan, text: str) -> tuple[dict[str, object], Corpus]:
+    """Write the documents of `text` to a file for training and one for the test; return the settings and the latter."""
+    given = params.load(data=Data).data
+    own = replace(given.pretrain, source="files", path=text, num_samples=None)
+    lines: dict[str, list[str]] = {"train": [], "test": []}
+    for i, document in enumerate(load_corpus(own, given).documents(Counter())):
+        lines["train" if i % TEST_EVERY else "test"].append(json.dumps({"text": document.text}) + "\n")
+    folder = (work_root() / "ablation" / plan.name).resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in lines:
+        atomic.write_text(folder / f"{name}.jsonl", "".join(lines[name]))
+    changed = {"source": "files", "path": str(folder / "train.jsonl"), "num_samples": None, "field": "text"}
+    test = load_corpus(replace(given.pretrain, **changed | {"path": str(folder / "test.jsonl")}), given)
+    return plan.settings | {f"data.pretrain.{key}": value for key, value in changed.items()}, test
+
+
+def _generate_test_text(plan: Plan) -> tuple[dict[str, object], Corpus]:
+    """Return the plan's settings, and documents of its generated corpus that are drawn with a seed of their own."""
+    given = params.load(data=Data).data
+    source = plan.settings.get("data.pretrain.source")
+    if source not in ("stories", "abstracts"):
+        raise UserError(f"plan {plan.name}: data.pretrain.source = {source}; name a text of your own with --text")
+    other = replace(given, **{source: replace(getattr(given, source), seed=TEST_SEED)})
+    return plan.settings, load_corpus(replace(given.pretrain, source=source, num_samples=TEST_DOCUMENTS), other)
+
+
+def _train(name: str, settings: dict[str, object]) -> None:
+    """Run the experiment `name` up to the stage pretrain, in a folder of its own, unless it exists."""
+    if name in subprocess.run([*DVC, "exp", "list", "--name-only"], capture_output=True, text=True).stdout.split():
+        return
+    words = {key: value if isinstance(value, str) else json.dumps(value) for key, value in settings.items()}
+    changes = [f"--set-param={key}={word}" for key, word in words.items()]
+    if status := launch_stage([*DVC, "exp", "run", "--temp", "--name", name, *changes, "pretrain"]):
+        raise UserError(f"experiment {name}: dvc ended with status {status}; finished experiments are kept")
+
+
+def _score(name: str, texts: list[str]) -> dict[str, float]:
+    """Score the model of a finished experiment on `texts`."""
+    with tempfile.TemporaryDirectory(dir=work_root()) as scratch:
+        model, metrics = Path(scratch, "model"), Path(scratch, "pretrain.json")
+        for path, copy in (("models/pretrain", model), ("metrics/pretrain.json", metrics)):
+            command = [*DVC, "get", ".", path, "--rev", name, "--out", str(copy)]
+            subprocess.run(command, check=True, capture_output=True)
+        figures, bpb = json.loads(metrics.read_text("utf-8")), score_texts(model, texts).bpb
+    steps, seconds = float(figures["steps"]), figures["wall_s"]
+    return {"bpb": bpb, "val_bpb": figures["val"]["bpb"], "steps": steps, "seconds": seconds}

@@ -1,0 +1,28 @@
+"""Compare settings at equal training time, with several seeds each: the runs of recipes/ablations/NAME.yaml."""
+
+from nanogpt.runtime import process
+from nanogpt.runtime.cli import Flags
+
+
+def main() -> None:
+    """Run the experiments that do not exist yet, print the table and write the figures."""
+    flags = Flags(__doc__)
+    flags.add_argument("plan", metavar="NAME", help="a file of recipes/ablations/, without .yaml")
+    flags.add_argument("--text", metavar="PATH", help="file or folder to train on; every 20th document is for the test")
+    flags.add_output("--out", metavar="PATH.json", help="file to write")
+    args = flags.parse_args()
+    flags.check_files(args, *([args.text] if args.text else []))
+    import pandas as pd
+
+    from nanogpt.research.equal_time import read_plan, run_plan
+    from nanogpt.runtime.metrics_file import write_metrics
+
+    figures = run_plan(read_plan(args.plan), args.text)
+    rows = {name: row for name, row in figures.items() if isinstance(row, dict)}
+    print(figures["machine"], pd.DataFrame(rows).T.round(4).to_string(), sep="\n")
+    if args.out:
+        write_metrics(args.out, figures)
+
+
+if __name__ == "__main__":
+    process.run_stage(main)
