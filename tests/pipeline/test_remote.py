@@ -3,7 +3,6 @@
 import hashlib
 import http.client
 from collections.abc import Callable
-from copy import copy
 
 import pytest
 from clone import Clone, stages_run
@@ -53,11 +52,7 @@ def fresh(origin, endpoint, tmp_path_factory) -> Callable[[], Clone]:
     """Pushes the origin's results to a remote and makes `git clone`s, which know it and have nothing of it yet."""
 
     def make() -> Clone:
-        folder = tmp_path_factory.mktemp("fresh")
-        made = copy(origin)
-        made.folder = folder / "nanogpt"
-        made.env = origin.env | {"DVC_SITE_CACHE_DIR": str(folder / "site-cache")}
-        origin.git("clone", "--quiet", ".", str(made.folder))
+        made = origin.git_clone(tmp_path_factory.mktemp("fresh"))
         made.dvc("remote", "modify", "--local", "s3", "endpointurl", endpoint)
         assert not any((made.folder / result).exists() for result in [".dvc/cache", *RESULTS])
         return made

@@ -1,7 +1,5 @@
 import math
 import os
-import subprocess
-import sys
 
 import pytest
 from containers import container
@@ -18,7 +16,6 @@ CONTAINERS = {
     "its own group": ("0::/pod/app\n", {"pod/app/cpu.max": "150000 100000\n"}, 1.5),
     "the group above": ("0::/pod/app\n", {"pod/app/cpu.max": "max 100000\n", "pod/cpu.max": "70000 100000\n"}, 0.7),
     "a group out of sight": ("0::/../other\n", {"cpu.max": "80000 100000\n"}, 0.8),
-    "another process's group": ("0::/pod/app\n", {"pod/other/cpu.max": "50000 100000\n"}, None),
     "v1": (V1, {"cpu/pod/app/cpu.cfs_quota_us": "60000", "cpu/pod/app/cpu.cfs_period_us": "50000\n"}, 1.2),
     "v1, no limit": (V1, {"cpu/pod/app/cpu.cfs_quota_us": "-1\n", "cpu/pod/app/cpu.cfs_period_us": "100000"}, None),
     "v1, by its full name": (
@@ -26,13 +23,11 @@ CONTAINERS = {
         {"cpu,cpuacct/pod/app/cpu.cfs_quota_us": "9000", "cpu,cpuacct/pod/app/cpu.cfs_period_us": "10000"},
         0.9,
     ),
-    "v1, its root": (V1, {"cpu/cpu.cfs_quota_us": "50000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 0.5),
     "v1 and v2": (
         "1:cpu:/\n0::/pod\n",
         {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000", "pod/cpu.max": "90000 100000"},
         0.9,
     ),
-    "words": ("0::/\n", {"cpu.max": "half of it"}, None),
 }
 
 
@@ -41,8 +36,3 @@ def test_a_container_limits_the_cores(tmp_path, lines, files, grant):
     proc, cgroups = container(tmp_path, lines, files)
     assert min(_core_limits(proc, cgroups), default=None) == grant
     assert usable_cores(proc, cgroups) == (min(BOUND, math.ceil(grant)) if grant else BOUND)
-
-
-def test_cores_are_counted_without_torch():
-    code = "import sys, nanogpt.runtime.cores as cores; assert cores.usable_cores() and 'torch' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True)

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from copy import copy
 from pathlib import Path
 
 from imports import ROOT
@@ -22,6 +23,10 @@ SMALL = {
     "benchmark.block_size": 32, "benchmark.vocab_size": 320, "benchmark.num_iters": 1,
     "benchmark.dtype": "float32", "benchmark.compile": "off",
 }  # fmt: skip
+
+
+# figures of a run that are not the same in another one
+TIMED = {"tokens_per_s", "overhead_share", "first_step_s", "validation_s", "saving_s", "peak_mib", "wall_s"}
 
 
 class Clone:
@@ -46,6 +51,13 @@ class Clone:
         self.git("init", "--quiet")
         self.set(**SMALL)
         self.commit("start")
+
+    def git_clone(self, folder: Path) -> "Clone":
+        """A `git clone` of the last commit, with caches of its own."""
+        made = copy(self)
+        made.folder, made.env = folder / "nanogpt", self.env | {"DVC_SITE_CACHE_DIR": str(folder / "site-cache")}
+        self.git("clone", "--quiet", ".", str(made.folder))
+        return made
 
     def run(self, *command: str, ok: bool = True) -> subprocess.CompletedProcess:
         done = subprocess.run(command, cwd=self.folder, env=self.env, capture_output=True, text=True)

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from clone import SMALL, Clone
+from clone import SMALL, TIMED, Clone
 from forked import interrupt_third_step, run
 from imports import ROOT
 from record_files import pack, written
@@ -32,7 +32,6 @@ VARIANTS = {
 }  # fmt: skip
 INTERRUPTED = ".work.interrupted"  # renamed to .work, it holds two runs that were interrupted after two steps
 OWN = [f"“Tea,” said the cat, “for {i}, at {i % 12} o'clock.”\n\nThe dog — naïve as ever — came." for i in range(40)]
-TIMES = {"tokens_per_s", "overhead_share", "first_step_s", "validation_s", "saving_s", "peak_mib", "wall_s"}
 
 
 class Project(Clone):
@@ -87,8 +86,7 @@ class Project(Clone):
             if path.is_file() and not name.startswith(".work"):
                 found[name] = path.read_bytes()
                 if path.name in ("pretrain.json", "lora-finetune.json"):
-                    figures = json.loads(found[name])
-                    found[name] = {key: figure for key, figure in figures.items() if key not in TIMES}
+                    found[name] = {key: value for key, value in json.loads(found[name]).items() if key not in TIMED}
                 if path.suffix == ".pt":
                     with suppress(Exception):  # damaged
                         found[name] = _without_card(path)

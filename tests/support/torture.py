@@ -19,13 +19,13 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
-from copy import copy
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
+import pandas as pd
 import psutil
-from clone import Clone
+from clone import TIMED, Clone
 
 START = "start of dvc"
 TRAININGS = ("pretrain", "lora-finetune")
@@ -49,9 +49,6 @@ WAYS = {
     "SIGTERM all": (signal.SIGTERM, "all"),
     "SIGINT all": (signal.SIGINT, "all"),  # Ctrl-C
 }
-TIMED = {"tokens_per_s", "overhead_share", "first_step_s", "validation_s", "saving_s", "peak_mib", "wall_s"}
-# What DVC says of a file that a kill has damaged; `make repro` and `python -m stages.mend` repair it.
-DAMAGED = r"Unable to read RWLock-file|'\./dvc\.lock' (validation failed|is invalid)|join\(\) argument must be str"
 LONGEST = 300  # seconds for a whole `dvc repro`: what takes longer hangs
 
 
@@ -80,7 +77,7 @@ class Run:
 
     @property
     def text(self) -> str:
-        return self.log.read_text(encoding="utf-8", errors="replace")
+        return self.log.read_text("utf-8", "replace")
 
     @property
     def stage(self) -> str:
@@ -144,16 +141,15 @@ class Reference:
 
     def fresh(self, folder: Path) -> Clone:
         """Another clone in which nothing ran yet, that computes as the reference did."""
-        made = copy(self.clone)
-        made.folder = folder / "nanogpt"
-        made.env = self.clone.env | {"DVC_SITE_CACHE_DIR": str(folder / "site-cache")}
-        self.clone.git("clone", "--quiet", ".", str(made.folder))
+        made = self.clone.git_clone(folder)
         shutil.copytree(self.clone.folder / ".work/rates", made.folder / ".work/rates")
         return made
 
     def faults(self, clone: Clone) -> list[str]:
         """What a complete run in `clone` left that the reference did not."""
-        found = [f"{name} differs" for name in differences(self.results, results(clone.folder))]
+        theirs = results(clone.folder)
+        names = sorted(name for name in self.results | theirs if self.results.get(name) != theirs.get(name))
+        found = [f"{name} differs" for name in names]
         return found + [f"{path} is left" for path in strays(clone.folder)] + processes_left(clone.folder)
 
 
@@ -164,24 +160,13 @@ def _take_signals() -> None:
 
 def results(folder: Path) -> dict[str, object]:
     """All files of data, models and metrics: JSON of metrics without what is timed, SHA-256 of the rest."""
-    paths = [path for top in ("data", "models", "metrics") for path in (folder / top).rglob("*") if path.is_file()]
-    names = {path.relative_to(folder).as_posix(): path for path in sorted(paths)}
-    return {
-        name: untimed(json.loads(path.read_text(encoding="utf-8")))
-        if re.fullmatch(r"metrics/.*\.json", name)
-        else hashlib.sha256(path.read_bytes()).hexdigest()
-        for name, path in names.items()
-    }
-
-
-def untimed(figures: object) -> object:
-    if isinstance(figures, dict):
-        return {key: untimed(value) for key, value in figures.items() if key not in TIMED}
-    return figures
-
-
-def differences(one: dict, other: dict) -> list[str]:
-    return [name for name in sorted(one.keys() | other.keys()) if one.get(name) != other.get(name)]
+    found = {}
+    for path in (path for top in ("data", "models", "metrics") for path in (folder / top).rglob("*") if path.is_file()):
+        name, data = path.relative_to(folder).as_posix(), path.read_bytes()
+        found[name] = hashlib.sha256(data).hexdigest()
+        if re.fullmatch(r"metrics/[^/]*(?<!machine)\.json", name):
+            found[name] = {key: value for key, value in json.loads(data).items() if key not in TIMED}
+    return found
 
 
 def strays(folder: Path) -> list[str]:
@@ -249,24 +234,19 @@ def disturb(reference: Reference, clone: Clone, kills: list[Kill], toll: Toll, s
             toll.kills[hit, kill.way] += 1
             say(f"kill {toll.kills.total()}: {kill.way}, in {hit}; dvc ended with {status}")
             left.pop(0)
-        elif status and re.search(DAMAGED, run.text) and (damaged := repaired_files(clone)):
-            toll.damaged += damaged
-            say("; ".join(damaged))
         elif status:
-            toll.faults.append(f"dvc repro, run again, ended with {status}: {run.text}")
-            return
+            repaired = clone.run(sys.executable, "-m", "stages.mend").stdout.splitlines()
+            if repaired == ["no file of DVC is damaged"]:
+                toll.faults.append(f"dvc repro, run again, ended with {status}: {run.text}")
+                return
+            toll.damaged += repaired
+            say("; ".join(repaired))
         else:
             break
     toll.complete += 1
     faults = reference.faults(clone)
     toll.faults += faults
     say(f"complete: {'all as undisturbed' if not faults else '; '.join(faults)}")
-
-
-def repaired_files(clone: Clone) -> list[str]:
-    """What `python -m stages.mend` has repaired."""
-    lines = clone.run(sys.executable, "-m", "stages.mend").stdout.splitlines()
-    return [line for line in lines if not line.startswith("no file")]
 
 
 def strike(run: Run, kill: Kill, order: list[str]) -> str | None:
@@ -310,13 +290,9 @@ def torture(reference: Reference, n_kills: int, seed: int, folder: Path, say: Ca
 
 def summary(toll: Toll, stages: Iterable[str]) -> str:
     """A table of kills by stage and signal, and what came of them."""
-    columns = ["all", *WAYS]
-    rows = [f"{'killed in':<18}" + "".join(f"{name:>15}" for name in columns)]
-    for stage in stages:
-        numbers = [toll.kills[stage, way] for way in WAYS]
-        rows.append(f"{stage:<18}" + "".join(f"{number:15}" for number in [sum(numbers), *numbers]))
-    rows += [
-        "",
+    kills = pd.DataFrame({way: {stage: toll.kills[stage, way] for stage in stages} for way in WAYS})
+    rows = [
+        f"{kills.assign(all=kills.sum(axis=1))}\n",
         f"{toll.kills.total()} kills, {toll.complete} complete runs",
         f"{len(toll.resumed)} times a training went on from a state, {sum(toll.resumed)} steps were not done again",
         f"{len(toll.damaged)} files of DVC were damaged, and repaired by `python -m stages.mend`",
