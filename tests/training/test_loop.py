@@ -1,12 +1,15 @@
 import copy
+import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from killed import DATA
 
 from nanogpt.data.tokens.batches import Windows
-from nanogpt.data.tokens.bins import Bin, Counts
+from nanogpt.data.tokens.bins import Bin
 from nanogpt.hardware.auto import ComputeSetup
 from nanogpt.hardware.device import autocast
 from nanogpt.model.score import validate
@@ -16,14 +19,6 @@ from nanogpt.training.loop import train
 from nanogpt.training.settings import resolve_warmup
 
 CPU = torch.device("cpu")
-
-
-def bin_of(tokens: np.ndarray, split: str = "train", bits: float | None = None) -> Bin:
-    return Bin("test", split, tokens.astype(np.uint16), 255, Counts(1, len(tokens), len(tokens), bits))
-
-
-def noise(length: int = 2000, vocab: int = 64) -> Bin:
-    return bin_of(np.random.default_rng(0).integers(vocab, size=length))
 
 
 def state(model) -> dict[str, torch.Tensor]:
@@ -40,8 +35,8 @@ def assert_close(name: str, a: torch.Tensor, b: torch.Tensor, tolerance: float) 
     torch.testing.assert_close(a.double(), b.double(), rtol=0, atol=tolerance)
 
 
-def trained(model, settings, seed: int = 1, data: Bin | None = None) -> dict[str, torch.Tensor]:
-    windows = Windows(data or noise(), model.config.block_size, seed)
+def trained(model, settings, seed: int = 1, data: Bin = DATA) -> dict[str, torch.Tensor]:
+    windows = Windows(data, model.config.block_size, seed)
     train(model, windows, windows, settings, seed)
     return state(model)
 
@@ -49,8 +44,8 @@ def trained(model, settings, seed: int = 1, data: Bin | None = None) -> dict[str
 def test_independent_tokens_are_learned_to_their_entropy_and_no_further(tiny, training):
     p = np.array([0.5, 0.25, 0.125, 0.125])
     random = np.random.default_rng(0)
-    data, held_out = (bin_of(random.choice(4, size, p=p)) for size in (40_000, 8_000))
-    windows, val = Windows(data, 16, 1), Windows(held_out, 16, 1)
+    texts = (random.choice(4, size, p=p).astype(np.uint16) for size in (40_000, 8_000))
+    windows, val = (Windows(replace(DATA, tokens=tokens), 16, 1) for tokens in texts)
     settings = training(max_steps=150, batch_size=16, lr=1e-2, min_lr=1e-4, eval_batches=20, eval_every=150)
     run = train(tiny(vocab_size=64), windows, val, settings, 1)
     targets = torch.cat([val.batch(i, 16)[1] for i in range(20)])
@@ -79,7 +74,7 @@ def test_a_loaded_model_and_one_that_was_just_validated_drop_too(tiny, training)
 
 def test_dropout_differs_from_step_to_step_and_seed_to_seed(tiny, training):
     """With one window in the data, batches are all the same: what differs is dropout alone."""
-    data = noise(17)
+    data = replace(DATA, tokens=DATA.tokens[:17])
     settings = training(max_steps=4, log_every=1, lr=1e-9, min_lr=1e-9, warmup_steps=0)
     losses = []
     for seed in (1, 2):
@@ -94,7 +89,7 @@ def test_the_loop_is_a_plain_one_in_float64(tiny, training, arch, tie):
     settings = training(max_steps=20, grad_accum=2, weight_decay=0.2, grad_clip=0.5, log_every=1)
     model = tiny(arch, tie_embeddings=tie, n_layer=2)
     reference = copy.deepcopy(model).double()
-    windows = Windows(noise(), 16, 3)
+    windows = Windows(DATA, 16, 3)
     run = train(model, windows, windows, settings, 3)
 
     parameters = list(reference.parameters())
@@ -133,7 +128,7 @@ def test_bfloat16_is_for_products_only(tiny, training):
     trained(other, training())
     assert not equal(state(model), state(other))
     with torch.no_grad(), autocast(CPU, torch.float32):
-        x, y = Windows(noise(), 16, 1).batch(0, 8)
+        x, y = Windows(DATA, 16, 1).batch(0, 8)
         assert model(x, y).item() == pytest.approx(other(x, y).item(), abs=0.05)
 
 
@@ -149,7 +144,7 @@ def test_frozen_parameters_never_change(tiny, training):
 
 
 def test_the_curves(tiny, training):
-    windows = Windows(noise(), 16, 1)
+    windows = Windows(DATA, 16, 1)
     run = train(tiny(), windows, windows, training(max_steps=23, log_every=5, eval_every=10), 1)
     assert [step for step, *_ in run.train_rows] == [5, 10, 15, 20, 23]
     assert [step for step, _ in run.val_rows] == [10, 20, 23]
@@ -165,11 +160,9 @@ def test_the_curves(tiny, training):
 
 def test_where_time_is_spent(tiny, training, monkeypatch):
     """With a clock that advances by a second at each call: four calls a step, and one more after a validation."""
-    import itertools
-
     ticks = itertools.count()
     monkeypatch.setattr(loop.time, "perf_counter", lambda: float(next(ticks)))
-    windows = Windows(noise(), 16, 1)
+    windows = Windows(DATA, 16, 1)
     run = train(tiny(), windows, windows, training(max_steps=20, eval_every=5, grad_accum=2), 1)
     assert (run.first_step_s, run.loop_s, run.update_s, run.validation_s) == (3.0, 19 * 3.0, 19.0, 4.0)
     assert run.tokens_per_s == 19 * 4 * 2 * 16 / 57
@@ -180,17 +173,13 @@ def test_a_loss_that_is_never_finite(tiny, training):
     model = tiny()
     with torch.no_grad():
         model.lm_head.weight[3, 3] = math.inf
-    with pytest.raises(
-        UserError, match=r"no loss and gradient were finite in the 3 steps up to step 3; lower the learn"
-    ):
+    with pytest.raises(UserError, match=r"no loss and gradient were finite in the 3 steps up to step 3"):
         trained(model, training(max_steps=3, warmup_steps=0))
 
 
 def test_a_validation_loss_that_is_not_finite(tiny, training):
     """The weights may break in the very last step, which no training loss sees any more."""
-    with pytest.raises(
-        UserError, match=r"the validation loss is not finite after step 1; lower the learning rate \(1 "
-    ):
+    with pytest.raises(UserError, match=r"the validation loss is not finite after step 1; .*rate \(1 "):
         trained(tiny(), training(max_steps=1, warmup_steps=0, lr=1.0, min_lr=1.0, weight_decay=1e30))
 
 

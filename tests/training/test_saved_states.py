@@ -19,9 +19,7 @@ pytestmark = pytest.mark.usefixtures("inside")
 def test_the_last_two_states_are_kept_and_a_finished_run_leaves_nothing(tiny, training, monkeypatch, inside):
     with killed_at(9, monkeypatch):
         run(tiny(), training(max_steps=10), every=2)
-    assert [path.name[:14] for path in sorted(inside.glob(".work/pretrain/*/step-*"))] == [
-        "step-000000006", "step-000000008",
-    ]  # fmt: skip
+    assert [path.name[5:14] for path in sorted(inside.glob(".work/pretrain/*/step-*"))] == ["000000006", "000000008"]
     run(tiny(), training(max_steps=10), every=2)
     assert list(inside.glob(".work/pretrain/*")) == []
 
@@ -81,9 +79,8 @@ def test_a_full_disk_keeps_the_state_before(tiny, training, monkeypatch, inside)
         with pytest.raises(UserError, match=message + "the state after 4 steps is kept; make room and run the same"):
             run(tiny(), settings, every=2)
     (folder,) = inside.glob(".work/pretrain/*")
-    assert sorted(path.name[:14] for path in folder.iterdir()) == [
-        "inputs.json", "lock", "step-000000002", "step-000000004",
-    ]  # fmt: skip
+    names = sorted(path.name[:14] for path in folder.iterdir())
+    assert names == ["inputs.json", "lock", "step-000000002", "step-000000004"]
     assert_same(run(tiny(), settings, every=2), undisturbed)
 
 
@@ -96,11 +93,8 @@ def test_torch_s_error_of_a_full_disk_is_the_system_s():
 def test_too_little_space_is_known_before_the_run(tiny, training, monkeypatch):
     total, used, _ = shutil.disk_usage(".")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(total, used, 50_000))
-    weights = sum(p.nbytes for p in tiny().parameters())
-    needed = f"{(3 * 3 + 1) * weights / 2**20:,.0f}"
-    with pytest.raises(
-        UserError, match=rf"this run needs {needed} MiB for its saved states and its result, .* make room"
-    ):
+    needed = f"{(3 * 3 + 1) * sum(p.nbytes for p in tiny().parameters()) / 2**20:,.0f}"
+    with pytest.raises(UserError, match=rf"this run needs {needed} MiB for its saved states and its result"):
         run(tiny(), training())
 
 
