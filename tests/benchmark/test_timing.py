@@ -73,7 +73,6 @@ def test_an_error_of_a_process_is_raised():
 
 
 def test_a_killed_process_is_a_users_error_and_ends_the_others(tmp_path):
-    """Linux kills a process when memory is short."""
     entries = {"waits": partial(noting_steps, tmp_path, "", 0, ["waits"]), "dies": be_killed}
     with pytest.raises(UserError, match=r"process for dies was killed.* benchmark\.batch_size"):
         time_in_turns(entries, steps=1)

@@ -146,9 +146,7 @@ YARN = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 10000.0}
     [
         (gpt2, {"activation_function": "relu"}),
         (gpt2, {"scale_attn_weights": False}),
-        (gpt2, {"scale_attn_by_inverse_layer_idx": True}),
         (llama, {"hidden_act": "gelu"}),
-        (llama, {"attention_bias": True}),
         (llama, {"head_dim": 16}),
         (qwen3, {"head_dim": "(deleted)"}),
         (qwen3, {"use_sliding_window": True}),

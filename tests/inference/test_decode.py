@@ -104,8 +104,8 @@ def test_a_row_depends_on_the_seed_and_its_number_alone():
     assert len({tuple(row) for row in five}) == 5
     torch.rand(3)
     assert all(written(model, num_samples=n, max_tokens=30) == five[:n] for n in (1, 2, 5))
-    others = [written(model, seed=seed) for seed in (0, 1, 2, 4097, 2**32 + 1, 2**70, -1)]  # 1 modulo powers of 2, too
-    assert len({str(rows) for rows in others}) == 7
+    others = [written(model, seed=seed) for seed in (0, 1, 4097, 2**32 + 1, 2**70)]  # 1 modulo powers of 2, too
+    assert len({str(rows) for rows in others}) == 5
 
 
 @pytest.mark.parametrize("filters", [{}, {"temperature": 0}, {"top_k": 5, "top_p": 0.9}], ids=str)
