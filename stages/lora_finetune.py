@@ -28,8 +28,8 @@ def main() -> None:
     settings = override(replace(given.lora, max_minutes=None) if args.max_steps else given.lora, args)
     out, metrics = (args.out, args.out) if args.out else ("models/lora", "metrics")
     base, first_domain = (args.base_checkpoint, None) if args.base_checkpoint else ("models/pretrain", "data/pretrain")
-    training, overwrite = settings.training(given.train), args.overwrite or not args.out
-    found = finetune(given.seed, settings, training, base, args.data, first_domain, out, metrics, overwrite)
+    training = settings.training(given.train)
+    found = finetune(given.seed, settings, training, base, args.data, first_domain, out, metrics, args.overwrite)
     print(
         f"{out}: adapter for {base} trained on {args.data}, validation {found['val']['bpb']:.3f} bits per byte "
         f"({metrics}/lora-finetune.json); next: python -m stages.merge --lora-checkpoint {out}"

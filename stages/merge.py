@@ -12,10 +12,7 @@ def main() -> None:
     flags.add_argument("--data", default="data/finetune", help="folder of bins to compare on (default: %(default)s)")
     flags.add_argument("--format", choices=["safetensors", "pt"], help="in place of checkpoint.format")
     flags.add_argument("--dtype", choices=["float32", "bfloat16"], help="in place of checkpoint.dtype")
-    flags.add_output(
-        "--output-dir",
-        help="folder or .pt file to write, its metrics in NAME.merge.json (default: models/merged)",
-    )
+    flags.add_output("--output-dir", help="folder or .pt file to write, metrics beside it (default: models/merged)")
     args = flags.parse_args()
     flags.choose_output(args)
     out = args.output_dir or "models/merged"
@@ -27,8 +24,8 @@ def main() -> None:
 
     settings = override(params.load(checkpoint=CheckpointSettings).checkpoint, args)
     metrics = f"{out.rstrip('/')}.merge.json" if args.output_dir else "metrics/merge.json"
-    overwrite = args.overwrite or not args.output_dir
-    found = merge_folder(settings, args.lora_checkpoint, args.base_checkpoint, args.data, out, metrics, overwrite)
+    inputs = args.lora_checkpoint, args.base_checkpoint, args.data
+    found = merge_folder(settings, *inputs, out, metrics, args.overwrite)
     print(
         f"{out}: the base with {args.lora_checkpoint} in its weights, loss moved by {found['loss_change_nats']:.1g} "
         f"nats ({metrics}); next: python -m stages.sample --checkpoint {out}"

@@ -14,9 +14,7 @@ def main() -> None:
     flags.add_argument("--seed", type=parse_seed, metavar="N", help="in place of seed")
     flags.add_argument("--max-steps", type=int, metavar="N", help="in place of train.max_steps and max_minutes")
     flags.add_argument("--max-minutes", type=float, metavar="M", help="in place of train.max_steps")
-    flags.add_argument(
-        "--data", default="data/pretrain", help="folder of bins and their tokenizer (default: %(default)s)"
-    )
+    flags.add_argument("--data", default="data/pretrain", help="folder of bins and tokenizer (default: %(default)s)")
     flags.add_output("--out", help="model folder to write, metrics inside it (default: models/pretrain and metrics/)")
     args = flags.parse_args()
     flags.choose_output(args)
@@ -32,8 +30,7 @@ def main() -> None:
     train = replace(given.train, max_minutes=None) if args.max_steps else given.train
     model, training = override(given.model, args), override(train, args)
     out, metrics = (args.out, args.out.removesuffix(".pt")) if args.out else ("models/pretrain", "metrics")
-    overwrite = args.overwrite or not args.out
-    found = pretrain(seed, model, training, given.checkpoint, args.data, out, metrics, overwrite)
+    found = pretrain(seed, model, training, given.checkpoint, args.data, out, metrics, args.overwrite)
     print(
         f"{out}: {model.arch} model trained on {args.data}, validation {found['val']['bpb']:.3f} bits per byte "
         f"({metrics}/pretrain.json); next: python -m stages.sample --checkpoint {out}"

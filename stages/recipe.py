@@ -16,12 +16,8 @@ def main() -> None:
             print(f"{name:24} {purpose}")
         return
     changes = apply_recipe(args.name)
-    for line in changes:
-        print(line)
-    print(
-        f"params.yaml: {len(changes)} settings changed to those of {args.name}; next: dvc repro, or dvc exp run with "
-        "-S KEY=VALUE for settings of your own"
-    )
+    summary = f"params.yaml: {len(changes)} settings changed to those of {args.name}; next: dvc repro, or dvc exp run"
+    print(*changes, f"{summary} with -S KEY=VALUE for settings of your own", sep="\n")
 
 
 if __name__ == "__main__":

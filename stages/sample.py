@@ -9,13 +9,9 @@ def main() -> None:
     flags = Flags(__doc__)
     flags.add_argument("--checkpoint", help="write from this model folder or .pt file alone, to the terminal")
     flags.add_argument("--base-checkpoint", help="compare this model, on the terminal (default: models/pretrain) ...")
-    flags.add_argument(
-        "--lora-checkpoint", help="... with this adapter on it (default: models/lora on models/pretrain)"
-    )
-    flags.add_argument(
-        "--also", action="append", default=[], metavar="PATH",
-        help="... and with this model folder, .pt file or adapter folder; may be given again",
-    )  # fmt: skip
+    flags.add_argument("--lora-checkpoint", help="... with this adapter on it (default: models/lora on that model)")
+    also = "... and with this model folder, .pt file or adapter folder; may be given again"
+    flags.add_argument("--also", action="append", default=[], metavar="PATH", help=also)
     flags.add_output("--out", metavar="PATH.md", help="write the comparison here too, and its figures to PATH.json")
     flags.add_argument("--prompt", action="append", dest="prompts", help="text to continue; may be given again")
     flags.add_argument("--num-samples", type=int, metavar="N", help="texts for each prompt")

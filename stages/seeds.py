@@ -10,12 +10,8 @@ def main() -> None:
     """Train what is not trained yet and print the table. A run after an interruption continues the series."""
     flags = Flags(__doc__)
     flags.add_argument("--seeds", type=int, default=5, metavar="N", help="how many, from 1 on (default: %(default)s)")
-    flags.add_argument(
-        "--max-steps", type=int, metavar="N", help="of the runs at equal steps, in place of train.max_steps"
-    )
-    flags.add_argument(
-        "--data", default="data/pretrain", help="folder of bins and their tokenizer (default: %(default)s)"
-    )
+    flags.add_argument("--max-steps", type=int, metavar="N", help="for equal steps, in place of train.max_steps")
+    flags.add_argument("--data", default="data/pretrain", help="folder of bins and tokenizer (default: %(default)s)")
     flags.add_output("--out", metavar="PATH.md", help="write the table here too, and its figures to PATH.json")
     args = flags.parse_args()
     if args.seeds < 2:

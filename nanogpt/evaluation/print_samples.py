@@ -1,9 +1,10 @@
 """Prints texts of one model, with an adapter on it or without."""
 
+import contextlib
 from pathlib import Path
 
 from nanogpt.checkpoint.folder import load_checkpoint
-from nanogpt.inference.completions import generate_interactive
+from nanogpt.inference.completions import complete
 from nanogpt.inference.settings import SampleSettings
 from nanogpt.lora.adapter import open_adapted
 
@@ -13,11 +14,15 @@ def print_samples(
 ) -> None:
     """Print texts of a checkpoint, of an adapter on it, or of an adapter on the base that it names.
 
-    `settings`, `seed` and `interactive` as in `generate_interactive`. Raises UserError for models that cannot be read.
+    `interactive` reads prompts from the terminal until an empty one. Raises UserError for models that cannot be read.
     """
     if adapter:
         adapted, tok = open_adapted(adapter, checkpoint)
         model = adapted.get_base_model()
     else:
         model, tok = load_checkpoint(checkpoint or "models/merged")
-    generate_interactive(model, tok, settings, seed, interactive)
+    prompts = iter(lambda: input("prompt> "), "") if interactive else settings.prompts
+    with contextlib.suppress(EOFError):
+        for prompt in prompts:
+            for text in complete(model, tok, prompt, settings, seed):
+                print(text, end="\n\n", flush=True)

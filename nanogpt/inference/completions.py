@@ -1,13 +1,12 @@
 """Completes prompts: texts from a model and its tokenizer."""
 
-import contextlib
 from itertools import takewhile
 
 from torch import nn
 
 from nanogpt.data.tokens.tokenizer import Tokenizer
 from nanogpt.inference.decode import decode
-from nanogpt.inference.settings import SampleSettings, Sampling
+from nanogpt.inference.settings import Sampling
 
 
 def complete(model: nn.Module, tok: Tokenizer, prompt: str, sampling: Sampling, seed: int) -> list[str]:
@@ -19,14 +18,3 @@ def complete(model: nn.Module, tok: Tokenizer, prompt: str, sampling: Sampling, 
     steps = list(decode(model, ids, sampling, seed, n_tokens=tok.n_tokens, eot=tok.eot))
     rows = (takewhile(lambda token: token != tok.eot, row) for row in zip(*steps, strict=True))
     return [tok.decode([*ids, *row]) for row in rows]
-
-
-def generate_interactive(
-    model: nn.Module, tok: Tokenizer, settings: SampleSettings, seed: int, interactive: bool
-) -> None:
-    """Print texts for the settings' prompts, or for prompts read from the terminal until an empty one."""
-    prompts = iter(lambda: input("prompt> "), "") if interactive else settings.prompts
-    with contextlib.suppress(EOFError):
-        for prompt in prompts:
-            for text in complete(model, tok, prompt, settings, seed):
-                print(text, end="\n\n", flush=True)

@@ -33,15 +33,16 @@ class Flags(argparse.ArgumentParser):
         return [f"--{name.replace('_', '-')}" for name in given]
 
     def choose_output(self, args: argparse.Namespace) -> None:
-        """Where flags change what is made and name no output, let it be `out/<script>`, not what params.yaml makes.
+        """Where no output is named, choose `out/<script>` if flags change what is made, else what params.yaml makes.
 
-        DVC may: a stage of dvc.yaml with such flags writes its own outs.
+        Only the latter is replaced without --overwrite. A stage of dvc.yaml writes its own outs, whatever its flags.
         """
-        if vars(args)[self.output] is None and "DVC_STAGE" not in os.environ:
-            if self.changes(args):
+        if vars(args)[self.output] is None:
+            if self.changes(args) and "DVC_STAGE" not in os.environ:
                 setattr(args, self.output, f"out/{self.prog.rpartition('.')[2]}")
             else:
                 self._refuse_overwrite(args)
+                args.overwrite = True
 
     def check_files(self, args: argparse.Namespace, *inputs: str) -> None:
         """Raise UserError where the output flag names a file, and it or the .json beside it may not be written."""

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from nanogpt.inference.completions import complete, generate_interactive
+from nanogpt.inference.completions import complete
 from nanogpt.inference.decode import decode
 from nanogpt.inference.settings import SampleSettings
 from nanogpt.runtime.errors import BadSetting, UserError
@@ -25,26 +25,6 @@ def test_texts_begin_with_the_prompt_and_are_those_of_decode(tiny, byte):
 def test_characters_that_the_tokenizer_lacks(tiny, char):
     with pytest.raises(UserError, match=r"does not know: .*'Ω' U\+03A9, 'щ' U\+0449"):
         complete(tiny(vocab_size=char.vocab_size), char, "The Ω and щ", settings(), 1)
-
-
-def test_prompts_of_the_settings_and_of_the_terminal(tiny, byte, capsys, monkeypatch):
-    model = tiny().eval()
-
-    def printed(*prompts: str) -> str:
-        return "".join(f"{text}\n\n" for prompt in prompts for text in complete(model, byte, prompt, settings(), 1))
-
-    generate_interactive(model, byte, settings(), 1, interactive=False)
-    assert capsys.readouterr().out == printed(*settings().prompts)
-    typed = iter(["tea", "cat", "", "never"])
-    monkeypatch.setattr("builtins.input", lambda _: next(typed))
-    generate_interactive(model, byte, settings(), 1, interactive=True)
-    assert capsys.readouterr().out == printed("tea", "cat")
-
-    def ended(_):
-        raise EOFError
-
-    monkeypatch.setattr("builtins.input", ended)
-    generate_interactive(model, byte, settings(), 1, interactive=True)
 
 
 @pytest.mark.parametrize(

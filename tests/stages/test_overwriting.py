@@ -101,10 +101,14 @@ def test_flags_without_an_output_write_to_a_place_of_their_own(project, run_stag
     assert "out/prepare exists; add --overwrite" in refuse("prepare", " ".join(words))
 
 
-def test_one_model_is_sampled_with_its_adapter(project, run_stage, capsys):
+def test_one_model_is_sampled_with_its_adapter_and_for_prompts_of_the_terminal(project, run_stage, capsys, monkeypatch):
     def sample(*flags) -> str:
-        words = ["--checkpoint", "models/pretrain", "--prompt", "once", "--temperature", "0", "--max-tokens", "20"]
+        words = ["--checkpoint", "models/pretrain", "--temperature", "0", "--max-tokens", "20"]
         assert not run_stage("sample", *words, *flags)
         return capsys.readouterr().out
 
-    assert sample() != sample("--lora-checkpoint", "models/lora")
+    once = sample("--prompt", "once")
+    assert once != sample("--prompt", "once", "--lora-checkpoint", "models/lora")
+    typed = iter(["once", "", "never"])
+    monkeypatch.setattr("builtins.input", lambda _: next(typed))
+    assert sample("--interactive") == once
