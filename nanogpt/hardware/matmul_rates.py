@@ -6,7 +6,6 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 import torch
@@ -102,17 +101,19 @@ def _measure() -> Rates:
         "bfloat16": (torch.bfloat16, "ieee"),
     }
     best = dict.fromkeys(formats, 0.0)
-    threads = torch.get_num_threads()
+    matmul = torch.backends.mkldnn.matmul
+    threads, precision_before = torch.get_num_threads(), matmul.fp32_precision
     torch.set_num_threads(1)
     try:
         for _ in range(3):
             for kind, (dtype, precision) in formats.items():
-                with _float32_precision(precision):
-                    best[kind] = max(best[kind], measure_matmul_flops(dtype, size=384, repeats=2))
-        with _float32_precision("bf16"):
-            exact = torch.backends.mkldnn.is_available() and _relative_error() < EXACT
+                matmul.fp32_precision = precision
+                best[kind] = max(best[kind], measure_matmul_flops(dtype, size=384, repeats=2))
+        matmul.fp32_precision = "bf16"
+        exact = torch.backends.mkldnn.is_available() and _relative_error() < EXACT
     finally:
         torch.set_num_threads(threads)
+        matmul.fp32_precision = precision_before
     return Rates(**best, exact=exact)
 
 
@@ -125,15 +126,3 @@ def _relative_error() -> float:
         truth = a.double() @ b.double()
         errors.append(((a @ b - truth).norm() / truth.norm()).item())
     return max(errors)
-
-
-@contextlib.contextmanager
-def _float32_precision(value: str) -> Iterator[None]:
-    """Context in which fp32 products on the CPU may be rounded to `value`."""
-    matmul = torch.backends.mkldnn.matmul
-    before = matmul.fp32_precision
-    matmul.fp32_precision = value
-    try:
-        yield
-    finally:
-        matmul.fp32_precision = before

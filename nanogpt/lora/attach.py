@@ -16,7 +16,7 @@ from nanogpt.runtime.errors import BadSetting
 if TYPE_CHECKING:
     from peft import PeftModel  # takes seconds to import: the functions below do it when needed
 
-    from nanogpt.lora.settings import LoraSettings, Targets
+    from nanogpt.lora.settings import LoraSettings
 
 
 def attach_adapter(model: nn.Module, settings: "LoraSettings", seed: int) -> "PeftModel":
@@ -36,19 +36,14 @@ def attach_adapter(model: nn.Module, settings: "LoraSettings", seed: int) -> "Pe
 
 
 def check_adapter(model: nn.Module, settings: "LoraSettings") -> list[str]:
-    """Return the leaf names of the modules to adapt. Raises as `attach_adapter`, also on the meta device."""
-    targets, width = target_names(model, settings.target_modules), model.config.n_embd
-    if settings.r > width:
-        raise BadSetting("lora.r", settings.r, f"above the model's width of {width}", "choose 4 to 64")
-    return targets
-
-
-def target_names(model: nn.Module, wanted: "Targets") -> list[str]:
-    """The leaf names of the modules to adapt. Raises UserError for a name that the architecture does not have.
+    """Return the leaf names of the modules to adapt. Raises as `attach_adapter`, also on the meta device.
 
     "all-linear" are those of the blocks, without the head; "all" adds the head and the embeddings,
     which a second domain needs if it uses tokens that are rare in the first.
     """
+    wanted, width = settings.target_modules, model.config.n_embd
+    if settings.r > width:
+        raise BadSetting("lora.r", settings.r, f"above the model's width of {width}", "choose 4 to 64")
     if wanted == "all-linear":
         return linear_names(model)
     known = {name.rpartition(".")[2] for name in adaptable_modules(model)}

@@ -36,18 +36,12 @@ def apply_recipe(name: str) -> list[str]:
     except BadSetting as bad:
         raise UserError(f"{path} in {params.PATH}: {bad}; nothing was written") from None
     if changes:
-        _write(document)
+        yaml, text = YAML(typ="rt", pure=True), io.StringIO()
+        yaml.width, null = 4096, "tag:yaml.org,2002:null"  # long lines stay, and null is written as a word
+        yaml.representer.add_representer(type(None), lambda self, _: self.represent_scalar(null, "null"))
+        yaml.dump(document, text)
+        atomic.write_text(params.PATH, text.getvalue())
     return changes
-
-
-def _write(document: dict) -> None:
-    """Write params.yaml with its comments, quotes and long lines; null is written as a word."""
-    yaml, text = YAML(typ="rt", pure=True), io.StringIO()
-    yaml.width = 4096
-    null = "tag:yaml.org,2002:null"
-    yaml.representer.add_representer(type(None), lambda self, _: self.represent_scalar(null, "null"))
-    yaml.dump(document, text)
-    atomic.write_text(params.PATH, text.getvalue())
 
 
 def _merge(document: dict, recipe: dict, path: Path, prefix: str = "") -> list[str]:
@@ -61,15 +55,9 @@ def _merge(document: dict, recipe: dict, path: Path, prefix: str = "") -> list[s
         if isinstance(new, dict):
             changes += _merge(old, new, path, f"{key}.")
         elif old != new:
-            document[name] = _copy(new)
+            if isinstance(new, list):  # on one line, without the comments that the recipe has beside it
+                new = CommentedSeq(new)
+                new.fa.set_flow_style()
+            document[name] = new
             changes.append(f"{key}: {json.dumps(old)} -> {json.dumps(new)}")
     return changes
-
-
-def _copy(value: object) -> object:
-    """A value without the comments that the recipe has beside it, a list on one line."""
-    if not isinstance(value, list):
-        return value
-    copy = CommentedSeq(value)
-    copy.fa.set_flow_style()
-    return copy

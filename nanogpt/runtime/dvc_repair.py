@@ -27,7 +27,9 @@ def repair() -> list[str]:
             file = stack.enter_context(path.open("a", encoding="utf-8"))
             if not locks.try_lock(file, WAIT_SECONDS):
                 raise UserError(f"{path}: a dvc is at work here; run this again when it has ended")
-        if RWLOCK.exists() and not _is_json(RWLOCK):
+        try:
+            json.loads(RWLOCK.read_bytes() if RWLOCK.exists() else "{}")
+        except ValueError:
             RWLOCK.unlink()
             done.append(f"{RWLOCK} was damaged: removed")
         if LOCK_FILE.exists() and not _is_lock_file(LOCK_FILE):
@@ -36,14 +38,6 @@ def repair() -> list[str]:
             folder.rmdir()
             done.append(f"{folder} was empty: removed")
     return done
-
-
-def _is_json(path: Path) -> bool:
-    try:
-        json.loads(path.read_bytes())
-    except ValueError:
-        return False
-    return True
 
 
 def _is_lock_file(path: Path) -> bool:

@@ -14,7 +14,7 @@ from nanogpt.checkpoint.folder import load_checkpoint, read_card, save_checkpoin
 from nanogpt.data.tokens.batches import Windows
 from nanogpt.data.tokens.bins import Bin
 from nanogpt.lora.adapter import open_adapted, save_adapter
-from nanogpt.lora.attach import attach_adapter, target_names
+from nanogpt.lora.attach import attach_adapter, check_adapter
 from nanogpt.lora.merge import BOUNDS, WINDOWS, merge_adapter
 from nanogpt.runtime.errors import UserError
 
@@ -59,7 +59,7 @@ def test_merged_is_what_the_papers_say(tiny, byte, val, tmp_path, kind, arch, ti
         torch.testing.assert_close(tensor, by_hand(done, name, kind).float(), rtol=1e-5, atol=1e-5)
         if not torch.equal(tensor, done.before[name]):
             changed.add(name.split(".")[-2])
-    assert changed == set(target_names(done.fresh(), targets))
+    assert changed == set(check_adapter(done.fresh(), settings(target_modules=targets)))
     # tied ends part where an adapter changes them
     assert merged.config.tie_embeddings == (tied and targets == "all-linear")
     assert 0 <= figures["mean_abs_logit_difference"] <= figures["max_abs_logit_difference"] < 1e-4
