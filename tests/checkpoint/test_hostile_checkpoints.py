@@ -55,8 +55,7 @@ def test_large_sizes_that_the_weights_do_not_have(folder):
 
 
 @pytest.mark.parametrize(
-    "text",
-    ["", "[]", "null", "[" * 100_000, "9" * 10_000, " " * 2**21 + "{}", '{"model_type": ["gpt2"]}', "\ud800"],
+    "text", ["", "[]", "null", "[" * 100_000, "9" * 10_000, " " * 2**21 + "{}", '{"model_type": ["gpt2"]}', "\ud800"]
 )
 def test_a_config_that_breaks_its_reader(folder, text):
     (folder / "config.json").write_bytes(text.encode("utf-8", "surrogatepass"))

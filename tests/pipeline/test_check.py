@@ -25,10 +25,7 @@ MISTAKES = {
     "vocabulary": ({"tokenizer.vocab_size": 10**6, "model.n_embd": 768}, r"section train is too large.* vocabulary$"),
     "own output": ({"train.init_from": "models/pretrain"}, r"train\.init_from = .*writes models itself.*data/own/pret"),
     "own data": ({"data.finetune.path": "data/pretrain"}, r"data\.finetune\.path = 'data/pretrain': .*writes data/pre"),
-    "shape": (
-        {"train.init_from": "model"},
-        r"train\.init_from = model: a model of another shape .*model\.n_layer=2",
-    ),
+    "shape": ({"train.init_from": "model"}, r"train\.init_from = model: a model of another shape .*model\.n_layer=2"),
     "prompt": ({"sample.prompts": ["Once", ""]}, r"sample\.prompts = .*: a prompt is empty; "),
     "warm-up": ({"train.warmup_steps": 1.5}, r"train\.warmup_steps = 1\.5: not a share between 0 and 1"),
     "interval": ({"train.checkpoint_every": "often"}, r"train\.checkpoint_every = 'often': neither steps nor a time"),

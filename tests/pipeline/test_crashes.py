@@ -6,19 +6,7 @@ from pathlib import Path
 
 import pytest
 from clone import Clone
-from torture import (
-    LONGEST,
-    TRAININGS,
-    Kill,
-    Reference,
-    Run,
-    Toll,
-    disturb,
-    processes,
-    processes_left,
-    results,
-    saved,
-)
+from torture import LONGEST, TRAININGS, Kill, Reference, Run, Toll, disturb, processes, processes_left, results, saved
 
 pytestmark = pytest.mark.slow
 

@@ -119,10 +119,7 @@ def test_a_state_is_a_checkpoint(tiny, training, byte, monkeypatch, inside):
     for arch in ("base", "optimized"):
         model = tiny(arch, vocab_size=320)
         windows, content = Windows(DATA, 16, 1), config_and_tokenizer(model, byte)
-        with (
-            killed_at(4, monkeypatch),
-            resumable_run("pretrain", arch, {}, 2, content, time.monotonic()) as resumable,
-        ):
+        with killed_at(4, monkeypatch), resumable_run("pretrain", arch, {}, 2, content, time.monotonic()) as resumable:
             train(model, windows, windows, training(max_steps=8), 1, resumable)
         (newest,) = (path for path in inside.glob(f".work/pretrain/{arch}-*/step-000000004-*"))
         loaded, tok = load_checkpoint(newest)

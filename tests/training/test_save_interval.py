@@ -7,8 +7,7 @@ from nanogpt.training.save_interval import SaveInterval, parse_interval
 
 
 @pytest.mark.parametrize(
-    ("value", "steps", "seconds"),
-    [(1, 1, None), ("0.5 s", None, 0.5), ("10m", None, 600), ("1h", None, 3600)],
+    ("value", "steps", "seconds"), [(1, 1, None), ("0.5 s", None, 0.5), ("10m", None, 600), ("1h", None, 3600)]
 )
 def test_how_often(value, steps, seconds):
     assert parse_interval(value) == SaveInterval(steps, seconds)
