@@ -117,17 +117,10 @@ def format_steps(figures: dict) -> str:
 
 
 def format_figures(figures: dict) -> str:
-    """Format the figures of `measure_training` as lines for the terminal."""
-    lines = [format_steps(figures)]
-    lines += [f"{name.replace('_', ' '):<52}{ratio:.2f}" for name, ratio in figures["speedup"].items()]
-    for name, share in figures["utilisation"].items():
-        rate = figures["product_gflops"][name.removeprefix("optimized_")]
-        lines.append(f"{f'utilisation of {name}, of {rate:,.0f} GFLOP/s':<52}{share:.2f}")
-    lines.append("parts: " + ", ".join(f"{part} {ms:.1f} ms" for part, ms in figures["parts_ms"].items()))
-    lines.append(f"{'head and loss over its three products':<52}{figures['head_over_products']:.2f}")
-    for arch, count in figures["parameters"].items():
-        lines.append(f"{arch}: {count:,} parameters, key/value cache {figures['cache_mib'][arch]:.2f} MiB a sequence")
-    return "\n".join(lines)
+    """Format the figures of `measure_training` as tables for the terminal."""
+    tables = ("speedup", "utilisation", "product_gflops", "parts_ms", "parameters", "cache_mib")
+    texts = [f"{name}\n{pd.Series(figures[name]).to_string(float_format='{:,.2f}'.format)}" for name in tables]
+    return "\n\n".join([format_steps(figures), *texts, f"head_over_products {figures['head_over_products']:.2f}"])
 
 
 def save_charts(figures: dict, folder: Path | str) -> None:

@@ -1,19 +1,12 @@
-import json
-import shutil
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 import torch.nn.functional as F
-from adapters import fill, ids_of, saved, settings
-from imports import ROOT
+from adapters import fill, saved, settings
 
-import stages.merge
-from nanogpt.checkpoint.folder import load_checkpoint, read_card, save_checkpoint
+from nanogpt.checkpoint.folder import load_checkpoint, save_checkpoint
 from nanogpt.data.tokens.batches import Windows
 from nanogpt.data.tokens.bins import Bin
-from nanogpt.lora.adapter import open_adapted, save_adapter
+from nanogpt.lora.adapter import open_adapted
 from nanogpt.lora.attach import attach_adapter, check_adapter
 from nanogpt.lora.merge import BOUNDS, WINDOWS, merge_adapter
 from nanogpt.runtime.errors import UserError
@@ -22,13 +15,8 @@ FIGURES = {"max_abs_logit_difference", "mean_abs_logit_difference", "loss_change
 
 
 @pytest.fixture(scope="module")
-def bins(tmp_path_factory, byte, write_bins) -> Path:
-    return write_bins(tmp_path_factory.mktemp("bins") / "data", byte)
-
-
-@pytest.fixture(scope="module")
-def val(bins, byte) -> Bin:
-    return Bin.open(bins, "val", byte)
+def val(tmp_path_factory, byte, write_bins) -> Bin:
+    return Bin.open(write_bins(tmp_path_factory.mktemp("bins") / "data", byte), "val", byte)
 
 
 def by_hand(done, name: str, kind: str, alpha: float = 6.0, r: int = 3) -> torch.Tensor:
@@ -122,75 +110,3 @@ def test_a_merge_that_changes_the_model_is_refused(done, val):
 def test_merging_is_done_without_dropout(tiny, val):
     adapted = fill(attach_adapter(tiny("base"), settings(dropout=0.9), 1))
     assert merge_adapter(adapted.train(), val)[1]["loss_change_nats"] < 1e-4
-
-
-@pytest.fixture
-def stage(monkeypatch):
-    """Run the stage's main with these flags."""
-
-    def run(*flags: str) -> None:
-        monkeypatch.setattr(sys, "argv", ["merge", *flags])
-        stages.merge.main()
-
-    return run
-
-
-@pytest.fixture
-def project(tmp_path, tiny, byte, write_bins, monkeypatch) -> Path:
-    """A project's folder with a model and an adapter for it, and data to compare on."""
-    monkeypatch.chdir(tmp_path)
-    shutil.copy(ROOT / "params.yaml", tmp_path)
-    write_bins(tmp_path / "data" / "finetune", byte)
-    save_checkpoint("models/pretrain", tiny("optimized"), byte)
-    adapted = fill(attach_adapter(load_checkpoint("models/pretrain")[0], settings(), 1))
-    save_adapter(adapted, "models/lora", "models/pretrain")
-    return tmp_path
-
-
-def test_the_stage(project, stage):
-    stage()
-    adapted, _ = open_adapted("models/lora")
-    model, _ = load_checkpoint("models/merged")
-    with torch.no_grad():
-        torch.testing.assert_close(model(ids_of(model)), adapted(ids_of(model)), rtol=0, atol=1e-4)
-    figures = json.loads(Path("metrics/merge.json").read_text())
-    assert figures.keys() == FIGURES | {f"saved_{name}" for name in FIGURES}
-    assert figures["loss_change_nats"] < 1e-5
-    # once more, onto what is merged already
-    message = r"models/lora was trained on models/pretrain \(.{12}\), and models/merged is another model \(.{12}\)"
-    with pytest.raises(UserError, match=message):
-        stage("--base-checkpoint", "models/merged", "--output-dir", "models/twice")
-    assert not list(project.rglob("*twice*"))
-
-
-def test_the_stage_in_bfloat16(project, stage):
-    stage("--dtype", "bfloat16", "--output-dir", "half")
-    figures = json.loads(Path("half.merge.json").read_text())
-    assert figures["loss_change_nats"] < 1e-5 < figures["saved_max_abs_logit_difference"]
-    model, _ = load_checkpoint("half")
-    assert all(torch.equal(tensor, tensor.bfloat16().float()) for tensor in model.state_dict().values())
-
-
-def test_a_link_in_an_adapter_reveals_no_file(project, stage):
-    """A model card's text is copied into the merged model, which may be published."""
-    Path("secret").write_text("a private key")
-    Path("models/lora/README.md").symlink_to(project / "secret")
-    with pytest.raises(UserError, match=r"README\.md is a link out of its folder"):
-        stage()
-    assert not Path("models/merged").exists()
-    with pytest.raises(UserError, match="is a link out"):
-        read_card("models/lora")
-
-
-def test_a_merge_that_changes_the_model_writes_nothing(project, stage):
-    """The weights of the head differ by less than bfloat16 can hold."""
-    model, tok = load_checkpoint("models/pretrain")
-    with torch.no_grad():
-        model.lm_head.weight.copy_(4 + model.lm_head.weight / 100)
-        model.model.norm.weight.mul_(100)
-    save_checkpoint("models/pretrain", model, tok)
-    save_adapter(fill(attach_adapter(model, settings(), 1)), "models/lora", "models/pretrain")
-    with pytest.raises(UserError, match=r"in bfloat16 changed the loss by .* more than 0\.02; nothing .* in float32"):
-        stage("--dtype", "bfloat16", "--output-dir", "merged")
-    assert not list(Path().glob("*merged*"))
-    stage()

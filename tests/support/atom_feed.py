@@ -25,13 +25,8 @@ class Paper:
 
 def paper(n: int, **changed) -> Paper:
     """The n-th paper, its title and abstract broken into lines as arXiv does it."""
-    values = {
-        "id": f"2101.{n:05}",
-        "day": n,
-        "title": f"Paper {n}:\n  a < b & c",
-        "summary": f"  We study {n}.\n  So.\n",
-    }
-    return Paper(**values | changed)
+    text = {"title": f"Paper {n}:\n  a < b & c", "summary": f"  We study {n}.\n  So.\n"}
+    return Paper(**{"id": f"2101.{n:05}", "day": n} | text | changed)
 
 
 def text(n: int) -> str:

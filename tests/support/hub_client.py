@@ -175,5 +175,4 @@ def ranges(server: Server) -> list[tuple[int, int]]:
 
 def kept(folder: Path) -> list[str]:
     """The documents in the pages below a folder."""
-    folders = list(folder.glob(".work/corpora/*"))
-    return [text for one in folders for text in Pages(one).texts()]
+    return [text for pages in folder.glob(".work/corpora/*") for text in Pages(pages).texts()]

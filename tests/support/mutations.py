@@ -16,6 +16,7 @@ from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
+import pandas as pd
 import torch
 from imports import ROOT
 
@@ -173,10 +174,9 @@ def main() -> None:
             print(f"--seed {args.seed} --case {number}: {result}", flush=True)
     if args.case is None:
         shutil.rmtree(folder)
-        for kind in KINDS:
-            print(f"{kind.name:20}" + "".join(f"{counts[kind.name, how]:5} {how}" for how in (*RIGHT, "wrong")))
     else:
         print(*(f"{name}: {value}" for name, value in result.items()), f"in {folder / 'case'}", sep="\n")
+    print(pd.Series(counts).unstack(fill_value=0))
     sys.exit(any(how == "wrong" for _, how in counts))
 
 

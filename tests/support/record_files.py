@@ -54,29 +54,25 @@ def written(kind: str, texts: list[str]) -> bytes:
             return sink.getvalue().to_pybytes()
 
 
-def read(path: Path) -> list[str | BadRecord]:
-    records.check_file(path, "text")
-    return list(records.read_texts(path, "text"))
+def read(path: Path, field: str = "text") -> list[str | BadRecord]:
+    records.check_file(path, field)
+    return list(records.read_texts(path, field))
 
 
-def read_bytes(content: bytes, ending: str) -> list[str | BadRecord]:
+def read_bytes(content: bytes | str, ending: str, field: str = "text") -> list[str | BadRecord]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"a{ending}"
-        path.write_bytes(content)
-        return read(path)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return read(path, field)
 
 
 def faults(content: bytes | str, ending: str) -> list[str]:
     """What was read, stripped, with the reasons in place of what is bad."""
-    content = content if isinstance(content, bytes) else content.encode()
     return [f"!{r.reason}" if isinstance(r, BadRecord) else r.strip() for r in read_bytes(content, ending)]
 
 
 def complaint(content: bytes | str, ending: str, field: str = "text") -> str:
     """The message of a fault of the whole file."""
-    with tempfile.TemporaryDirectory() as folder, pytest.raises(UserError) as caught:
-        path = Path(folder) / f"a{ending}"
-        path.write_bytes(content if isinstance(content, bytes) else content.encode())
-        records.check_file(path, field)
-        list(records.read_texts(path, field))
+    with pytest.raises(UserError) as caught:
+        read_bytes(content, ending, field)
     return str(caught.value)

@@ -43,13 +43,13 @@ def reference_losses(model: nn.Module, windows: Windows, settings: TrainSettings
 def main() -> None:
     import argparse
     import copy
+    from dataclasses import replace
 
     import pandas as pd
 
     from nanogpt.benchmark.settings import BenchmarkSettings
     from nanogpt.data.tokens.bins import Bin
     from nanogpt.data.tokens.tokenizer import load_tokenizer
-    from nanogpt.hardware.device import choose_dtype
     from nanogpt.hardware.processor import describe_processor
     from nanogpt.model.build import build_model
     from nanogpt.runtime import params
@@ -62,12 +62,9 @@ def main() -> None:
     args = flags.parse_args()
     given = params.load(benchmark=BenchmarkSettings, train=TrainSettings)
     tok = load_tokenizer(f"{args.bins}/tokenizer")
-    settings = TrainSettings(
-        **vars(given.train) | {
-            "max_steps": args.steps, "max_minutes": None, "keep": "last", "patience": None,
-            "warmup_steps": args.steps // 20, "batch_size": given.benchmark.batch_size,
-            "lr": 1.5e-3, "min_lr": 1.5e-4, "grad_accum": 1, "log_every": 1, "eval_every": args.steps,
-        }
+    settings = replace(
+        given.train, max_steps=args.steps, max_minutes=None, keep="last", patience=None, warmup_steps=args.steps // 20,
+        batch_size=given.benchmark.batch_size, lr=1.5e-3, min_lr=1.5e-4, grad_accum=1, log_every=1, eval_every=args.steps,
     )  # fmt: skip
     windows = [Windows(Bin.open(args.bins, split, tok), given.benchmark.block_size, 1) for split in ("train", "val")]
     torch.manual_seed(1)
@@ -78,7 +75,7 @@ def main() -> None:
     curves = pd.DataFrame({"ours": ours, "plain": reference_losses(plain, windows[0], settings)})
     means = curves.groupby(10 + curves.index // 10 * 10).mean()  # of ten steps
     means["difference %"] = 100 * (means.ours / means.plain - 1)
-    print(describe_processor(), f"{args.arch}, {choose_dtype(settings.dtype, torch.device('cpu'))}", sep="\n")
+    print(describe_processor(), args.arch, sep="\n")
     print(means[means.index % (args.steps // 10) == 0].round(4).to_string())
     print(f"greatest difference of a mean of ten steps: {means['difference %'].abs().max():.3f}%")
 

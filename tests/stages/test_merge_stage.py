@@ -1,0 +1,59 @@
+"""`python -m stages.merge`, as it is called."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from adapters import fill, ids_of, settings
+
+from nanogpt.checkpoint.folder import load_checkpoint, read_card, save_checkpoint
+from nanogpt.lora.adapter import open_adapted, save_adapter
+from nanogpt.lora.attach import attach_adapter
+from nanogpt.runtime.errors import UserError
+
+
+def test_once_and_onto_what_is_merged_already(project, run_stage):
+    assert not run_stage("merge")
+    adapted, _ = open_adapted("models/lora")
+    model, _ = load_checkpoint("models/merged")
+    with torch.no_grad():
+        torch.testing.assert_close(model(ids_of(model)), adapted(ids_of(model)), rtol=0, atol=1e-4)
+    figures = json.loads(Path("metrics/merge.json").read_text())
+    assert len(figures) == 6 and figures["loss_change_nats"] < 1e-5
+    message = run_stage("merge", "--base-checkpoint", "models/merged", "--output-dir", "models/twice")
+    assert re.search(r"models/lora was trained on .* \(.{12}\), and models/merged is another model \(.{12}\)", message)
+    assert not list(project.rglob("*twice*"))
+
+
+def test_bfloat16(project, run_stage):
+    assert not run_stage("merge", "--dtype", "bfloat16", "--output-dir", "half")
+    figures = json.loads(Path("half.merge.json").read_text())
+    assert figures["loss_change_nats"] < 1e-5 < figures["saved_max_abs_logit_difference"]
+    model, _ = load_checkpoint("half")
+    assert all(torch.equal(tensor, tensor.bfloat16().float()) for tensor in model.state_dict().values())
+
+
+def test_a_link_in_an_adapter_reveals_no_file(project, run_stage):
+    """A model card's text is copied into the merged model, which may be published."""
+    Path("secret").write_text("a private key")
+    Path("models/lora/README.md").symlink_to(project / "secret")
+    assert "README.md is a link out of its folder" in run_stage("merge")
+    assert not Path("models/merged").exists()
+    with pytest.raises(UserError, match="is a link out"):
+        read_card("models/lora")
+
+
+def test_a_merge_that_changes_the_model_writes_nothing(project, run_stage):
+    """The weights of the head differ by less than bfloat16 can hold."""
+    model, tok = load_checkpoint("models/pretrain")
+    with torch.no_grad():
+        model.lm_head.weight.copy_(4 + model.lm_head.weight / 100)
+        model.transformer.ln_f.weight.mul_(100)
+    save_checkpoint("models/pretrain", model, tok)
+    save_adapter(fill(attach_adapter(model, settings(), 1)), "models/lora", "models/pretrain")
+    message = run_stage("merge", "--dtype", "bfloat16", "--output-dir", "merged")
+    assert re.search(r"in bfloat16 changed the loss by .* more than 0\.02; nothing .* in float32", message)
+    assert not list(Path().glob("*merged*"))
+    assert not run_stage("merge")
