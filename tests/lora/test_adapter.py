@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 from adapters import SHAPE, Saved, fill, ids_of, peft_logits, saved, settings
-from killed import DATA
 
 from nanogpt.checkpoint.folder import load_checkpoint, save_checkpoint
 from nanogpt.checkpoint.identity import model_identity
 from nanogpt.data.tokens.batches import Windows
+from nanogpt.data.tokens.bins import Bin
 from nanogpt.lora.adapter import find_base, load_adapter, open_adapted, save_adapter
 from nanogpt.lora.attach import attach_adapter
 from nanogpt.runtime.errors import BadSetting, UserError
@@ -109,12 +109,12 @@ def test_every_kind_is_the_same_when_loaded_here_and_by_peft(tiny, byte, tmp_pat
 
 @pytest.mark.parametrize("arch", ["base", "optimized"])
 @pytest.mark.parametrize("kind", ["lora", "dora"])
-def test_the_adapter_learns_and_the_base_does_not(tiny, training, kind, arch):
+def test_the_adapter_learns_and_the_base_does_not(tiny, byte, write_bins, tmp_path, training, kind, arch):
     model = tiny(arch, **SHAPE)
     before = copy.deepcopy(model.state_dict())
     lora = settings(kind=kind, target_modules="all")
     attach_adapter(model, lora, 1)
-    windows = Windows(DATA, 16, 1)
+    windows = Windows(Bin.open(write_bins(tmp_path / "data", byte), "train", byte), 16, 1)
     losses = train(model, windows, windows, lora.training(training()), 1).train_losses
     assert losses[-1] < losses[0] - 0.2
     for name, tensor in model.state_dict().items():
