@@ -27,12 +27,9 @@ LONGEST_CONFIG = 2**20  # bytes; ours have 400
 
 
 def save_checkpoint(
-    path: Path | str,
-    model: nn.Module,
-    tok: Tokenizer,
-    settings: CheckpointSettings = SAFETENSORS_FP32,
+    path: Path | str, model: nn.Module, tok: Tokenizer, settings: CheckpointSettings = SAFETENSORS_FP32,
     card: str | None = None,
-) -> None:
+) -> None:  # fmt: skip
     """Write a model folder, or one file if the name ends in .pt; all of it or nothing.
 
     `card` is the folder's README.md, stored in a .pt file too. Equal arguments give equal bytes.

@@ -1,8 +1,7 @@
 """Writes and reads files of tensors, under the names of GPT2LMHeadModel, LlamaForCausalLM and Qwen3ForCausalLM.
 
-GPT-2's projections (Conv1D in transformers) are transposed here; nothing else differs. Files from elsewhere are mapped
-into memory, not read, until names, shapes and dtypes are those that the config asks for: a file can take no more
-memory than its size, and code in it is never run.
+GPT-2's projections (Conv1D in transformers) are transposed. Files are mapped into memory, not read, until names, shapes
+and dtypes are those that the config asks for: a file takes no more memory than its size, and its code is never run.
 """
 
 import json

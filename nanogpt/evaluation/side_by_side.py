@@ -22,14 +22,9 @@ PRETRAINED = "pretrained"  # the model that the others are compared with
 
 
 def write_comparison(
-    base: str | None,
-    adapter: str | None,
-    also: Sequence[str],
-    settings: SampleSettings,
-    seed: int,
-    out: str | None,
+    base: str | None, adapter: str | None, also: Sequence[str], settings: SampleSettings, seed: int, out: str | None,
     pipeline: bool,
-) -> str:
+) -> str:  # fmt: skip
     """Compare models and write the page to `out` and the figures beside it, for `pipeline` to metrics/.
 
     Without `base` and `adapter` the pipeline's three models are compared. Returns what to print: the page, unless for
@@ -37,12 +32,9 @@ def write_comparison(
     """
     page_file = "metrics/samples.md" if pipeline else out
     figures_file = "metrics/sample.json" if pipeline else out and Path(out).with_suffix(".json")
-    page, figures = compare_models(
-        base or "models/pretrain",
-        adapter or (None if base else "models/lora"),
-        None if base or adapter else "models/merged",
-        settings, seed, also, strict=pipeline,
-    )  # fmt: skip
+    models = base or "models/pretrain", adapter or (None if base else "models/lora")
+    merged = None if base or adapter else "models/merged"
+    page, figures = compare_models(*models, merged, settings, seed, also, strict=pipeline)
     if not page_file:
         return page
     write_metrics(figures_file, figures)
@@ -52,14 +44,9 @@ def write_comparison(
 
 
 def compare_models(
-    base: Path | str,
-    adapter: Path | str | None,
-    merged: Path | str | None,
-    settings: SampleSettings,
-    seed: int,
-    also: Sequence[str] = (),
-    strict: bool = True,
-) -> tuple[str, dict]:
+    base: Path | str, adapter: Path | str | None, merged: Path | str | None, settings: SampleSettings, seed: int,
+    also: Sequence[str] = (), strict: bool = True,
+) -> tuple[str, dict]:  # fmt: skip
     """Score models on both domains and generate texts from the same prompts and seed.
 
     `base` and `merged` are model folders or .pt files, `adapter` the folder of an adapter for `base`, and `also` any of
@@ -129,11 +116,9 @@ def _note_left_out(left_out: dict[str, list[str]], name: str, strict: bool) -> I
 
 
 def markdown_page(
-    results: dict[str, dict[str, Score]],
-    samples: dict[str, dict[str, list[str]]],
-    titles: dict[str, str],
+    results: dict[str, dict[str, Score]], samples: dict[str, dict[str, list[str]]], titles: dict[str, str],
     left_out: dict[str, list[str]],
-) -> str:
+) -> str:  # fmt: skip
     """Write a page: tables of figures, then the texts of every model for each prompt.
 
     `results` is model -> domain -> score, `samples` prompt -> model -> texts, `titles` domain -> column and `left_out`

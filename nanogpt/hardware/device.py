@@ -47,11 +47,10 @@ def configure_torch(wanted: int | Literal["auto"], onednn: bool | None = None) -
 
 
 def use_deterministic_algorithms() -> None:
-    """Make torch sum in the same order each time.
+    """Make torch sum in the same order each time, or warn of a GPU kernel that cannot.
 
     Without this, compiled gradients of the embedding differ between runs: threads add to the same rows in any order.
-    A GPU kernel without a deterministic variant only warns. torch would also fill every new buffer with NaN, which
-    costs a pass over it and only helps to debug torch's own kernels.
+    torch would also fill new buffers with NaN, which costs a pass over them.
     Source: https://docs.pytorch.org/docs/stable/notes/randomness.html
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

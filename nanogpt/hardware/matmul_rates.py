@@ -76,12 +76,9 @@ def measured_rates() -> Rates:
 def use_fast_float32(onednn: bool | None = None) -> bool:
     """Let oneDNN compute this process's fp32 products if it is as exact and clearly faster; return whether it does.
 
-    `onednn` replaces the decision by speed, for a run that is resumed.
-
-    On x86 torch multiplies fp32 matrices with MKL, which on AMD's processors runs at half the rate of oneDNN. The
-    setting that moves them to oneDNN also allows it to round to bf16: with AMX it does, without it keeps full fp32
-    (oneDNN 3.12). `measured_rates` tests which happens here.
-    Source: https://docs.pytorch.org/docs/stable/notes/mkldnn.html
+    `onednn` replaces the decision by speed, for a run that is resumed. MKL, torch's own library on x86, runs at half
+    the rate of oneDNN on AMD's processors. The setting that moves products to oneDNN also allows it to round to bf16,
+    which it does with AMX (3.12). Source: https://docs.pytorch.org/docs/stable/notes/mkldnn.html
     """
     onednn = measured_rates().onednn_pays if onednn is None else onednn and measured_rates().exact
     if onednn:
@@ -92,8 +89,7 @@ def use_fast_float32(onednn: bool | None = None) -> bool:
 def _measure() -> Rates:
     """Measure the best of several short products, in alternating formats so that other load affects all alike.
 
-    It uses one thread: several wait for each other, mostly so if another process uses one of their cores. The ratio
-    between formats is the same.
+    It uses one thread: several would wait for one whose core another process uses.
     """
     formats = {
         "float32": (torch.float32, "ieee"),

@@ -55,8 +55,7 @@ def keep_freed_memory() -> None:
     """Let this process reuse the memory that it frees for its next buffers; without glibc, do nothing.
 
     Otherwise every large buffer of a training step gets new pages, which the kernel has to zero: a fifth of a step of
-    the reference shape (docs/speed.md). The first few steps still get new pages: before 2.38, glibc reuses a freed
-    aligned buffer for one of its size only once it has merged with a neighbour. Source: mallopt(3).
+    the reference shape (docs/speed.md). Source: mallopt(3).
     """
     if platform.libc_ver()[0] == "glibc":
         libc, mmap_max, trim_threshold = ctypes.CDLL(None), -4, -1

@@ -1,9 +1,8 @@
 """Reads an adapter's folder and checks all of it before it takes memory or reaches PEFT.
 
-The folder holds what PEFT writes, adapter_config.json and adapter_model.safetensors, and beside them our base.json:
-which model the adapter was trained on, identified by SHA-256 of its content, not by path. Adapters come from anywhere,
-and PEFT's config can name classes to import, weights to start anew and layers to copy: only the keys that plain LoRA
-needs are read, and a folder that uses any other is refused.
+The folder holds PEFT's two files and our base.json: which model the adapter was trained on, identified by SHA-256 of
+its content, not by path. PEFT's config can name classes to import, weights to start anew and layers to copy: only the
+keys of plain LoRA are read, and a folder that uses any other is refused.
 """
 
 import json

@@ -22,16 +22,10 @@ from nanogpt.training.settings import TrainSettings, fix_steps, resolve_warmup
 
 
 def finetune(
-    seed: int,
-    lora: LoraSettings,
-    training: TrainSettings,
-    base: Path | str = "models/pretrain",
-    data: Path | str = "data/finetune",
-    first_domain: Path | str | None = "data/pretrain",
-    out: Path | str = "models/lora",
-    metrics_folder: Path | str = "metrics",
-    overwrite: bool = True,
-) -> dict:
+    seed: int, lora: LoraSettings, training: TrainSettings, base: Path | str = "models/pretrain",
+    data: Path | str = "data/finetune", first_domain: Path | str | None = "data/pretrain",
+    out: Path | str = "models/lora", metrics_folder: Path | str = "metrics", overwrite: bool = True,
+) -> dict:  # fmt: skip
     """Score `base`, train an adapter for it, score again, write the adapter to `out`; returns the metrics.
 
     `data` and `first_domain` are folders of bins in the base's tokens: the text to adapt to, and the one that the base

@@ -30,14 +30,9 @@ BOUNDS = {"float32": 1e-3, "bfloat16": 0.02}
 
 
 def merge_folder(
-    settings: CheckpointSettings,
-    adapter: Path | str = "models/lora",
-    base: Path | str | None = None,
-    data: Path | str = "data/finetune",
-    out: Path | str = "models/merged",
-    metrics_file: Path | str = "metrics/merge.json",
-    overwrite: bool = True,
-) -> dict[str, float]:
+    settings: CheckpointSettings, adapter: Path | str, base: Path | str | None, data: Path | str, out: Path | str,
+    metrics_file: Path | str, overwrite: bool,
+) -> dict[str, float]:  # fmt: skip
     """Merge an adapter folder into its base and save the result as a model folder, or a .pt file.
 
     `base` is the model folder that the adapter was trained on, or None for the one that the adapter names; `data` is

@@ -1,7 +1,7 @@
 """Lock a run's folder for one process at a time.
 
-The kernel releases these locks (flock) when their holder ends, however it ends. The library filelock is not used: while
-it waits it creates the lock file again and again, also in a folder that its holder is just deleting.
+The kernel releases these locks (flock) when their holder ends, however it ends. The library filelock, while it waits,
+creates the lock file again and again, also in a folder that its holder is just deleting.
 """
 
 import contextlib

@@ -1,10 +1,8 @@
 """Read params.yaml into typed sections and check every key.
 
-Each section is a dataclass that lives beside the code it steers; a stage asks for the sections it uses. Sections may be
-nested. Dataclasses carry no defaults: params.yaml is the one place where a value is written. A dataclass checks its own
-values, raising `BadSetting`: ranges beside the types (`ranges.Require`), the rest in `__post_init__`.
-
-pydantic would replace half of this file, but its errors have to be translated into our messages, by as many lines.
+Each section is a dataclass beside the code it steers, perhaps with others in it, and without defaults: params.yaml is
+the one place where a value is written. It checks its values, raising `BadSetting`: by `ranges.Require` beside a type,
+or in `__post_init__`. pydantic would replace half of this file, and its errors need as many lines to translate.
 """
 
 import contextlib
