@@ -1,7 +1,7 @@
 """Compare base and optimized over several seeds: mean losses and 95% intervals, at equal steps and at equal time.
 
 Every run is a process of `python -m stages.pretrain`, whose metrics are kept in `.work`, so that the same command
-continues an interrupted series. Runs of the same seed see the same batches in the same order, and are compared in pairs.
+continues an interrupted series. Runs of a seed see the same batches in the same order, and are compared in pairs.
 """
 
 import json

@@ -1,6 +1,6 @@
 """Attaches a trainable low-rank adapter to a model, through PEFT.
 
-LoRA (Hu et al., arXiv:2106.09685), rsLoRA (Kalajdzievski, arXiv:2312.03732), scaled by alpha / sqrt(r) and not alpha / r,
+LoRA (Hu et al., arXiv:2106.09685), rsLoRA (Kalajdzievski, arXiv:2312.03732), scaled by alpha / sqrt(r), not alpha / r,
 and DoRA (Liu et al., arXiv:2402.09353), which learns the length of every row of a weight apart from its direction.
 """
 

@@ -13,8 +13,6 @@ from safetensors.torch import load_file, save_file
 
 from nanogpt.checkpoint.folder import load_checkpoint, read_card, save_checkpoint
 from nanogpt.checkpoint.settings import CheckpointSettings
-from nanogpt.data.prepare.train_tokenizer import train_tokenizer
-from nanogpt.data.tokens.settings import TokenizerSettings
 from nanogpt.runtime.errors import UserError
 
 SHAPES = [
@@ -72,21 +70,6 @@ def test_a_round_trip_is_exact(tiny, byte, tmp_path, shape, dtype, file_format):
         tied = loaded.lm_head.weight is loaded.get_parameter(f"{loaded.hf.embedding}.weight")
         assert tied == shape.get("tie_embeddings", False)
         assert path == "a/model.pt" or read_card(new / path) == "# A model\n"
-
-
-@pytest.mark.parametrize("kind", ["byte", "char", "bpe"])
-def test_the_tokenizer_of_transformers_gives_the_same_ids(tiny, byte, char, texts, tmp_path, kind):
-    from transformers import AutoTokenizer
-
-    tok = {"byte": byte, "char": char}.get(kind) or train_tokenizer(TokenizerSettings("bpe", 300, "error"), texts)
-    save_checkpoint(tmp_path / "m", tiny(vocab_size=tok.vocab_size), tok)
-    theirs = AutoTokenizer.from_pretrained(tmp_path / "m")
-    _, loaded = load_checkpoint(tmp_path / "m")
-    for text in texts:
-        ids = tok.encode(text)
-        assert theirs(text)["input_ids"] == ids == loaded.encode(text)
-        assert theirs.decode(ids) == text == loaded.decode(ids)
-    assert theirs.eos_token_id == theirs.bos_token_id == tok.eot
 
 
 def test_only_weights_are_read_from_a_pt_file(tiny, byte, tmp_path):

@@ -17,7 +17,7 @@ from ruamel.yaml import YAML
 
 import stages.seeds
 from nanogpt.evaluation import seeds
-from nanogpt.evaluation.seeds import Group, compare_seeds, compute_figures, equal_time_steps
+from nanogpt.evaluation.seeds import Group, compare_seeds, compute_figures
 from nanogpt.runtime.errors import UserError
 from nanogpt.training.fingerprint import fingerprint_program
 
@@ -85,18 +85,16 @@ def set_params(section: str, **values) -> None:
     yaml.dump(document, Path("params.yaml"))
 
 
-def group(steps: int, losses: list[float], speeds: list[float] | None = None) -> Group:
-    speeds = speeds or [1000.0] * len(losses)
-    pairs = zip(losses, speeds, strict=True)
+def group(steps: int, losses: np.ndarray, speeds: np.ndarray) -> Group:
+    pairs = zip(losses.tolist(), speeds.tolist(), strict=True)
     return Group(steps, [{"val": {"loss_nats": x, "bpb": x / 3}, "tokens_per_s": speed} for x, speed in pairs])
 
 
 def test_figures_against_numpy():
     base, other = np.array([2.00, 2.11, 2.05]), np.array([1.80, 1.95, 1.82])
     speeds = np.array([900.0, 1000.0, 1100.0])
-    found = compute_figures(
-        {"base": group(100, base.tolist()), "equal_steps": group(50, other.tolist(), speeds.tolist())}, [1, 2, 3], 64
-    )
+    groups = {"base": group(100, base, speeds), "equal_steps": group(50, other, speeds)}
+    found = compute_figures(groups, [1, 2, 3], 64)
     row, t = found["equal_steps"], 4.30265
     assert row["seconds_ci95"] == pytest.approx(t * (50 * 64 / speeds).std(ddof=1) / np.sqrt(3), rel=1e-5)
     assert row["loss_nats"] == pytest.approx(other.mean())
@@ -106,12 +104,6 @@ def test_figures_against_numpy():
     assert row["loss_nats_change_ci95"] == pytest.approx(t * change.std(ddof=1) / np.sqrt(3), rel=1e-5)
     assert row["change_percent"] == pytest.approx(100 * change.mean() / base.mean())
     assert row["by_seed"]["2"] == {"loss_nats": 1.95, "bpb": 0.65}
-
-
-def test_steps_at_equal_time():
-    fast, slow = group(100, [0, 0], [1000.0, 1000.0]), group(100, [0, 0], [600.0, 1200.0])  # 800 all the way
-    assert equal_time_steps(slow, fast) == 125
-    assert equal_time_steps(group(2, [0], [1000.0]), group(2, [0], [100.0])) == 2
 
 
 def test_a_series(trainer):
@@ -145,23 +137,12 @@ def test_a_failed_series_continues(trainer, status, advice):
     assert len(trainer.asked) == 7
 
 
-@pytest.mark.parametrize(
-    ("section", "values", "trained"),
-    [
-        ("train", {"lr": 0.001}, 12),
-        ("sample", {"temperature": 0.5}, 6),
-        ("model", {"arch": "optimized"}, 6),  # both are trained
-    ],
-)
-def test_settings_that_a_run_reads_start_another_series(trainer, section, values, trained):
+def test_other_settings_text_or_code_start_another_series(trainer, project, write_bins, byte, monkeypatch):
     compare_seeds("data/pretrain", [1, 2], STEPS)
-    set_params(section, **values)
+    set_params("sample", temperature=0.5)
+    set_params("model", arch="optimized")  # both are trained
     compare_seeds("data/pretrain", [1, 2], STEPS)
-    assert len(trainer.asked) == trained
-
-
-def test_other_text_or_code_starts_another_series(trainer, project, write_bins, byte, monkeypatch):
-    compare_seeds("data/pretrain", [1, 2], STEPS)
+    assert len(trainer.asked) == 6
     shutil.rmtree(project / "data" / "pretrain")
     write_bins(project / "data" / "pretrain", byte, [f"once upon a day, {i}" for i in range(60)])
     compare_seeds("data/pretrain", [1, 2], STEPS)
@@ -172,6 +153,9 @@ def test_other_text_or_code_starts_another_series(trainer, project, write_bins, 
         monkeypatch.setattr(seeds, "fingerprint_program", lambda: copy.deepcopy(program))
         compare_seeds("data/pretrain", [1, 2], STEPS)
         assert len(trainer.asked) == trained
+    set_params("train", lr=0.001)
+    compare_seeds("data/pretrain", [1, 2], STEPS)
+    assert len(trainer.asked) == 24
 
 
 def test_settings_that_change_during_a_run(trainer, monkeypatch):
@@ -227,25 +211,23 @@ def test_wrong_flags(flags, message, monkeypatch):
         stages.seeds.main()
 
 
-def stage(folder: Path, *flags: str) -> subprocess.CompletedProcess:
-    env = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
-    command = [sys.executable, "-m", "stages.seeds", *flags]
-    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
-
-
 @pytest.mark.slow
 def test_as_it_is_called(project):
+    def stage(*flags: str) -> subprocess.CompletedProcess:
+        env = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+        return subprocess.run([sys.executable, "-m", "stages.seeds", *flags], env=env, capture_output=True, text=True)
+
     set_params("model", **SHAPE)
     set_params("train", **SHORT, dtype="float32", compile="off", threads=1)
-    first = stage(project, "--seeds", "2", "--out", "reports/table.md")
+    first = stage("--seeds", "2", "--out", "reports/table.md")
     assert first.returncode == 0, first.stderr
-    table = (project / "reports" / "table.md").read_text() + "\n"
+    table = Path("reports/table.md").read_text() + "\n"
     assert first.stdout.endswith(table)  # after a line for each run
-    found = json.loads((project / "reports" / "table.json").read_text())
+    found = json.loads(Path("reports/table.json").read_text())
     losses = [run["loss_nats"] for row in found.values() for run in row["by_seed"].values()]
     assert all(4 < loss < 7 for loss in losses) and len(set(losses)) > 3  # log(320) = 5.8, and hardly trained
     assert found["base"]["steps"] == found["equal_steps"]["steps"] == 12
     ratio = found["equal_steps"]["tokens_per_s"] / found["base"]["tokens_per_s"]
     assert found["equal_time"]["steps"] == pytest.approx(12 * ratio, abs=0.51)
-    again = stage(project, "--seeds", "2")
+    again = stage("--seeds", "2")
     assert (again.stdout, again.stderr) == (table, "")  # nothing was trained

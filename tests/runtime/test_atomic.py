@@ -47,20 +47,14 @@ def test_a_folder_appears_whole_and_replaces_the_old_one(tmp_path):
         assert os.listdir(path.parent) == ["b"]
 
 
-def test_a_failed_block_keeps_the_old_folder(tmp_path):
-    with atomic.replace_folder(tmp_path / "out", MARKER) as new:
-        (new / "old").write_text("old")
-    with pytest.raises(KeyboardInterrupt), atomic.replace_folder(tmp_path / "out", MARKER) as new:
-        (new / "half").write_text("half")
-        raise KeyboardInterrupt
-    assert (tmp_path / "out" / "old").read_text() == "old"
-    assert os.listdir(tmp_path) == ["out"]
-
-
-def test_a_failed_rename_restores_the_old_folder(tmp_path, monkeypatch):
+def test_a_failed_block_or_rename_keeps_the_old_folder(tmp_path, monkeypatch):
     out, rename = tmp_path / "out", Path.rename
     with atomic.replace_folder(out, MARKER) as new:
         (new / "old").write_text("old")
+    with pytest.raises(KeyboardInterrupt), atomic.replace_folder(out, MARKER) as new:
+        (new / "half").write_text("half")
+        raise KeyboardInterrupt
+    assert os.listdir(tmp_path) == ["out"]
 
     def fail_for_new(self, target):
         if self.suffix == ".tmp":
@@ -127,11 +121,8 @@ def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_n
     started[0].communicate("die")
     try:
         assert dead.exists() and alive.exists()
-        with (
-            atomic.replace_folder(tmp_path / "out", MARKER)
-            if kind == "folder"
-            else atomic.replace_file(tmp_path / "out")
-        ):
+        replace = atomic.replace_folder if kind == "folder" else atomic.replace_file
+        with replace(*words[1:]):
             assert not dead.exists() and alive.exists()
     finally:
         started[1].kill()

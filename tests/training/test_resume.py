@@ -32,8 +32,9 @@ CASES = {
 }
 
 
-def case(tiny, training, arch, name):
-    """A function that makes the model anew, and the settings."""
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("arch", ["base", "optimized"])
+def test_a_killed_run_ends_in_the_bits_of_one_that_never_saves(tiny, training, monkeypatch, arch, name):
     given = CASES[name]
     settings = training(**{"max_steps": 11, "eval_every": 4, "log_every": 3, **given.get("settings", {})})
 
@@ -41,14 +42,8 @@ def case(tiny, training, arch, name):
         model = tiny(arch, **given.get("model", {}))
         return adapted(model) if given.get("lora") else model
 
-    return make, settings
-
-
-@pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("arch", ["base", "optimized"])
-def test_a_killed_run_ends_in_the_same_bits(tiny, training, monkeypatch, arch, name):
-    make, settings = case(tiny, training, arch, name)
-    whole = run(make(), settings)
+    record = train(model := make(), Windows(DATA, 16, 1), Windows(DATA, 16, 1), settings, 1)
+    whole = model.state_dict(), record
     for step in (2, 7, 10):  # before the first state, in the middle, and twice in one run
         with killed_at(step, monkeypatch):
             run(make(), settings)
@@ -65,15 +60,6 @@ def test_a_compiled_run_too(tiny, training, monkeypatch):
         run(tiny("optimized", **shape), settings)
     torch.compiler.reset()  # compile anew, as another process does
     assert_same(run(tiny("optimized", **shape), settings), whole)
-
-
-def test_a_run_that_saves_and_is_killed_often_equals_one_that_never_saves(tiny, training, monkeypatch):
-    settings = training(max_steps=10)
-    for step in (3, 9, 9):
-        with killed_at(step, monkeypatch):
-            run(tiny(), settings, every=1)
-    plain = train(model := tiny(), Windows(DATA, 16, 1), Windows(DATA, 16, 1), settings, 1)
-    assert_same(run(tiny(), settings), (model.state_dict(), plain))
 
 
 def test_a_resumed_run_keeps_what_auto_was_resolved_to(tiny, training, monkeypatch):
