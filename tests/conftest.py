@@ -14,6 +14,9 @@ if threading.current_thread() is threading.main_thread():
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
+# Programs that tests start find this project and what tests share, in whatever folder they run.
+os.environ["PYTHONPATH"] = os.pathsep.join(str(Path(__file__).parent / folder) for folder in ("..", "support"))
+
 # Two processes share the cores here: threads that wait for more to do are to sleep, not to keep a core from the others.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 

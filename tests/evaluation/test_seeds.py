@@ -3,7 +3,6 @@
 import copy
 import json
 import math
-import os
 import shutil
 import subprocess
 import sys
@@ -214,8 +213,7 @@ def test_wrong_flags(flags, message, monkeypatch):
 @pytest.mark.slow
 def test_as_it_is_called(project):
     def stage(*flags: str) -> subprocess.CompletedProcess:
-        env = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
-        return subprocess.run([sys.executable, "-m", "stages.seeds", *flags], env=env, capture_output=True, text=True)
+        return subprocess.run([sys.executable, "-m", "stages.seeds", *flags], capture_output=True, text=True)
 
     set_params("model", **SHAPE)
     set_params("train", **SHORT, dtype="float32", compile="off", threads=1)

@@ -55,9 +55,8 @@ for value in {values}:
 @pytest.mark.skipif(not X86_LINUX, reason="oneDNN names x86's instruction sets")
 def test_the_instruction_set_is_what_onednn_uses():
     values = ["", "default", "ALL", "no such set", *ISA_LIMITS, "AVX512_CORE", "Avx2", "AVX512_CORE_AMX"]
-    done = subprocess.run(
-        [sys.executable, "-c", SAYS.format(values=values)], capture_output=True, text=True, check=True
-    )
+    code = SAYS.format(values=values)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     answers = done.stdout.split("= ")[1:]
     answers = dict(zip(answers[::2], answers[1::2], strict=True))
     assert [value.strip() for value in answers] == values

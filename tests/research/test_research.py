@@ -1,13 +1,11 @@
 import dataclasses
 import json
-import os
 import subprocess
 import sys
 from dataclasses import replace
 
 import pytest
 from benchmark_shapes import SETTINGS
-from imports import ROOT
 
 ALL = """
 import sys
@@ -26,8 +24,7 @@ research.main()
 def test_all_measurements(tmp_path):
     """In a process of its own, whose settings they change; without a clock, as timing them takes minutes."""
     (tmp_path / "params.yaml").write_text(json.dumps({"benchmark": dataclasses.asdict(replace(SETTINGS, num_iters=1))}))
-    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests" / "support")])}
-    subprocess.run([sys.executable, "-c", ALL], cwd=tmp_path, env=env, check=True)
+    subprocess.run([sys.executable, "-c", ALL], cwd=tmp_path, check=True)
     found = json.loads((tmp_path / "all.json").read_text())
     kinds = {f"{kind}_{dtype}" for kind in ("base", "optimized") for dtype in ("fp32", "bf16")}
     assert found["variants"]["step_s"].keys() == kinds | {"base_fp32_plain", "base_bf16_plain"}

@@ -6,7 +6,6 @@ from subprocess import PIPE
 
 import pytest
 import torch
-from imports import ROOT
 from safetensors.torch import save_file
 
 from nanogpt.runtime import atomic
@@ -86,7 +85,7 @@ def test_a_kill_between_the_renames_loses_nothing(tmp_path, renames):
     kill = "rename, left = Path.rename, [0]\ndef count(self, to):\n    rename(self, to)\n    left[0] += 1\n"
     kill += f"    if left[0] == {renames}:\n        os._exit(9)\nPath.rename = count\n"
     for program in ("text = 'first'\n" + write, "text = 'second'\n" + write.replace("with", kill + "with")):
-        subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)})
+        subprocess.run([sys.executable, "-c", program], cwd=tmp_path)
     assert out.exists() == (renames == 2)
     with pytest.raises(ValueError), atomic.replace_folder(out, MARKER):
         raise ValueError

@@ -8,7 +8,6 @@ import sys
 import threading
 
 import pytest
-from imports import ROOT
 
 from nanogpt.runtime import locks
 from nanogpt.runtime.errors import UserError
@@ -35,7 +34,7 @@ HOLDER = "import sys, time; from pathlib import Path; from nanogpt.runtime impor
 
 def holder(folder, seconds) -> subprocess.Popen:
     words = [sys.executable, "-c", HOLDER, str(folder), str(seconds)]
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "held\n"
     return process
 
@@ -46,7 +45,7 @@ def test_a_folder_that_was_removed_is_held_by_nobody(tmp_path):
     folder.mkdir()
     first = holder(folder, 60)
     words = [sys.executable, "-c", HOLDER, str(folder), "0"]
-    waits = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    waits = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
     assert "waiting for process" in waits.stderr.readline()
     shutil.rmtree(folder)
     folder.mkdir()
@@ -71,8 +70,9 @@ def test_the_lock_of_a_process_that_ends_is_free(tmp_path):
     assert locks.remove_unless_held(folder)  # gone already
 
 
-@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
-def test_a_file_system_without_locks_is_warned_of_once(tmp_path, monkeypatch, capsys, code):
+def test_a_file_system_without_locks_is_warned_of_once(tmp_path, monkeypatch, capsys):
+    code = errno.ENOLCK
+
     def refuse(*_):
         raise OSError(code, "no locks here")
 

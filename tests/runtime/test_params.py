@@ -1,4 +1,3 @@
-import os
 import re
 import subprocess
 import sys
@@ -218,15 +217,14 @@ def test_the_settings_are_those_that_dvc_records(monkeypatch):
         (None, "\nseed: 1", "\nseed: 2", ""),
     ],
 )
-def test_a_change_while_a_stage_runs_is_an_error_at_its_end(tmp_path, stage, old, new, key):
+def test_a_change_while_a_stage_runs_is_an_error_at_its_end(tmp_path, monkeypatch, stage, old, new, key):
     """DVC would record the settings as they are then, and take the result for theirs."""
     for name in ("params.yaml", "dvc.yaml"):
         (tmp_path / name).write_bytes((ROOT / name).read_bytes())
     assert old in (tmp_path / "params.yaml").read_text()
-    env = {name: value for name, value in os.environ.items() if name != "DVC_STAGE"} | {"PYTHONPATH": str(ROOT)}
-    env |= {"DVC_STAGE": stage} if stage else {}
+    monkeypatch.setenv("DVC_STAGE", stage) if stage else monkeypatch.delenv("DVC_STAGE", raising=False)
     code = END.format(old=old, new=new)
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.stdout == "done\n"
     assert done.returncode == bool(key)
     assert done.stderr.startswith(f"error: params.yaml: {key} changed while this stage ran") if key else not done.stderr

@@ -9,11 +9,10 @@ import sys
 import time
 
 import pytest
-from imports import ROOT
 
 from nanogpt.runtime.process import launch_stage
 
-ENV = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+ENV = os.environ | {"PYTHONUNBUFFERED": "1"}
 WAITS = """
 import time
 from nanogpt.runtime import process

@@ -33,17 +33,14 @@ def test_wrong_flags(refuse, script, flags, message):
 
 def test_outside_the_project_as_it_is_called(project):
     os.unlink("params.yaml")
-    command, env = [sys.executable, "-m", "stages.pretrain"], os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "stages.pretrain"], capture_output=True, text=True)
     assert done.returncode == 1
     assert re.fullmatch(r"error: params.yaml does not exist; run from the project's folder.*\n", done.stderr)
 
 
 @pytest.mark.parametrize("script", sorted(path.stem for path in (ROOT / "stages").glob("[!_]*.py")))
 def test_help_imports_no_library_that_takes_long(script):
-    code = (
-        f"import sys; sys.argv[1:] = ['--help']; from stages import {script}\ntry: {script}.main()\nexcept SystemExit:"
-    )
-    code += " print([name for name in ('torch', 'numpy', 'pandas', 'ruamel.yaml') if name in sys.modules])"
+    code = f"import sys; sys.argv[1:] = ['--help']; from stages import {script}\ntry: {script}.main()\n"
+    code += "except SystemExit: print({'torch', 'numpy', 'pandas', 'ruamel.yaml'} & sys.modules.keys())"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert done.stdout.startswith("usage: ") and done.stdout.endswith("\n[]\n"), done
+    assert done.stdout.startswith("usage: ") and done.stdout.endswith("\nset()\n"), done

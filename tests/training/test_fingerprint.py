@@ -32,7 +32,7 @@ def test_a_run_of_other_inputs_is_not_resumed(tiny, training, monkeypatch, insid
 def test_edits_in_rooms_that_compute_no_result_change_no_fingerprint(tmp_path):
     """As a stage in a process of its own sees them; an edit of the training code changes the fingerprint."""
     shutil.copytree(ROOT / "nanogpt", tmp_path / "nanogpt")
-    (tmp_path / "stages").mkdir()
+    shutil.copytree(ROOT / "stages", tmp_path / "stages")
     stage = tmp_path / "stages" / "some.py"
     stage.write_text(
         "import json\nfrom nanogpt.training import pretrain\n"
