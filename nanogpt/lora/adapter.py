@@ -25,11 +25,8 @@ def save_adapter(
     """Write an adapter in PEFT's format, and beside it which model it belongs to.
 
     `base` is that model's folder or .pt file and `sha256` its identity, computed if it is not given; `card` is the
-    folder's README.md. Equal adapters give equal bytes. Raises UserError if there is no such model.
+    folder's README.md. Equal adapters give equal bytes.
     """
-    base = Path(base)
-    if not base.exists():
-        raise UserError(f"{base} does not exist: an adapter is saved with the identity of the model it belongs to")
     hf = adapted.get_base_model().hf
     with atomic.replace_folder(folder, CONFIG) as target:
         adapted.save_pretrained(target, save_embedding_layers=False)

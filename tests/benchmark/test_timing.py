@@ -1,6 +1,5 @@
 """Timing starts processes, a second or two each: one series shows all that goes well."""
 
-import multiprocessing
 import os
 import signal
 from functools import partial
@@ -32,10 +31,6 @@ def read_notes(folder: Path) -> list[list[str]]:
     return [line.split() for line in (folder / "notes").read_text().splitlines()]
 
 
-def raise_error() -> Steps:
-    raise ValueError("there is no pancake")
-
-
 def be_killed() -> Steps:
     return {"step": lambda: os.kill(os.getpid(), signal.SIGKILL)}
 
@@ -64,12 +59,6 @@ def test_turns(tmp_path):
     assert {(name, variable) for name, _, variable in notes} == {("first", "set"), ("second", "set"), ("heavy", "-")}
     assert times.peak_mib["heavy"] - times.peak_mib["light"] == pytest.approx(HELD_MIB, rel=0.2)
     assert not any(is_alive(pid) for _, pid, _ in notes)
-
-
-def test_an_error_of_a_process_is_raised():
-    with pytest.raises(ValueError, match="there is no pancake"):
-        time_in_turns({"pancakes": raise_error}, steps=1)
-    assert multiprocessing.active_children() == []
 
 
 def test_a_killed_process_is_a_users_error_and_ends_the_others(tmp_path):

@@ -41,9 +41,10 @@ def record_gradients(model: nn.Module) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("arch", ["base", "optimized"])
 def test_the_yardstick_learns_the_same(arch):
-    """Plain torch's step and this project's: the loss and all gradients are equal on the same batch."""
+    """Plain torch's step and this project's: loss and gradients are equal, and weights but for how these decay."""
     (model, twin), batch = build_twins(arch)
     theirs, ours = record_gradients(model), record_gradients(twin)
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     expected = F.cross_entropy(model(batch[0]).flatten(0, 1), batch[1].flatten())
     variants.build_plain_step(model, Variant(arch, "float32", plain=True), SETTINGS, batch)()
     loss = variants.build_own_step(twin, Variant(arch, "float32"), SETTINGS, batch)()
@@ -51,20 +52,11 @@ def test_the_yardstick_learns_the_same(arch):
     assert set(theirs) == set(ours) == {name for name, _ in model.named_parameters()}
     for name, grad in theirs.items():
         torch.testing.assert_close(ours[name], grad, atol=1e-6, rtol=1e-4)
-
-
-def test_the_yardstick_takes_adamws_step():
-    """A first step is as long as the learning rate whatever the betas; the two differ in how weights decay."""
-    (model, twin), batch = build_twins("optimized")
-    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    variants.build_plain_step(model, Variant("optimized", "float32", plain=True), SETTINGS, batch)()
-    variants.build_own_step(twin, Variant("optimized", "float32"), SETTINGS, batch)()
-    after = dict(twin.named_parameters())
-    for name, parameter in model.named_parameters():
-        plain = parameter - (1 - 1e-4 * 0.01) * before[name]
-        ours = after[name] - (1 - 1e-4 * (0.1 if parameter.dim() == 2 else 0.0)) * before[name]
-        assert 0.9e-4 < plain.abs().max() < 1.1e-4
-        torch.testing.assert_close(plain, ours, atol=2e-6, rtol=0)
+        weight, twins = model.get_parameter(name), twin.get_parameter(name)
+        plain = weight - (1 - 1e-4 * 0.01) * before[name]
+        own = twins - (1 - 1e-4 * (0.1 if weight.dim() == 2 else 0.0)) * before[name]
+        assert 0.9e-4 < plain.abs().max() < 1.1e-4  # a first step is as long as the learning rate
+        assert arch == "base" or torch.allclose(plain, own, atol=2e-6, rtol=0)
 
 
 def flushes_denormals() -> bool:

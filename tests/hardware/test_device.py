@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from nanogpt.hardware import device
-from nanogpt.hardware.device import autocast, choose_device, choose_dtype
+from nanogpt.hardware.device import choose_device, choose_dtype
 from nanogpt.hardware.matmul_rates import Rates
 from nanogpt.runtime.errors import UserError
 
@@ -36,12 +36,3 @@ def test_dtypes(monkeypatch, rate):
 def test_cuda_computes_in_bf16_only_if_the_hardware_does(monkeypatch, native):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or native)
     assert choose_dtype("auto", torch.device("cuda")) == (torch.bfloat16 if native else torch.float32)
-
-
-def test_autocast():
-    a = torch.ones(4, 4)
-    with autocast(CPU, torch.bfloat16):
-        assert (a @ a).dtype == torch.bfloat16
-    with autocast(CPU, torch.float32):
-        assert (a @ a).dtype == torch.float32
-    assert (a @ a).dtype == torch.float32

@@ -177,12 +177,6 @@ def test_an_adapter_that_peft_trained_elsewhere(tiny, byte, tmp_path):
         open_adapted(tmp_path / "foreign")
 
 
-def test_saving_for_a_base_that_is_not_there(plain, tmp_path):
-    with pytest.raises(UserError, match=r"nowhere does not exist: an adapter is saved with the identity"):
-        save_adapter(open_adapted(plain.adapter)[0], tmp_path / "a", tmp_path / "nowhere")
-    assert not list(tmp_path.iterdir())
-
-
 def test_training_takes_its_own_figures_and_the_rest_from_train(training):
     given = training(max_steps=500, batch_size=64, lr=0.5, grad_clip=0.7)
     found = settings().training(given)
