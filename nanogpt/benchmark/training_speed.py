@@ -9,7 +9,7 @@ from nanogpt.benchmark import step_parts
 from nanogpt.benchmark.settings import BenchmarkSettings
 from nanogpt.benchmark.timing import Times, time_in_turns
 from nanogpt.benchmark.variants import CPU, DTYPES, Variant, build_training_step
-from nanogpt.hardware.compilation import can_compile
+from nanogpt.hardware.compilation import missing_for_compile
 from nanogpt.hardware.device import choose_dtype
 from nanogpt.model.build import ARCHITECTURES, build_model, count_parameters, model_flops
 from nanogpt.model.kv_cache import KVCache
@@ -33,7 +33,7 @@ def measure_training(settings: BenchmarkSettings) -> dict[str, dict[str, float] 
     half = choose_dtype(settings.dtype, CPU) == choose_dtype("bfloat16", CPU)
     short = "bf16" if half else "fp32"
     dtype = DTYPES[short]
-    compiles = settings.compile == "auto" and can_compile(CPU)
+    compiles = settings.compile == "auto" and not missing_for_compile(CPU)
     base = {"base_fp32": Variant("base", "float32", plain=True)}
     full = Variant("optimized", dtype, compile=half and compiles)
     groups = [base | {"optimized_fp32": Variant("optimized", "float32")}]
@@ -47,9 +47,7 @@ def measure_training(settings: BenchmarkSettings) -> dict[str, dict[str, float] 
     parts = {
         "parts": partial(step_parts.build_parts, "", "optimized", dtype, settings),
         "products": partial(step_parts.build_head_products, "products", dtype, settings),
-        "square": partial(
-            step_parts.build_square_products, {"fp32": "float32"} | {short: dtype}, settings, PRODUCT_SIZE
-        ),
+        "square": partial(step_parts.build_square_products, {"fp32": "float32", short: dtype}, settings, PRODUCT_SIZE),
     }
     return compute_figures(groups_times, time_in_turns(parts, settings.num_iters).medians, settings)
 

@@ -13,8 +13,8 @@ from nanogpt.runtime.errors import BadSetting
 from nanogpt.runtime.workdir import work_folder
 
 Compile = Literal["auto", "on", "off"]
-# A step gets some percent faster (docs/speed.md), and compiling takes 20 s, or 3 s with a cache. So it is worth it on
-# runs of 10 minutes: this many floating point operations at the 500 GFLOP/s of a CPU.
+# It makes steps some percent faster and takes 20 s, or 3 s with a cache, so it is worth it on runs of 10 minutes: this
+# many floating point operations at the 500 GFLOP/s of a CPU.
 ASSUMED_FLOPS_PER_S = 5e11
 MIN_FLOPS_TO_COMPILE = 600 * ASSUMED_FLOPS_PER_S
 
@@ -36,11 +36,6 @@ def missing_for_compile(device: torch.device) -> str | None:
     return None if shutil.which(compiler) else f"a C++ compiler ({compiler})"
 
 
-def can_compile(device: torch.device) -> bool:
-    """Whether torch.compile finds all that it needs on `device`."""
-    return not missing_for_compile(device)
-
-
 def should_compile(wanted: Compile, flops: float, device: torch.device) -> bool:
     """Decide whether to compile: as wanted, or with "auto" if a run of `flops` operations on a CPU is long enough.
 
@@ -51,7 +46,7 @@ def should_compile(wanted: Compile, flops: float, device: torch.device) -> bool:
         check_compiler(device)
     if wanted != "auto":
         return wanted == "on"
-    return device.type == "cpu" and flops >= MIN_FLOPS_TO_COMPILE and can_compile(device)
+    return device.type == "cpu" and flops >= MIN_FLOPS_TO_COMPILE and not missing_for_compile(device)
 
 
 def check_compiler(device: torch.device) -> None:

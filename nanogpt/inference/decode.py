@@ -21,11 +21,9 @@ def decode(
     Rows that have ended are decoded further beside the others: ignore what follows an `eot`. `eot` is put before the
     prompt, because documents begin after one. A context longer than the model's block is cut to its last
     `block_size // 2` tokens and read again, so that the cost of a token stays bounded in texts of any length.
-    Row i has its own random generator, so it does not depend on the number of rows. The model is in eval mode until
-    the iterator ends or is closed, then in the mode it was in.
-
-    n_tokens: ids from there on are padding of the embedding and never chosen.
-    Raises UserError if an output is not finite.
+    Row i has its own random generator, so it does not depend on the number of rows. Ids from `n_tokens` on are padding
+    of the embedding and never chosen. The model is in eval mode until the iterator ends or is closed, then in the mode
+    it was in. Raises UserError if an output is not finite.
     """
     config, was_training = model.config, model.training
     weight = next(model.parameters())

@@ -23,15 +23,11 @@ _JSON_BYTES = 1 << 20  # PEFT's config has 1 KiB
 _RETRAIN = "train the adapter again"
 
 
-def _is_number(value: object) -> bool:
-    return type(value) in (int, float) and abs(value) < 1e30  # so no NaN either
-
-
 # The keys of PEFT's config that describe plain LoRA, rsLoRA and DoRA: default and test of the value.
 _LORA_KEYS = {
     "r": (None, lambda value: type(value) is int and value >= 1),
-    "lora_alpha": (None, lambda value: _is_number(value) and value > 0),
-    "lora_dropout": (0.0, lambda value: _is_number(value) and 0 <= value < 1),
+    "lora_alpha": (None, lambda value: type(value) in (int, float) and 0 < value < 1e30),
+    "lora_dropout": (0.0, lambda value: type(value) in (int, float) and 0 <= value < 1),
     "target_modules": (
         None, lambda value: isinstance(value, list) and value and all(isinstance(name, str) and name for name in value)
     ),
@@ -56,9 +52,8 @@ _IGNORED_KEYS = {
 class Adapter:
     """What a folder says of its adapter, without the weights.
 
-    `lora` are the arguments of PEFT's LoraConfig. `base` is the path or name of the model where the adapter was
-    trained, "" if unknown; `sha256` is that model's identity and `model_type` its Hugging Face model_type, both None
-    if the folder has no base.json.
+    `lora` are arguments of PEFT's LoraConfig. `base` is the path or name of the model under it, "" if unknown; `sha256`
+    is that model's identity and `model_type` its Hugging Face model_type, both None if the folder has no base.json.
     """
 
     lora: dict

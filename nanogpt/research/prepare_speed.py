@@ -24,10 +24,9 @@ from nanogpt.runtime.errors import UserError
 def measure_prepare(corpus: Corpus, tokens: TokenizerSettings, megabytes: int, repeats: int) -> dict[str, float]:
     """Seconds and rates of preparing `megabytes` (10^6 bytes) of a corpus, whose texts are repeated to that size.
 
-    `prepare_mb_per_s` is from a .jsonl file to bins and manifest on the disk. `tiktoken_mb_per_s` is
-    tiktoken's `encode_ordinary_batch` with the same tokenizer on the same texts in memory. Both are medians of
-    `repeats` runs, made in turns, each in a process of its own; imports are not timed. `train_s` is the time to train
-    the tokenizer. Raises UserError for a tokenizer that tiktoken does not have.
+    `prepare_mb_per_s` is from a .jsonl file to bins and manifest on the disk, `tiktoken_mb_per_s` that of tiktoken's
+    `encode_ordinary_batch` on the same texts in memory. Both are medians of `repeats` runs, made in turns, each in a
+    process of its own; `train_s` trains the tokenizer. Raises UserError for a tokenizer that tiktoken does not have.
     """
     with tempfile.TemporaryDirectory() as scratch:
         text, folder = Path(scratch, "text.jsonl"), Path(scratch, "tokenizer")

@@ -3,7 +3,7 @@
 from nanogpt.benchmark.settings import BenchmarkSettings
 from nanogpt.benchmark.training_speed import summarize_steps, time_variants
 from nanogpt.benchmark.variants import CPU, DTYPES, Variant
-from nanogpt.hardware.compilation import can_compile
+from nanogpt.hardware.compilation import missing_for_compile
 
 
 def measure_variants(settings: BenchmarkSettings) -> dict[str, dict[str, float]]:
@@ -14,6 +14,6 @@ def measure_variants(settings: BenchmarkSettings) -> dict[str, dict[str, float]]
             for arch, plain in (("base", True), ("base", False), ("optimized", False))
         }
         for short, dtype in DTYPES.items()
-        for compiled in ([False, True] if settings.compile == "auto" and can_compile(CPU) else [False])
+        for compiled in ([False, True] if settings.compile == "auto" and not missing_for_compile(CPU) else [False])
     ]
     return summarize_steps([time_variants(group, settings) for group in groups], settings)
