@@ -11,14 +11,10 @@ X86 = {"plain": "", "AVX2": "avx2", "AVX512": "avx512f", "AVX512-BF16": "avx512_
 """Instruction sets from the oldest to the newest, and the Linux kernel's flag for each."""
 
 ISA_LIMITS = {
-    value: name
-    for name, values in {
-        "plain": "sse41 avx",
-        "AVX2": "avx2 avx2_vnni avx2_vnni_2",
-        "AVX512": "avx512_core avx512_core_vnni",
-        "AVX512-BF16": "avx512_core_bf16 avx512_core_fp16 avx10_1_512",
-    }.items()
-    for value in values.split()
+    **dict.fromkeys(("sse41", "avx"), "plain"),
+    **dict.fromkeys(("avx2", "avx2_vnni", "avx2_vnni_2"), "AVX2"),
+    **dict.fromkeys(("avx512_core", "avx512_core_vnni"), "AVX512"),
+    **dict.fromkeys(("avx512_core_bf16", "avx512_core_fp16", "avx10_1_512"), "AVX512-BF16"),
 }
 """The newest set that each value of ONEDNN_MAX_CPU_ISA allows; other values allow all."""
 

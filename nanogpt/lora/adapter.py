@@ -57,10 +57,11 @@ def open_adapted(folder: Path | str, base: Path | str | None = None) -> tuple["P
     model, tok = load_checkpoint(base)
     # without a base.json, trained elsewhere, it does not say which; then its shapes decide
     if found.sha256 not in (None, (identity := model_identity(base))):
-        raise UserError(
-            f"{folder} was trained on {found.origin}, and {base} is another model ({identity[:12]}): merged already, "
-            "or trained again; name the adapter's own with --base-checkpoint, or train the adapter again"
+        reason = (
+            f"{folder} was trained on {found.origin}, and {base} is another model ({identity[:12]}): merged already"
         )
+        remedy = "name the adapter's own with --base-checkpoint, or train the adapter again"
+        raise UserError(f"{reason}, or trained again; {remedy}")
     return load_adapter(folder, model), tok
 
 
@@ -74,10 +75,8 @@ def load_adapter(folder: Path | str, model: nn.Module) -> "PeftModel":
 
     found = read_adapter(folder)
     if found.model_type not in (None, model.hf.model_type):
-        raise UserError(
-            f"{folder} is an adapter for the other architecture than the {model.config.arch} model it is put on; "
-            f"it was trained on {found.origin}"
-        )
+        other = f"adapter for the other architecture than the {model.config.arch} model it is put on"
+        raise UserError(f"{folder} is an {other}; it was trained on {found.origin}")
     try:
         tensors = read_weights(folder, _tensor_shapes(model, found))
     except UserError as error:

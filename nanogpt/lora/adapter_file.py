@@ -89,10 +89,8 @@ def read_adapter(folder: Path | str) -> Adapter:
             raise UserError(f"{file}: {key} = {shorten(repr(values[key]))} is not supported; {_RETRAIN}")
     for key in sorted(config.keys() - _IGNORED_KEYS):
         if config[key] not in (None, False, {}, []):
-            raise UserError(
-                f"{file}: {shorten(repr(key))} = {shorten(repr(config[key]))} is more than LoRA, rsLoRA or DoRA; "
-                "nothing was loaded: name another adapter"
-            )
+            setting = f"{shorten(repr(key))} = {shorten(repr(config[key]))}"
+            raise UserError(f"{file}: {setting} is more than LoRA, rsLoRA or DoRA; name another adapter")
     return Adapter({key: values[key] for key in _LORA_KEYS}, values["base_model_name_or_path"], *_read_base(folder))
 
 
@@ -106,9 +104,8 @@ def read_weights(folder: Path | str, shapes: dict[str, tuple[int, ...]]) -> dict
     file = folder / WEIGHTS
     if not file.is_file():
         if (folder / "adapter_model.bin").exists():
-            raise UserError(
-                f"{folder} has its weights in adapter_model.bin, a pickle, which can run code; save them as {WEIGHTS}"
-            )
+            pickle = "adapter_model.bin, a pickle, which can run code"
+            raise UserError(f"{folder} has its weights in {pickle}; save them as {WEIGHTS}")
         raise UserError(f"{folder} has no {WEIGHTS}; {_RETRAIN}")
     try:
         with safe_open(file, "pt") as stored:

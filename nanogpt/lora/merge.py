@@ -84,15 +84,10 @@ def _compare_outputs(adapted: nn.Module, merged: nn.Module, data: Bin, dtype: Dt
         largest, mean = torch.maximum(largest, difference.max()), mean + difference.mean() / count
         change = change + (F.cross_entropy(after, targets[0]) - F.cross_entropy(before, targets[0])) / count
     if not (loss_change := change.abs().item()) <= BOUNDS[dtype]:  # so that NaN does not pass
-        raise UserError(
-            f"merging in {dtype} changed the loss by {loss_change:.2g} nats, more than {BOUNDS[dtype]}; "
-            f"nothing was written: {remedy}"
-        )
-    return {
-        "max_abs_logit_difference": largest.item(),
-        "mean_abs_logit_difference": mean.item(),
-        "loss_change_nats": loss_change,
-    }
+        found = f"merging in {dtype} changed the loss by {loss_change:.2g} nats, more than {BOUNDS[dtype]}"
+        raise UserError(f"{found}; nothing was written: {remedy}")
+    figures = {"max_abs_logit_difference": largest.item(), "mean_abs_logit_difference": mean.item()}
+    return figures | {"loss_change_nats": loss_change}
 
 
 def _untie(model: nn.Module) -> None:

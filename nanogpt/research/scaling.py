@@ -25,10 +25,9 @@ def measure_growth(settings: BenchmarkSettings) -> dict[str, dict[str, dict[str,
     Heads stay 64 wide as `n_embd` grows, and `block_size` grows at the same number of tokens a step. Threads go up to
     the cores there are.
     """
-    varied = {key: {value: vary(settings, key, value) for value in values} for key, values in VALUES.items()}
     return {
-        key: {str(value): _measure(changed) for value, changed in values.items() if changed}
-        for key, values in varied.items()
+        key: {str(value): _measure(changed) for value in values if (changed := vary(settings, key, value))}
+        for key, values in VALUES.items()
     }
 
 

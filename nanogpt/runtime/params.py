@@ -135,11 +135,9 @@ def _watch_params() -> None:
 
     def check_unchanged() -> None:
         now = recorded_values(stage)
-        if changed := [key for key in before if now.get(key) != before[key]]:
-            raise UserError(
-                f"params.yaml: {', '.join(changed)} changed while this stage ran, and its result is that of the old "
-                "settings; restore them, or keep the new ones, and run `dvc repro` again"
-            )
+        if changed := ", ".join(key for key in before if now.get(key) != before[key]):
+            remedy = "restore the old settings, which its result is of, or keep the new ones, and run `dvc repro` again"
+            raise UserError(f"params.yaml: {changed} changed while this stage ran; {remedy}")
 
     if stage := os.environ.get("DVC_STAGE"):
         before = recorded_values(stage)

@@ -59,9 +59,5 @@ def _run_folders() -> list[Path]:
 def warn_of_old_runs() -> None:
     """Print to stderr how many MiB the runs hold that no process has written to for OLD_DAYS days."""
     if old := list_leftovers(OLD_DAYS):
-        mib = sum(size for _, size, _ in old) / 2**20
-        print(
-            f".work holds runs of more than {OLD_DAYS} days ago, {mib:,.0f} MiB; "
-            "`python -m stages.clean` lists and removes them",
-            file=sys.stderr,
-        )
+        found = f"runs of more than {OLD_DAYS} days ago, {sum(size for _, size, _ in old) / 2**20:,.0f} MiB"
+        print(f".work holds {found}; `python -m stages.clean` lists and removes them", file=sys.stderr)
