@@ -51,10 +51,8 @@ def time_in_turns(entries: dict[str, Callable[[], Steps]], steps: int) -> Times:
             try:
                 return pools[name].submit(function, *args).result()
             except BrokenProcessPool:
-                raise UserError(
-                    f"the benchmark's process for {name} was killed; perhaps for want of memory: "
-                    "choose a smaller benchmark.batch_size"
-                ) from None
+                reason = f"the benchmark's process for {name} was killed, perhaps for want of memory"
+                raise UserError(f"{reason}; choose a smaller benchmark.batch_size") from None
 
         for name, entry in entries.items():
             call(name, _warm_up, entry)

@@ -146,10 +146,8 @@ def read_config(folder: Path | str) -> ModelConfig:
 
 
 def _load_own_tokenizer(path: Path) -> Tokenizer:
-    remedy = (
-        "name the folder of the tokenizer that it was trained with: "
-        f"`python -m stages.convert --checkpoint {path} --tokenizer FOLDER --out NEW`"
-    )
+    command = f"python -m stages.convert --checkpoint {path} --tokenizer FOLDER --out NEW"
+    remedy = f"name the folder of the tokenizer that it was trained with: `{command}`"
     with tempfile.TemporaryDirectory() as temporary:
         folder = path
         if path.suffix == ".pt":

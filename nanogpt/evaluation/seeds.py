@@ -111,10 +111,8 @@ def _load_or_train(arch: str, seed: int, steps: int, data: Path | str, fixed: di
     if metrics.exists():
         return json.loads(metrics.read_text("utf-8"))
     if changed:
-        raise UserError(
-            f"{run}: {changed} changed while it was trained (params.yaml, {data} or the code), so that it does not "
-            "count; undo that to continue the series, or run the same command again for a new one"
-        )
+        reason = f"{changed} changed while it was trained (params.yaml, {data} or the code), so that it does not count"
+        raise UserError(f"{run}: {reason}; undo that to continue the series, or run this again for a new one")
     raise UserError(f"{run}: it has no speed, because it was interrupted after each of its steps; run it again")
 
 

@@ -1,6 +1,7 @@
 """Sampling settings, and section `sample` of params.yaml."""
 
 from dataclasses import dataclass
+from math import inf
 from typing import Annotated
 
 from nanogpt.runtime.ranges import CheckedSettings, PositiveInt, Require
@@ -15,12 +16,8 @@ class Sampling(CheckedSettings):
 
     num_samples: PositiveInt
     max_tokens: PositiveInt
-    temperature: Annotated[
-        float, Require(lambda x: 0 <= x < float("inf"), "negative or not finite", "choose 0 (greedy) to 1.5")
-    ]
-    top_k: Annotated[
-        int | None, Require(lambda n: n >= 1, "must be at least 1", "choose 10 to 200, or null for all tokens")
-    ]
+    temperature: Annotated[float, Require(lambda x: 0 <= x < inf, "negative or not finite", "choose 0 (greedy) to 1.5")]
+    top_k: Annotated[int | None, Require(lambda n: n >= 1, "must be at least 1", "choose 10 to 200, or null for all")]
     top_p: Annotated[float | None, Require(lambda x: 0 < x <= 1, "not between 0 and 1", "choose 0.8 to 1.0, or null")]
 
 

@@ -57,11 +57,9 @@ def open_adapted(folder: Path | str, base: Path | str | None = None) -> tuple["P
     model, tok = load_checkpoint(base)
     # without a base.json, trained elsewhere, it does not say which; then its shapes decide
     if found.sha256 not in (None, (identity := model_identity(base))):
-        reason = (
-            f"{folder} was trained on {found.origin}, and {base} is another model ({identity[:12]}): merged already"
-        )
+        reason = f"{folder} was trained on {found.origin}, and {base} is another model ({identity[:12]})"
         remedy = "name the adapter's own with --base-checkpoint, or train the adapter again"
-        raise UserError(f"{reason}, or trained again; {remedy}")
+        raise UserError(f"{reason}: merged already, or trained again; {remedy}")
     return load_adapter(folder, model), tok
 
 

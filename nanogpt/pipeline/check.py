@@ -34,9 +34,8 @@ def check_project(out: Path | str = "data/checked") -> str:
     with params.read_document() as document:  # which adds the line of the key to a BadSetting
         given = params.convert_document(document, SECTIONS)
         roles = {"pretrain": given.data.pretrain, "finetune": given.data.finetune}
-        _check_inputs(
-            {"train.init_from": given.train.init_from} | {f"data.{key}.path": roles[key].path for key in roles}
-        )
+        paths = {f"data.{key}.path": roles[key].path for key in roles}
+        _check_inputs({"train.init_from": given.train.init_from} | paths)
         device = choose_device(given.train.device)
         if given.train.compile == "on":
             check_compiler(device)

@@ -37,9 +37,7 @@ def hold_folder(folder: Path, wait_seconds: float = WAIT_SECONDS) -> Iterator[No
         if not try_lock(file):
             print(f"waiting for {_read_holder(file)}, which runs the same training in {folder}", file=sys.stderr)
             if not try_lock(file, wait_seconds):
-                raise UserError(
-                    f"{folder} is in use by {_read_holder(file)}; wait for it or stop it, and run this again"
-                )
+                raise UserError(f"{folder} is in use by {_read_holder(file)}; wait for it or stop it, and try again")
         if not (path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat())):
             raise UserError(f"{folder}: the same training ran elsewhere and has just ended; its results are there")
         with contextlib.suppress(OSError):  # a full disk: the lock holds without the text
