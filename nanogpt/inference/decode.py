@@ -27,9 +27,7 @@ def decode(
     """
     config, was_training = model.config, model.training
     weight = next(model.parameters())
-    autocast = torch.is_autocast_enabled(weight.device.type)
-    dtype = torch.get_autocast_dtype(weight.device.type) if autocast else weight.dtype
-    cache = KVCache(config, sampling.num_samples, dtype, weight.device)
+    cache = KVCache(config, sampling.num_samples, weight.dtype, weight.device)
     # Hash seed and row, so that no two pairs are likely to share a generator.
     seeds = [random.Random(f"{seed} {row}").getrandbits(63) for row in range(sampling.num_samples)]
     generators = [torch.Generator().manual_seed(number) for number in seeds]

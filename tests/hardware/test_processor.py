@@ -11,7 +11,6 @@ from nanogpt.hardware.processor import ISA_LIMITS, describe_processor, instructi
 from nanogpt.runtime.cores import usable_cores
 
 X86_LINUX = sys.platform == "linux" and platform.machine() == "x86_64"
-BOUND = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def test_auto_takes_the_cores_this_process_may_use():

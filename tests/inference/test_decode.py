@@ -141,14 +141,6 @@ def test_dropout_is_off_and_the_mode_comes_back(arch):
     assert all(module.training for module in model.modules())
 
 
-@each_arch
-def test_text_under_autocast(arch):
-    with torch.autocast("cpu", torch.bfloat16):
-        rows = written(lively(tiny(arch)), max_tokens=40)
-    assert all(0 <= token < EOT for row in rows for token in row)
-    assert any(rows)
-
-
 def kept(logits: list[float], temperature: float, top_k: int | None, top_p: float | None) -> dict[int, float]:
     """Probability of each id that may be drawn, spelled out one id at a time."""
     weights = {i: math.exp(logit / temperature) for i, logit in enumerate(logits)}

@@ -129,8 +129,6 @@ class Floats:
 
 
 NO_SETTINGS = {
-    "unknown": (b"a: {x: 1}\nzzz: 3\n", ", line 2: zzz = 3: unknown key; known here: a"),
-    "a similar one": (b"a: {x: 1}\naa: 3\n", r", line 2: aa = 3: unknown key; did you mean a\?"),
     "no name": (b"a: {x: 1}\n? [a, b]\n: x\n", ".*unknown key"),
     "missing": (b"", " holds no settings; "),
     "a list": (b"- 1\n", " holds no settings; "),
