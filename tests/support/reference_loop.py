@@ -63,8 +63,9 @@ def main() -> None:
     given = params.load(benchmark=BenchmarkSettings, train=TrainSettings)
     tok = load_tokenizer(f"{args.bins}/tokenizer")
     settings = replace(
-        given.train, max_steps=args.steps, max_minutes=None, keep="last", patience=None, warmup_steps=args.steps // 20,
-        batch_size=given.benchmark.batch_size, lr=1.5e-3, min_lr=1.5e-4, grad_accum=1, log_every=1, eval_every=args.steps,
+        given.train, max_steps=args.steps, max_minutes=None, keep="last", patience=None, lr=1.5e-3, min_lr=1.5e-4,
+        warmup_steps=args.steps // 20, batch_size=given.benchmark.batch_size, grad_accum=1, log_every=1,
+        eval_every=args.steps,
     )  # fmt: skip
     windows = [Windows(Bin.open(args.bins, split, tok), given.benchmark.block_size, 1) for split in ("train", "val")]
     torch.manual_seed(1)

@@ -208,7 +208,7 @@ def test_a_compiled_run_that_is_resumed_without_a_compiler(monkeypatch):
 
 @pytest.mark.parametrize("keep", ["best", "last"])
 def test_the_weights_of_the_lowest_validation_loss_are_kept(tiny, training, keep):
-    train_windows, val_windows = Windows(noise(), 16, 1), Windows(noise(500), 16, 1)
+    train_windows, val_windows = Windows(DATA, 16, 1), Windows(replace(DATA, tokens=DATA.tokens[:500]), 16, 1)
     model = tiny()
     settings = training(keep=keep, eval_every=2, lr=0.1, min_lr=0.1, warmup_steps=0)
     losses = [loss for _, loss in train(model, train_windows, val_windows, settings, 1).val_rows]
@@ -218,7 +218,7 @@ def test_the_weights_of_the_lowest_validation_loss_are_kept(tiny, training, keep
 
 
 def test_a_run_ends_when_patience_does(tiny, training):
-    windows = Windows(noise(), 16, 1)
+    windows = Windows(DATA, 16, 1)
     settings = training(patience=3, eval_every=2, lr=0.1, min_lr=0.1, warmup_steps=0, max_steps=200)
     record = train(tiny(), windows, windows, settings, 1)
     losses = [loss for _, loss in record.val_rows]
