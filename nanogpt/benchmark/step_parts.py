@@ -1,12 +1,10 @@
 """The parts of a training step, each to be timed alone."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
 from nanogpt.benchmark.settings import BenchmarkSettings
-from nanogpt.benchmark.timing import Steps
+from nanogpt.benchmark.timing import Step, Steps
 from nanogpt.benchmark.variants import CPU
 from nanogpt.hardware.device import Dtype, autocast, choose_dtype, configure_torch
 from nanogpt.model import llama
@@ -74,7 +72,7 @@ def build_square_products(dtypes: dict[str, Dtype], settings: BenchmarkSettings,
     """Build a product of two `size` x `size` matrices in each dtype; utilisation is measured against its rate."""
     configure_torch(settings.threads)
 
-    def product(dtype: torch.dtype) -> Callable[[], Tensor]:
+    def product(dtype: torch.dtype) -> Step:
         a, b = torch.randn(2, size, size).to(dtype)
         out = torch.empty(size, size, dtype=dtype)
         return lambda: torch.mm(a, b, out=out)
@@ -82,9 +80,7 @@ def build_square_products(dtypes: dict[str, Dtype], settings: BenchmarkSettings,
     return {name: product(choose_dtype(dtype, CPU)) for name, dtype in dtypes.items()}
 
 
-def forward_and_backward(
-    forward: Callable[[], Tensor], grad: Tensor | None, dtype: Dtype, leaves: list[Tensor]
-) -> Callable[[], None]:
+def forward_and_backward(forward: Step, grad: Tensor | None, dtype: Dtype, leaves: list[Tensor]) -> Step:
     """Build a step that calls `forward`, goes backward from `grad` (None: from a scalar) and drops all gradients."""
     torch_dtype = choose_dtype(dtype, CPU)
 
@@ -98,7 +94,7 @@ def forward_and_backward(
     return step
 
 
-def _build_optimizer_step(settings: BenchmarkSettings, arch: str) -> Callable[[], None]:
+def _build_optimizer_step(settings: BenchmarkSettings, arch: str) -> Step:
     """Build clipping and AdamW on a whole model."""
     model = build_model(settings.config(arch))
     optimizer = build_adamw(model, lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1)

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from nanogpt.hardware import memory
 from nanogpt.runtime.errors import UserError
 
-Steps = dict[str, Callable[[], object]]
+Step = Callable[[], object]
+Steps = dict[str, Step]
 
 # A turn is TIMED steps after WARM_UP untimed ones: while others had their turn, the system may have taken back the
 # pages that a step frees, and on a virtual machine it took half as long as a step to get them again.

@@ -1,7 +1,6 @@
 """The training steps that are timed: this project's, and plain PyTorch's as the yardstick."""
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from nanogpt.benchmark.settings import BenchmarkSettings
-from nanogpt.benchmark.timing import Steps
+from nanogpt.benchmark.timing import Step, Steps
 from nanogpt.hardware.compilation import compile_cached
 from nanogpt.hardware.device import Dtype, autocast, choose_dtype, configure_torch, set_threads
 from nanogpt.lora.attach import attach_adapter
@@ -32,8 +31,7 @@ ADAPTER = LoraSettings(
 class Variant:
     """One way to train. `plain` is the yardstick: the model with `F.cross_entropy` and torch's own AdamW.
 
-    `adapter` trains LoRA of rank 8 on the blocks' linear layers. `isa` is a value of ONEDNN_MAX_CPU_ISA, the best
-    instruction set that oneDNN may use.
+    `adapter` trains LoRA of rank 8 on the blocks' linear layers. `isa` is a value of ONEDNN_MAX_CPU_ISA.
     """
 
     arch: Literal["base", "optimized"]
@@ -61,9 +59,7 @@ def random_batch(settings: BenchmarkSettings) -> Batch:
     return tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
 
 
-def build_plain_step(
-    model: nn.Module, variant: Variant, settings: BenchmarkSettings, batch: Batch
-) -> Callable[[], None]:
+def build_plain_step(model: nn.Module, variant: Variant, settings: BenchmarkSettings, batch: Batch) -> Step:
     """Build a step as a short PyTorch program takes it, with none of this project's settings of torch."""
     set_threads(settings.threads)
     ids, targets = batch
@@ -86,9 +82,7 @@ def build_plain_step(
     return step
 
 
-def build_own_step(
-    model: nn.Module, variant: Variant, settings: BenchmarkSettings, batch: Batch
-) -> Callable[[], object]:
+def build_own_step(model: nn.Module, variant: Variant, settings: BenchmarkSettings, batch: Batch) -> Step:
     """Build a step as the training loop takes it."""
     configure_torch(settings.threads)
     dtype = choose_dtype(variant.dtype, CPU)

@@ -39,8 +39,8 @@ def missing_for_compile(device: torch.device) -> str | None:
 def should_compile(wanted: Compile, flops: float, device: torch.device) -> bool:
     """Decide whether to compile: as wanted, or with "auto" if a run of `flops` operations on a CPU is long enough.
 
-    "auto" never compiles on other devices: no length from which it is worth it has been measured there. The decision
-    does not depend on a clock, so that a repeated run makes it again. Raises BadSetting for "on" if it is impossible.
+    "auto" never compiles on other devices, where nothing has been measured, and depends on no clock, so that a repeated
+    run decides alike. Raises BadSetting for "on" if it is impossible.
     """
     if wanted == "on":
         check_compiler(device)

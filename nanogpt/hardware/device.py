@@ -36,8 +36,7 @@ def set_threads(wanted: int | Literal["auto"]) -> int:
 def configure_torch(wanted: int | Literal["auto"], onednn: bool | None = None) -> None:
     """Set up torch in this process for fast and reproducible training.
 
-    It sets threads, the library of fp32 products (`onednn`, by default the faster one), reuse of freed memory, denormal
-    numbers (as 0) and deterministic algorithms.
+    Sets threads, the library of fp32 products (`onednn`, by default the faster), reuse of freed memory, denormals to 0.
     """
     set_threads(wanted)
     use_fast_float32(onednn)

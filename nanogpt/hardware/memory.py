@@ -28,8 +28,7 @@ def peak_mib() -> float:
 def available_mib(proc: Path = PROC, cgroups: Path = CGROUPS) -> float:
     """Memory this process can still take, in MiB, at least 0: what the system has, or less if it has a limit.
 
-    A limit may be that of its container or its own (`ulimit -v`). Swap does not count; file caches do, because the
-    system can drop them.
+    A limit may be that of its container or its own (`ulimit -v`). Swap does not count; file caches do.
     """
     free = [psutil.virtual_memory().available, *_bytes_below_limits(proc, cgroups)]
     own_limit, _ = resource.getrlimit(resource.RLIMIT_AS)

@@ -49,8 +49,8 @@ def save_adapter(
 def open_adapted(folder: Path | str, base: Path | str | None = None) -> tuple["PeftModel", Tokenizer]:
     """Load an adapter on the model that it was trained on; return the two as one model, and the tokenizer.
 
-    `base` is that model's folder or .pt file; by default, the one that the adapter names. Raises UserError if it is
-    another model than the adapter was trained on, and as `load_checkpoint` and `load_adapter` do.
+    `base` is that model's folder or .pt file, by default the one that the adapter names. Raises UserError if it is
+    another model than that, and as `load_checkpoint` and `load_adapter` do.
     """
     base = find_base(folder) if base is None else base
     found = read_adapter(folder)  # a damaged adapter is reported before its base is read

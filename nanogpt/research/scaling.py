@@ -22,8 +22,7 @@ VALUES = {
 def measure_growth(settings: BenchmarkSettings) -> dict[str, dict[str, dict[str, float]]]:
     """Measure uncompiled steps of the optimized model in `dtype`, one setting varied at a time: by key and value.
 
-    Heads stay 64 wide as `n_embd` grows, and `block_size` grows at the same number of tokens a step. Threads go up to
-    the cores there are.
+    Heads stay 64 wide as `n_embd` grows, and a step's tokens the same as `block_size` grows. Threads end at the cores.
     """
     return {
         key: {str(value): _measure(changed) for value in values if (changed := vary(settings, key, value))}

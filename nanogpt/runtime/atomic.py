@@ -19,8 +19,7 @@ from nanogpt.runtime.outputs import check_folder_kind
 def replace_file(path: os.PathLike | str) -> Iterator[BinaryIO]:
     """Yield a file to write that takes the place of `path` when the block succeeds.
 
-    A reader of `path` sees the old bytes or the new ones, never a part. The folder must exist. Raises OSError as `open`
-    and `write` do, and leaves the old file then.
+    A reader of `path` sees the old bytes or the new ones, never a part. The folder must exist. An error leaves the old.
     """
     path = Path(path)
     new = _temporary_sibling(path)

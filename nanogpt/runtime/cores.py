@@ -12,8 +12,7 @@ from nanogpt.runtime.cgroups import CGROUPS, PROC, enclosing_groups, read_text
 def usable_cores(proc: Path = PROC, cgroups: Path = CGROUPS) -> int:
     """Count the cores this process may use, at least 1: those it is bound to, or fewer if its container has a limit.
 
-    A limit of 1.5 cores counts as 2. With more threads than that, all are stopped for the rest of every period once
-    they have used up the container's quota.
+    A limit of 1.5 cores counts as 2; more threads than that would be stopped while the container's quota is used up.
     """
     bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return math.ceil(min([bound, *_core_limits(proc, cgroups)]))
