@@ -8,7 +8,6 @@ from nanogpt.runtime.cores import _core_limits, usable_cores
 
 BOUND = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
-
 V1 = "12:cpuset:/pod/app\n4:cpu,cpuacct:/pod/app\n1:name=systemd:/pod/app\n"
 CONTAINERS = {
     "no /proc": ("", {}, None),

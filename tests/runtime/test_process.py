@@ -129,7 +129,6 @@ print("parent")
 time.sleep(60)
 """
 
-
 LAUNCHER = f"from nanogpt.runtime.process import launch_stage\nlaunch_stage([{sys.executable!r}, '-c', {STEPS!r}])"
 SHELL = ["-c", PARENT, "sh", "-c", '"$0" "$@"; true', sys.executable, "-c", STEPS]
 

@@ -76,7 +76,6 @@ KINDS = (
     Kind("own text", ("own/*",), (PREPARE, f"{PREPARE} --no-strict"), True),
 )
 
-
 RIGHT = ("refused", "same", "other")
 
 

@@ -28,9 +28,7 @@ SHAPES = {
     "gqa-tied": tiny("optimized", n_kv_head=2, tie_embeddings=True),
 }
 
-
 every_shape = pytest.mark.parametrize("config", SHAPES.values(), ids=SHAPES)
-
 
 each_arch = pytest.mark.parametrize("arch", ["base", "optimized"])
 

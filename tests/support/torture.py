@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -215,7 +215,7 @@ class Toll:
     faults: list[str] = field(default_factory=list)
 
 
-def disturb(reference: Reference, clone: Clone, kills: list[Kill], toll: Toll, say: Callable = print) -> None:
+def disturb(reference: Reference, clone: Clone, kills: list[Kill], toll: Toll) -> None:
     """Run `dvc repro` in `clone` and strike it with one kill after the other; then let it complete, and compare."""
     left = [*kills, None]
     while True:
@@ -227,12 +227,12 @@ def disturb(reference: Reference, clone: Clone, kills: list[Kill], toll: Toll, s
         for stage in TRAININGS:
             if match := re.search(r"^resuming after step (\d+)", run.part(stage), re.MULTILINE):
                 toll.resumed.append(int(match[1]))
-                say(f"{stage} went on after step {match[1]}")
+                print(f"{stage} went on after step {match[1]}")
             if kept[stage] and re.search(r"^step 1/", run.part(stage), re.MULTILINE):
                 toll.faults.append(f"{stage} started anew, a state after {kept[stage]} steps being kept: {run.text}")
         if hit:
             toll.kills[hit, kill.way] += 1
-            say(f"kill {toll.kills.total()}: {kill.way}, in {hit}; dvc ended with {status}")
+            print(f"kill {toll.kills.total()}: {kill.way}, in {hit}; dvc ended with {status}")
             left.pop(0)
         elif status:
             repaired = clone.run(sys.executable, "-m", "stages.mend").stdout.splitlines()
@@ -240,13 +240,13 @@ def disturb(reference: Reference, clone: Clone, kills: list[Kill], toll: Toll, s
                 toll.faults.append(f"dvc repro, run again, ended with {status}: {run.text}")
                 return
             toll.damaged += repaired
-            say("; ".join(repaired))
+            print("; ".join(repaired))
         else:
             break
     toll.complete += 1
     faults = reference.faults(clone)
     toll.faults += faults
-    say(f"complete: {'all as undisturbed' if not faults else '; '.join(faults)}")
+    print(f"complete: {'all as undisturbed' if not faults else '; '.join(faults)}")
 
 
 def strike(run: Run, kill: Kill, order: list[str]) -> str | None:
@@ -277,30 +277,15 @@ def plan(reference: Reference, n_kills: int, rng: random.Random) -> list[Kill]:
     return kills
 
 
-def torture(reference: Reference, n_kills: int, seed: int, folder: Path, say: Callable = print) -> Toll:
+def torture(reference: Reference, n_kills: int, seed: int, folder: Path) -> Toll:
     """Strike `n_kills` times, in as many clones below `folder` as that takes."""
     rng, toll = random.Random(seed), Toll()
     while (left := n_kills - toll.kills.total()) > 0 and not toll.faults:
         place = folder / f"tortured-{toll.complete}"
-        disturb(reference, reference.fresh(place), plan(reference, min(left, 8), rng), toll, say)
+        disturb(reference, reference.fresh(place), plan(reference, min(left, 8), rng), toll)
         if not toll.faults:
             shutil.rmtree(place)
     return toll
-
-
-def summary(toll: Toll, stages: Iterable[str]) -> str:
-    """A table of kills by stage and signal, and what came of them."""
-    kills = pd.DataFrame({way: {stage: toll.kills[stage, way] for stage in stages} for way in WAYS})
-    rows = [
-        f"{kills.assign(all=kills.sum(axis=1))}\n",
-        f"{toll.kills.total()} kills, {toll.complete} complete runs",
-        f"{len(toll.resumed)} times a training went on from a state, {sum(toll.resumed)} steps were not done again",
-        f"{len(toll.damaged)} files of DVC were damaged, and repaired by `python -m stages.mend`",
-        *toll.damaged,
-        f"{len(toll.faults)} faults",
-        *toll.faults,
-    ]
-    return "\n".join(rows)
 
 
 def main() -> None:
@@ -310,15 +295,18 @@ def main() -> None:
     args = flags.parse_args()
     started = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="torture-"))
-
-    def say(text: str) -> None:
-        print(f"{time.monotonic() - started:7.1f} s  {text}", flush=True)
-
-    say(f"undisturbed run in {folder}")
+    print(f"undisturbed run in {folder}")
     reference = Reference(folder / "reference", "merge")
-    say(", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in reference.seconds.items()))
-    toll = torture(reference, args.kills, args.seed, folder, say)
-    print(f"\n{summary(toll, reference.seconds)}\n{time.monotonic() - started:.0f} s")
+    print(", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in reference.seconds.items()))
+    toll = torture(reference, args.kills, args.seed, folder)
+    kills = pd.DataFrame({way: {stage: toll.kills[stage, way] for stage in reference.seconds} for way in WAYS})
+    print(
+        f"\n{kills.assign(all=kills.sum(axis=1)).to_string()}\n",
+        f"{toll.kills.total()} kills, {toll.complete} complete runs",
+        f"{len(toll.resumed)} times a training went on from a state, {sum(toll.resumed)} steps were not done again",
+        f"{len(toll.damaged)} files of DVC were damaged, and repaired by `python -m stages.mend`", *toll.damaged,
+        f"{len(toll.faults)} faults", *toll.faults, f"{time.monotonic() - started:.0f} s", sep="\n",
+    )  # fmt: skip
     if toll.faults:
         sys.exit(f"what the faults left is in {folder}")
     shutil.rmtree(folder)
