@@ -71,9 +71,3 @@ def in_our_words(onednn: str) -> str:
     if "AVX10" in onednn or ("AVX-512" in onednn and "bfloat16" in onednn):
         return "AVX512-BF16"
     return "AVX512" if "AVX-512" in onednn else "AVX2" if "AVX2" in onednn else "plain"
-
-
-def test_the_name_says_who_made_it():
-    assert processor_name().strip()
-    if X86_LINUX:
-        assert torch.cpu.get_capabilities()["cpu_name"].split()[0] in processor_name()

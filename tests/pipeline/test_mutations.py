@@ -10,12 +10,7 @@ from imports import ROOT
 
 @pytest.mark.slow
 def test_a_damaged_input_is_refused_or_changes_nothing():
-    done = subprocess.run(
-        [sys.executable, ROOT / "tests" / "support" / "mutations.py", "--cases", "60", "--seed", "1"],
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=900,
-    )
+    command = [sys.executable, ROOT / "tests" / "support" / "mutations.py", "--cases", "60", "--seed", "1"]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -1,11 +1,4 @@
-from nanogpt.runtime.errors import BadSetting, UserError, shorten
-
-
-def test_a_bad_setting_seen_from_further_out():
-    bad = BadSetting("lr", "x", "not a number", "write one").inside("train").inside("all")
-    assert isinstance(bad, UserError)
-    assert (bad.key, bad.value, bad.reason, bad.remedy) == ("all.train.lr", "x", "not a number", "write one")
-    assert str(bad) == "all.train.lr = 'x': not a number; write one"
+from nanogpt.runtime.errors import BadSetting, shorten
 
 
 def test_long_text_is_cut_to_one_line_of_the_limit():

@@ -95,10 +95,9 @@ def test_flags_that_nothing_would_read_or_that_lack_an_output(script, flags, mes
 
 def test_flags_without_an_output_write_to_a_place_of_their_own(project, run_stage, refuse):
     before = Path("data/pretrain/manifest.json").read_bytes()
-    words = ["--role", "pretrain", "--path", "own.txt"]
-    assert not run_stage("prepare", *words)
+    assert not run_stage("prepare", "--path", "own.txt", "--role", "pretrain")
     assert Path("out/prepare/train.bin").is_file() and Path("data/pretrain/manifest.json").read_bytes() == before
-    assert "out/prepare exists; add --overwrite" in refuse("prepare", " ".join(words))
+    assert "out/prepare exists; add --overwrite" in refuse("prepare", "--path own.txt --role pretrain")
 
 
 def test_one_model_is_sampled_with_its_adapter_and_for_prompts_of_the_terminal(project, run_stage, capsys, monkeypatch):
