@@ -4,15 +4,21 @@ from nanogpt.runtime import process
 from nanogpt.runtime.cli import Flags, override
 from stages.benchmark import add_step_flags
 
+# Flags besides the shape of a step that each measurement reads.
+READS = dict.fromkeys(("variants", "parts", "improvements", "ablation", "growth", "all"), ())
+READS |= {"variants": ("compile",), "growth": ("dtype",), "all": ("compile",)}
+
 
 def main() -> None:
     """Measure, print tables; --out writes the figures too."""
     flags = Flags(__doc__)
-    kinds = ["variants", "parts", "improvements", "ablation", "growth", "all"]
-    flags.add_argument("--what", choices=kinds, default="all", help="default: %(default)s, every one but growth")
+    flags.add_argument("--what", choices=READS, default="all", help="default: %(default)s, every one but growth")
     add_step_flags(flags, "of growth; the others time both")
     args = flags.parse_args()
     flags.check_files(args)
+    for name in {"dtype", "compile"}.difference(READS[args.what]):
+        if getattr(args, name):
+            flags.error(f"--{name} does not change what --what {args.what} measures; leave it out")
     import pandas as pd
 
     from nanogpt.benchmark.settings import BenchmarkSettings

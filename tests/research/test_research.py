@@ -7,6 +7,8 @@ from dataclasses import replace
 import pytest
 from benchmark_shapes import SETTINGS
 
+import stages.research
+
 ALL = """
 import sys
 from benchmark_shapes import time_nothing
@@ -32,3 +34,9 @@ def test_all_measurements(tmp_path):
     assert found["improvements"]["layer_speedup"]["fp32"]["gqa_over_mha"] > 0
     assert found["ablation"].keys() == {"fp32", "bf16"}
     assert not (tmp_path / "metrics").exists()
+
+
+def test_flags_that_a_measurement_does_not_read(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["research.py", "--what", "parts", "--dtype", "float32"])
+    with pytest.raises(SystemExit, match=r"^error: --dtype .*--what parts"):
+        stages.research.main()
