@@ -1,12 +1,14 @@
 """Stores documents fetched from the network page by page, so that an interruption loses one page at most.
 
-A page is a Parquet file that appears complete or not at all. Its metadata has the state from which fetching
-continues after it, so pages and state cannot disagree. Nothing is fetched twice: asking for more documents
-only adds pages.
+A page is a gzip file, whose checksum covers all of it, that appears complete or not at all. Its first line is the
+state from which fetching continues after it, the others are its documents as JSON strings, so pages and state cannot
+disagree. Nothing is fetched twice: asking for more documents only adds pages.
 """
 
-import hashlib
+import contextlib
+import gzip
 import json
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,8 +16,6 @@ from tqdm import tqdm
 
 from nanogpt.runtime import atomic
 from nanogpt.runtime.errors import UserError
-
-STATE, CHECKSUM = b"nanogpt", b"nanogpt.sha256"  # Parquet's checksums cover the texts only
 
 
 class Pages:
@@ -28,21 +28,14 @@ class Pages:
     def __init__(self, folder: Path):
         self.folder, self.documents, self.states = folder, 0, []
         while (path := self._path(len(self.states))).exists():
-            rows, state = _read_metadata(path)
-            self.documents += rows
-            self.states.append(state)
+            with _open(path) as file:
+                documents, state = json.loads(file.read().partition(b"\n")[0])  # to the end, where the checksum is
+                self.documents += documents
+                self.states.append(state)
 
     def append(self, texts: list[str], state: dict) -> None:
         """Write one more page; `state` is of JSON values. Raises UserError where it cannot be written."""
-        import pyarrow  # slow to import, and the built-in corpora do not need it
-        import pyarrow.parquet
-
-        encoded_state = json.dumps(state)
-        metadata = {STATE: encoded_state, CHECKSUM: hashlib.sha256(encoded_state.encode()).hexdigest()}
-        schema = pyarrow.schema([("text", pyarrow.large_string())], metadata=metadata)
-        table = pyarrow.table([pyarrow.array(texts, pyarrow.large_string())], schema=schema)
-        sink = pyarrow.BufferOutputStream()
-        pyarrow.parquet.write_table(table, sink, compression="zstd", write_page_checksum=True)
+        lines = "".join(json.dumps(value) + "\n" for value in ([len(texts), state], *texts))
         path = self._path(len(self.states))
         if path.exists():
             raise UserError(
@@ -50,7 +43,7 @@ class Pages:
                 f"(or delete the folder {self.folder} if there is none)"
             )
         try:
-            atomic.write_bytes(path, sink.getvalue())
+            atomic.write_bytes(path, gzip.compress(lines.encode(), 1))
         except OSError as error:
             raise UserError(f"{path}: cannot be written ({error.strerror}); what was fetched before is kept") from None
         self.documents += len(texts)
@@ -73,17 +66,9 @@ class Pages:
 
     def texts(self) -> Iterator[str]:
         """Yield the documents of all pages, one page in memory at a time. Raises UserError where a page is damaged."""
-        import pyarrow
-        import pyarrow.parquet
-
         for path in map(self._path, range(len(self.states))):
-            try:
-                with pyarrow.parquet.ParquetFile(path, page_checksum_verification=True) as file:
-                    texts = file.read(["text"]).column("text").to_pylist()
-                    if len(texts) != file.metadata.num_rows:
-                        raise OSError("documents are missing")
-            except (pyarrow.ArrowException, OSError, LookupError, UnicodeDecodeError) as error:
-                raise _damage_error(path, error) from None
+            with _open(path) as file:
+                _, *texts = map(json.loads, file)
             yield from texts
 
     def _is_complete(self, wanted: int | None) -> bool:
@@ -91,24 +76,13 @@ class Pages:
         return ended or (wanted is not None and self.documents >= wanted)
 
     def _path(self, number: int) -> Path:
-        return self.folder / f"{number:06}.parquet"
+        return self.folder / f"{number:06}.jsonl.gz"
 
 
-def _read_metadata(path: Path) -> tuple[int, dict]:
-    import pyarrow
-    import pyarrow.parquet
-
+@contextlib.contextmanager
+def _open(path: Path) -> Iterator[gzip.GzipFile]:
     try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            metadata = file.schema_arrow.metadata
-            encoded_state = metadata[STATE]
-            if metadata[CHECKSUM].decode() != hashlib.sha256(encoded_state).hexdigest():
-                raise OSError("its checksum is wrong")
-            return file.metadata.num_rows, json.loads(encoded_state)
-    except (pyarrow.ArrowException, OSError, ValueError, LookupError, TypeError) as error:
-        raise _damage_error(path, error) from None
-
-
-def _damage_error(path: Path, error: Exception) -> UserError:
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
-    return UserError(f"{path}: damaged ({reason}); delete the folder {path.parent} and fetch again")
+        with gzip.open(path) as file:
+            yield file
+    except (OSError, EOFError, ValueError, TypeError, zlib.error) as error:
+        raise UserError(f"{path}: damaged ({error}); delete the folder {path.parent} and fetch again") from None

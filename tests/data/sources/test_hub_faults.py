@@ -145,7 +145,7 @@ def test_killed_at_every_page(hub, load, server, repo, tmp_path, name):
         with start_client(server.url, tmp_path / "home") as process:
             process.stdin.write(job)
             process.stdin.flush()
-            wait_until(lambda page=pages - 1: list(tmp_path.glob(f".work/corpora/*/{page:06}.parquet")))
+            wait_until(lambda page=pages - 1: list(tmp_path.glob(f".work/corpora/*/{page:06}.jsonl.gz")))
             process.kill()
         texts = kept(tmp_path)
         assert len(texts) >= min(pages * PAGE, count)
