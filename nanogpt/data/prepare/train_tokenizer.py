@@ -1,13 +1,13 @@
 """Trains a tokenizer on a corpus, or makes the one that the settings name."""
 
 import contextlib
-import json
 import math
+import multiprocessing
 import os
-import subprocess
-import sys
+import signal
+import threading
 from collections.abc import Iterable, Iterator
-from pathlib import Path
+from multiprocessing.connection import Connection
 
 from tqdm import tqdm
 
@@ -18,6 +18,7 @@ from nanogpt.runtime.errors import UserError
 
 SAMPLE_BYTES = 100_000_000  # of text that bpe learns from: the first of the corpus; more changes hardly a piece
 REPLACEMENT = "\ufffd"
+END = b"\xff"  # no text in UTF-8
 
 
 def train_tokenizer(settings: TokenizerSettings, texts: Iterable[str]) -> Tokenizer:
@@ -62,31 +63,52 @@ def _gpt2() -> list[bytes]:
 
 
 def _train_bpe(vocab_size: int, texts: Iterable[str]) -> list[bytes]:
-    """The pieces in order of rank, learned in a process that is killed where this one is interrupted."""
-    script = Path(__file__).with_name("train_byte_pairs.py")
-    # -P: its folder is no place to import from
-    command = [sys.executable, "-P", script, str(vocab_size - 1), str(os.getpid())]
-    environment = os.environ | {"RAYON_NUM_THREADS": str(usable_cores()), "TOKENIZERS_PARALLELISM": "true"}
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    letters = ""
-    with (
-        contextlib.suppress(BrokenPipeError),  # it has ended: its status says why
-        subprocess.Popen(command, env=environment, **pipes) as process,
-        contextlib.ExitStack() as interrupted,
-    ):
-        interrupted.callback(process.kill)
+    """The pieces in order of rank, learned in a process that is killed where this one is interrupted.
+
+    `tokenizers` handles no signal while it trains.
+    """
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_learn_pieces, args=[theirs, vocab_size - 1], daemon=True)
+    process.start()
+    theirs.close()
+    try:
         for text in _read_with_progress(texts, SAMPLE_BYTES):
-            process.stdin.write(json.dumps(text) + "\n")
-        process.stdin.write("null\n")
-        process.stdin.flush()
-        letters = process.stdout.read()
-        interrupted.pop_all()
-    if not letters:
+            ours.send_bytes(text.encode())
+        ours.send_bytes(END)
+        return pieces_from_letters(ours.recv())
+    except (EOFError, ConnectionError):
+        process.join()
         raise UserError(
-            f"the training of the tokenizer ended with status {process.returncode}; is there enough memory? lower "
+            f"the training of the tokenizer ended with status {process.exitcode}; is there enough memory? lower "
             "tokenizer.vocab_size, or choose tokenizer.kind: byte"
-        )
-    return pieces_from_letters(json.loads(letters))
+        ) from None
+    finally:
+        process.kill()
+
+
+def _learn_pieces(pipe: Connection, count: int) -> None:
+    """Receive texts until END, train byte pairs, and send the pieces in order of rank, in GPT-2's visible letters."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the parent decides
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    os.environ |= {"RAYON_NUM_THREADS": str(usable_cores()), "TOKENIZERS_PARALLELISM": "true"}
+    import tokenizers
+    from tokenizers import models, pre_tokenizers, trainers
+
+    tokenizer = tokenizers.Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=count, min_frequency=2, initial_alphabet=alphabet, show_progress=False)
+    with contextlib.suppress(EOFError):  # the parent is gone
+        texts = (text.decode() for text in iter(pipe.recv_bytes, END))
+        tokenizer.train_from_iterator(texts, trainer)
+        vocab = tokenizer.get_vocab()
+        pipe.send(sorted(vocab, key=vocab.get))
+
+
+def _exit_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def _read_with_progress(texts: Iterable[str], limit: float) -> Iterator[str]:

@@ -39,10 +39,10 @@ class FilesSettings:
 def load(settings: DataSettings, options: FilesSettings) -> Corpus:
     """Return the documents of the file or folder `settings.path`, folders in sorted order.
 
-    Raises UserError here for what opening the files shows: a missing path, nothing to read, an
-    unknown ending, another encoding by its mark, no such column. What lies deeper raises UserError
-    while the documents are read: a damaged file, no document at all, and where `options.strict` the first
-    bad record (bytes that are no UTF-8, a broken line, a field that is no text, more than 32 MiB).
+    Raises UserError here for what a file shows by its first record: a missing path, nothing to read, an unknown
+    ending, another encoding by its mark, no such column. What lies deeper raises UserError while the documents are
+    read: a damaged file, no document at all, and with `options.strict` the first bad record (bytes that are no UTF-8, a
+    broken line, a field that is no text, more than 32 Mi characters).
     """
     paths, others = _find_files(settings)
     for path in paths:

@@ -10,21 +10,18 @@ import csv
 import io
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TextIO
 
 from nanogpt.runtime.errors import UserError, shorten
 
-if TYPE_CHECKING:
-    import pyarrow.parquet
-
-MARKER = b"<|endoftext|>"
-LONGEST = 32 * 2**20  # bytes of one record: what an open quote or a missing newline can cost in memory
-BUFFER = CHUNK = 2**20
+MARKER = "<|endoftext|>"
+LONGEST = 32 * 2**20  # characters of one record: what an open quote or a missing newline can cost in memory
+BUFFER = 2**20
 ROWS = 16  # of Parquet at once, each perhaps as long as the longest
 PACKED = {".gz": "gzip", ".zst": "zstd"}
 MARKS = {  # those of UTF-32 first: one of them begins with one of UTF-16
@@ -53,13 +50,8 @@ def is_readable(path: Path) -> bool:
 
 
 def check_file(path: Path, field: str) -> None:
-    """Raise UserError for what opening a file shows: unreadable, another encoding, no such column."""
-    if READERS[_ending(path)] is _parquet:
-        _open_parquet(path, field).close()
-        return
-    with _open(path) as file:
-        if READERS[_ending(path)] is _csv:
-            _header(path, _rows(path, file), field)
+    """Raise UserError for a fault of the whole file that shows by its first record: unreadable, no such column."""
+    next(read_texts(path, field), None)
 
 
 def read_texts(path: Path, field: str) -> Iterator[str | BadRecord]:
@@ -72,10 +64,10 @@ def _ending(path: Path) -> str | None:
 
 
 @contextmanager
-def _open(path: Path) -> Iterator[BinaryIO]:
-    """Open a file's bytes, decompressed and without a byte order mark.
+def _open(path: Path) -> Iterator[TextIO]:
+    """Open a file, decompressed and without a byte order mark; bytes that are not UTF-8 become half surrogate pairs.
 
-    Raises UserError, here and while they are read, where the file is unreadable or damaged.
+    Raises UserError, here and while it is read, where the file is unreadable or damaged.
     """
     try:
         with path.open("rb", BUFFER) as file:
@@ -89,108 +81,85 @@ def _open(path: Path) -> Iterator[BinaryIO]:
             for mark, kind in MARKS.items():
                 if head.startswith(mark):
                     raise UserError(f"{path}: {kind}, not UTF-8; convert it: iconv -f {kind} -t UTF-8 old > new")
-            if head.startswith(codecs.BOM_UTF8):
-                file.read(3)
-            yield file
+            yield io.TextIOWrapper(file, "utf-8-sig", "surrogateescape", newline="\n")
     except OSError as error:
         raise _unreadable(path, error) from None
 
 
-def _lines(file: BinaryIO) -> Iterator[bytes | None]:
-    """The lines with their ends, None in place of one of more than LONGEST bytes."""
+def _lines(file: TextIO) -> Iterator[str | None]:
+    """The lines with their ends, None in place of one of more than LONGEST characters."""
     while line := file.readline(LONGEST + 1):
         yield line if len(line) <= LONGEST else None
-        while len(line) > LONGEST and not line.endswith(b"\n"):
+        while len(line) > LONGEST and not line.endswith("\n"):
             line = file.readline(LONGEST + 1)
 
 
 def _txt(path: Path, field: str) -> Iterator[str | BadRecord]:
     with _open(path) as file:
-        marked = any(_is_separator(line, MARKER) for line in _lines(file) if line and MARKER in line)
+        separator = MARKER if any(line and line.strip() == MARKER for line in _lines(file)) else ""
     with _open(path) as file:
-        for number, content, is_last in _split(file, MARKER if marked else b""):
-            if content is None:
-                remedy = f"divide the text by blank lines, or by lines {MARKER.decode()}"
-                yield _too_long(f"{path}, line {number}", remedy)
-                continue
-            text = _decode(path, number, content)
-            if isinstance(text, BadRecord):
-                yield text
-            # White space between two markers is a blank document; at the file's ends it is none.
-            elif text.strip() or (marked and number > 1 and not is_last):
-                yield text.replace("\r\n", "\n")
+        numbered = enumerate(_lines(file), 1)
+        for is_separator, lines in groupby(numbered, lambda one: bool(one[1]) and one[1].strip() == separator):
+            if not is_separator:
+                number, text = _join_lines(lines)
+                if text is None:
+                    yield _too_long(f"{path}, line {number}", f"divide the text by blank lines, or by lines {MARKER}")
+                elif text.strip():
+                    yield _undecoded(path, number, text) or text.replace("\r\n", "\n")
 
 
-def _split(file: BinaryIO, separator: bytes) -> Iterator[tuple[int, bytes | None, bool]]:
-    """The text between lines that are `separator` and white space: its first line, its bytes, whether it is the last.
-
-    None stands in place of more than LONGEST bytes.
-    """
-    first, size, content = 1, 0, bytearray()
-    for number, line in enumerate(_lines(file), 1):
-        if line and _is_separator(line, separator):
-            yield first, bytes(content) if size <= LONGEST else None, False
-            first, size, content = number + 1, 0, bytearray()
-        else:
-            size += len(line) if line else LONGEST + 1
-            if size <= LONGEST:
-                content += line
-            else:
-                content.clear()
-    yield first, bytes(content) if size <= LONGEST else None, True
-
-
-def _is_separator(line: bytes, separator: bytes) -> bool:
-    stripped = line.strip()  # of white space in ASCII
-    if stripped == separator or stripped.isascii():
-        return stripped == separator
-    return stripped.decode(errors="replace").strip().encode() == separator
+def _join_lines(lines: Iterable[tuple[int, str | None]]) -> tuple[int, str | None]:
+    """The number of the first line, and all lines as one text, or None for more than LONGEST characters."""
+    first, size, text = 0, 0, io.StringIO()
+    for number, line in lines:
+        first, size = first or number, size + (len(line) if line else LONGEST + 1)
+        if size <= LONGEST:
+            text.write(line)
+    return first, text.getvalue() if size <= LONGEST else None
 
 
 def _jsonl(path: Path, field: str) -> Iterator[str | BadRecord]:
     with _open(path) as file:
         for number, line in enumerate(_lines(file), 1):
-            text = _json_text(path, number, line, field)
-            if text is not None:
-                yield text
+            where = f"{path}, line {number}"
+            if line is None:
+                yield _too_long(where, "divide the text into several records")
+            elif line.strip():
+                yield _undecoded(path, number, line) or _json_text(where, line, field)
 
 
-def _json_text(path: Path, number: int, line: bytes | None, field: str) -> str | BadRecord | None:
-    """The text of one line, None for an empty one."""
-    where = f"{path}, line {number}"
-    if line is None:
-        return _too_long(where, "divide the text into several records")
-    content = _decode(path, number, line)
-    if isinstance(content, BadRecord):
-        return content
-    if not content.strip():
-        return None
+def _json_text(where: str, line: str, field: str) -> str | BadRecord:
     try:
-        record = json.loads(content)
+        record = json.loads(line)
     except (ValueError, RecursionError) as error:
-        return _bad("not valid JSON", where, f" ({error}); a .jsonl file has one JSON object a line")
+        return BadRecord(
+            "not valid JSON", f"{where}: not valid JSON ({error}); a .jsonl file has one JSON object a line"
+        )
     if not isinstance(record, dict):
         example = json.dumps({field: "the text"}, ensure_ascii=False)
-        return BadRecord(
-            "not a JSON object", f"{where}: not a JSON object but {shorten(content, 40)}; write it as {example}"
-        )
+        message = f"{where}: not a JSON object but {shorten(line, 40)}; write it as {example}"
+        return BadRecord("not a JSON object", message)
     if field not in record:
         return BadRecord("no such field", _no_field(where, field, list(record)))
-    text = record[field]
+    text, where = record[field], f"{where}: the field {field!r}"
     if not isinstance(text, str):
-        return BadRecord(
-            "not text", f"{where}: the field {field!r} is not text but {shorten(json.dumps(text), 40)}; {CHOOSE}"
-        )
-    if not _encodes(text):
+        return BadRecord("not text", f"{where} is not text but {shorten(json.dumps(text), 40)}; {CHOOSE}")
+    if _find_surrogate(text) is not None:
         reason = "half a surrogate pair"
-        return BadRecord(reason, f"{where}: the field {field!r} has {reason} (\\ud800 to \\udfff); repair it")
+        return BadRecord(reason, f"{where} has {reason} (\\ud800 to \\udfff); repair it")
     return text
 
 
 def _csv(path: Path, field: str) -> Iterator[str | BadRecord]:
     with _open(path) as file:
         rows = _rows(path, file)
-        column, width = _header(path, rows, field)
+        header = next(rows, (1, []))
+        if isinstance(header, BadRecord):
+            raise UserError(header.message)
+        number, names = header
+        if field not in names:
+            raise UserError(_no_field(f"{path}, line {number}", field, names))
+        column, width = names.index(field), len(names)
         for row in rows:
             if isinstance(row, BadRecord):
                 yield row
@@ -206,18 +175,7 @@ def _csv(path: Path, field: str) -> Iterator[str | BadRecord]:
                 yield fields[column]
 
 
-def _header(path: Path, rows: Iterator[tuple[int, list[str]] | BadRecord], field: str) -> tuple[int, int]:
-    """Read the header: the index of the column that has the text, and the number of columns."""
-    row = next(rows, (1, []))
-    if isinstance(row, BadRecord):
-        raise UserError(row.message)
-    number, fields = row
-    if field not in fields:
-        raise UserError(_no_field(f"{path}, line {number}", field, fields))
-    return fields.index(field), len(fields)
-
-
-def _rows(path: Path, file: BinaryIO) -> Iterator[tuple[int, list[str]] | BadRecord]:
+def _rows(path: Path, file: TextIO) -> Iterator[tuple[int, list[str]] | BadRecord]:
     """The rows that are not empty, each with its first line.
 
     What is not valid CSV, like an open quote, is one bad record that takes the rest of the file with it,
@@ -227,38 +185,45 @@ def _rows(path: Path, file: BinaryIO) -> Iterator[tuple[int, list[str]] | BadRec
     reader, number = csv.reader(_csv_lines(file), strict=True), 1
     try:
         for row in reader:
-            if not _encodes("".join(row)):
-                yield _not_utf8(f"{path}, line {number}")
-            elif row:
-                yield number, row
+            if row:
+                yield _undecoded(path, number, "".join(row).replace("\n", " ")) or (number, row)
             number = reader.line_num + 1
     except csv.Error as error:
         message = f"{path}, line {number}: not valid CSV ({error}), so the rest of the file is unread; check the quotes"
         yield BadRecord("not valid CSV, rest of the file unread", message)
 
 
-def _csv_lines(file: BinaryIO) -> Iterator[str]:
+def _csv_lines(file: TextIO) -> Iterator[str]:
     for line in _lines(file):
         if line is None:
-            raise csv.Error(f"longer than {LONGEST // 2**20} MiB")
-        text = line.decode(errors="surrogateescape")  # no row has halves of surrogate pairs otherwise
-        yield text[:-2] + "\n" if text.endswith("\r\n") else text
+            raise csv.Error(f"longer than {LONGEST:,} characters")
+        yield line[:-2] + "\n" if line.endswith("\r\n") else line
 
 
 def _parquet(path: Path, field: str) -> Iterator[str | BadRecord]:
     import pyarrow
+    import pyarrow.parquet
 
-    with _open_parquet(path, field) as file:
-        try:
+    try:
+        # A row group is often the whole file: with these it is read piece by piece.
+        with pyarrow.parquet.ParquetFile(path, buffer_size=BUFFER, pre_buffer=False) as file:
+            schema = file.schema_arrow
+            if field not in schema.names:
+                raise UserError(_no_field(str(path), field, schema.names))
+            kind = schema.field(field).type
+            if pyarrow.types.is_dictionary(kind):
+                kind = kind.value_type
+            if kind not in (pyarrow.string(), pyarrow.large_string(), pyarrow.string_view()):
+                raise UserError(f"{path}: the field {field!r} is not text but {kind}; {CHOOSE}")
             batches = file.iter_batches(ROWS, columns=[field], use_threads=False)
             column = (batch.column(0).cast(pyarrow.large_binary()).to_pylist() for batch in batches)
             for number, content in enumerate(chain.from_iterable(column), 1):
-                yield _cell(f"{path}, row {number}: the field {field!r}", content)
-        except (pyarrow.ArrowException, OSError) as error:
-            raise _unreadable(path, error) from None
+                yield _decode_cell(f"{path}, row {number}: the field {field!r}", content)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise _unreadable(path, error) from None
 
 
-def _cell(where: str, content: bytes | None) -> str | BadRecord:
+def _decode_cell(where: str, content: bytes | None) -> str | BadRecord:
     if content is None:
         return BadRecord("not text", f"{where} is not text but null; {CHOOSE}")
     if len(content) > LONGEST:
@@ -267,26 +232,6 @@ def _cell(where: str, content: bytes | None) -> str | BadRecord:
         return content.decode()
     except UnicodeDecodeError:
         return BadRecord("not UTF-8", f"{where} is not valid UTF-8; write the file again from text in UTF-8")
-
-
-def _open_parquet(path: Path, field: str) -> "pyarrow.parquet.ParquetFile":
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        # A row group is often the whole file: with these it is read piece by piece.
-        file = pyarrow.parquet.ParquetFile(path, buffer_size=CHUNK, pre_buffer=False)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise _unreadable(path, error) from None
-    schema = file.schema_arrow
-    if field not in schema.names:
-        raise UserError(_no_field(str(path), field, schema.names))
-    kind = schema.field(field).type
-    if pyarrow.types.is_dictionary(kind):
-        kind = kind.value_type
-    if kind not in (pyarrow.string(), pyarrow.large_string(), pyarrow.string_view()):
-        raise UserError(f"{path}: the field {field!r} is not text but {kind}; {CHOOSE}")
-    return file
 
 
 def _unreadable(path: Path, error: Exception) -> UserError:
@@ -302,30 +247,27 @@ def _no_field(where: str, field: str, fields: list[str]) -> str:
     return f"{where}: no field {field!r}, the fields are: {there}; {CHOOSE}"
 
 
-def _bad(reason: str, where: str, rest: str) -> BadRecord:
-    return BadRecord(reason, f"{where}: {reason}{rest}")
-
-
 def _too_long(where: str, remedy: str) -> BadRecord:
-    return BadRecord("too long", f"{where}: longer than {LONGEST // 2**20} MiB; {remedy}")
+    return BadRecord("too long", f"{where}: longer than {LONGEST:,} characters; {remedy}")
 
 
-def _not_utf8(where: str) -> BadRecord:
-    return _bad("not UTF-8", where, "; convert the file, for example with iconv -f LATIN1 -t UTF-8 old > new")
+def _undecoded(path: Path, number: int, text: str) -> BadRecord | None:
+    """A bad record where a text, which begins in line `number` of a file, has bytes that are not UTF-8."""
+    place = _find_surrogate(text)
+    if place is None:
+        return None
+    newlines = text.count("\n", 0, place)
+    remedy = "convert the file, for example with iconv -f LATIN1 -t UTF-8 old > new"
+    return BadRecord("not UTF-8", f"{path}, line {number + newlines}: not UTF-8; {remedy}")
 
 
-def _decode(path: Path, number: int, content: bytes) -> str | BadRecord:
-    """Bytes that begin in this line of a file, as text."""
+def _find_surrogate(text: str) -> int | None:
+    """The place of the first half of a surrogate pair, which UTF-8 cannot represent."""
     try:
-        return content.decode()
-    except UnicodeDecodeError as error:
-        newlines = content.count(b"\n", 0, error.start)
-        return _not_utf8(f"{path}, line {number + newlines}")
-
-
-def _encodes(text: str) -> bool:
-    """Return whether UTF-8 can represent a text: it cannot for halves of surrogate pairs."""
-    return text.isascii() or text.encode(errors="replace") == text.encode(errors="surrogatepass")
+        text.encode()
+    except UnicodeEncodeError as error:
+        return error.start
+    return None
 
 
 LINED = {".txt": _txt, ".jsonl": _jsonl, ".csv": _csv}

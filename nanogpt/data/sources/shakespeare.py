@@ -5,10 +5,12 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from nanogpt.data.sources.document import Corpus, DataSettings, Document
 from nanogpt.data.sources.network import describe_failure
-from nanogpt.runtime.errors import BadSetting, UserError
+from nanogpt.runtime.errors import UserError
+from nanogpt.runtime.ranges import CheckedSettings, Require
 from nanogpt.runtime.workdir import work_folder
 
 SIZE = 1_115_394  # bytes
@@ -16,18 +18,16 @@ SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
 FILE = "input.txt"
 RETRIES = 2
 TIMEOUT_S = 20.0  # for a connection, and between two pieces of the answer
-CHUNK = 1 << 14
+URL = Require(
+    lambda url: re.fullmatch(r"https?://\S+", url), "not a web address", "take it back with `git checkout params.yaml`"
+)
 
 
 @dataclass(frozen=True)
-class ShakespeareSettings:
+class ShakespeareSettings(CheckedSettings):
     """Section `data.shakespeare` of params.yaml."""
 
-    url: str
-
-    def __post_init__(self) -> None:
-        if not re.fullmatch(r"https?://\S+", self.url):
-            raise BadSetting("url", self.url, "not a web address", "take it back with `git checkout params.yaml`")
+    url: Annotated[str, URL]
 
 
 def load(settings: DataSettings, options: ShakespeareSettings) -> Corpus:
@@ -55,7 +55,7 @@ def _fetch(url: str) -> Path:
     known = {"registry": {FILE: f"sha256:{SHA256}"}, "urls": {FILE: url}}
     store = pooch.create(folder, base_url="", retry_if_failed=RETRIES, **known)
     try:
-        return Path(store.fetch(FILE, downloader=_download))
+        return Path(store.fetch(FILE, downloader=pooch.HTTPDownloader(timeout=TIMEOUT_S)))
     except (OSError, ValueError) as error:  # what requests raises is an OSError
         path = folder / FILE
         there = ", where another or a damaged one lies now" if path.exists() else ""
@@ -63,19 +63,3 @@ def _fetch(url: str) -> Path:
             f"{url}: {describe_failure(error, TIMEOUT_S)}; check the network and run again, or set data.shakespeare.url"
             f" to another copy, or put the file ({SIZE} bytes, SHA-256 {SHA256}) at {path}{there}"
         ) from None
-
-
-def _download(url: str, path: str, store: object) -> None:
-    """Write what `url` answers to `path`. Raises ValueError as soon as it is too long to be the file."""
-    import requests
-
-    size = 0
-    with requests.get(url, stream=True, timeout=TIMEOUT_S) as response, open(path, "wb") as file:
-        response.raise_for_status()
-        for chunk in response.iter_content(CHUNK):
-            size += len(chunk)
-            if size > SIZE:
-                raise ValueError(f"another file: more than the {SIZE} bytes expected")
-            file.write(chunk)
-    if size < SIZE:
-        raise ValueError(f"another file, or a part: {size} bytes instead of {SIZE}")

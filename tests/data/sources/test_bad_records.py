@@ -72,8 +72,8 @@ def test_broken_csv_ends_the_file_with_one_bad_record(broken):
         (".csv", "id,text\n1,a\n\n2\n", "a.csv, line 4: 1 fields, so 'text' is missing; repair the row"),
         (".csv", 'id,text\n1,"a\nb",c\n', "a.csv, line 2: 3 fields, the header has 2; put quotes around text with c"),
         (".csv", 'id,text\n"1\n",a\n1,"a\n', "a.csv, line 4: not valid CSV (unexpected end of data)"),
-        (".jsonl", '{"text": "' + "x" * 2**22, "a.jsonl, line 1: longer than 3 MiB; divide the text into several r"),
-        (".txt", "a\n\n\n" + "x" * 2**22, "a.txt, line 4: longer than 3 MiB; divide the text by blank lines, or"),
+        (".jsonl", '{"text": "' + "x" * 2**22, "a.jsonl, line 1: longer than 3,145,728 characters; divide"),
+        (".txt", "a\n\n\n" + "x" * 2**22, "a.txt, line 4: longer than 3,145,728 characters; divide"),
     ],
 )
 def test_a_message_says_what_where_and_what_to_do(ending, content, message):

@@ -102,7 +102,7 @@ def test_put_there_by_hand(small, server):
     assert not server.requests
 
 
-@pytest.mark.parametrize("damage", [b"", TEXT.encode()[:-1], TEXT.encode() + b"\n", TEXT.replace("me", "ME").encode()])
+@pytest.mark.parametrize("damage", [b"", TEXT.replace("me", "ME").encode()])
 def test_a_damaged_file_is_fetched_again(small, server, tmp_path, damage):
     load(server.url)
     path = folder(tmp_path) / "input.txt"
@@ -129,8 +129,6 @@ def test_a_hiccup_is_ridden_out(small, server, monkeypatch, fault):
         "429": "HTTP status 429",
         "stalled": "no answer within 0.2 s|Read timed out",
         "cut": "IncompleteRead",
-        "short": r"another file, or a part: \d+ bytes instead of \d+",
-        "long": r"another file: more than the \d+ bytes expected",
         "wrong": "SHA256 hash of downloaded file .* does not match",
         "redirect": "Exceeded 30 redirects",
     }.items(),
@@ -144,13 +142,6 @@ def test_a_lasting_fault_is_one_message_and_leaves_nothing(small, server, tmp_pa
     assert list(folder(tmp_path).iterdir()) == []
     server.heal()
     assert whole(load(server.url)) == TEXT
-
-
-def test_an_answer_that_does_not_end_is_cut_off(small, server, tmp_path):
-    server.site = lambda request: Response(TEXT.encode() * 200, length=10**12)
-    with pytest.raises(UserError, match="more than the"):  # read on, it would be a connection that breaks off
-        load(server.url)
-    assert list(folder(tmp_path).iterdir()) == []
 
 
 @pytest.mark.parametrize("url", ["", "raw.githubusercontent.com/input.txt", "file:///tmp/input.txt", "http://a b"])
