@@ -1,9 +1,8 @@
 """Titles and abstracts from arXiv's own API, by category and query: slow, and as new as today.
 
-Papers come in the order of their submission, so that new ones only add to the end. One answer of the
-API is one page of `Pages`; an interrupted run loses that one at most, and the next continues after the
-last complete one. An answer that breaks off,
-contradicts itself or has no papers in it is asked for again: it is not taken for the end of the results. https://info.arxiv.org/help/api/user-manual.html
+Papers come in the order of their submission, so that new ones only add to the end. One answer of the API is one page
+of `Pages`. An answer that breaks off, contradicts itself or has no papers in it is requested again: it is not taken for
+the end of the results. https://info.arxiv.org/help/api/user-manual.html
 """
 
 import itertools
@@ -12,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Annotated
 from urllib.parse import urlsplit
 from xml.etree import ElementTree
 
@@ -19,6 +19,7 @@ from nanogpt.data.sources.document import Corpus, DataSettings, Document
 from nanogpt.data.sources.network import describe_failure
 from nanogpt.data.sources.pages import Pages
 from nanogpt.runtime.errors import BadSetting, UserError
+from nanogpt.runtime.ranges import CheckedSettings, Require
 from nanogpt.runtime.workdir import work_folder
 
 LIMIT = 30_000  # results of one query that the API serves (manual, 3.1.1.2)
@@ -30,37 +31,35 @@ CHANGE = "change data.arxiv_api.category or data.arxiv_api.query"
 ATOM, OPENSEARCH = "{http://www.w3.org/2005/Atom}", "{http://a9.com/-/spec/opensearch/1.1/}"
 
 
+CATEGORY = Require(
+    lambda text: re.fullmatch(r"([A-Za-z-]+(\.([A-Za-z-]+|\*))?)?", text),
+    "not the name of one category",
+    "choose one of https://arxiv.org/category_taxonomy, or for several leave it empty and write query: cat:cs.CL OR "
+    "cat:cs.LG",
+)
+URL = Require(
+    lambda url: re.fullmatch(r"https?://[^\s?#{}\[\]]+", url),
+    "not a plain web address",
+    "use https://export.arxiv.org/api/query",
+)
+
+
 @dataclass(frozen=True)
-class ArxivSettings:
+class ArxivSettings(CheckedSettings):
     """Section `data.arxiv_api` of params.yaml."""
 
-    category: str
+    category: Annotated[str, CATEGORY]
     query: str
-    url: str
+    url: Annotated[str, URL]
     delay_s: float
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.search:
             raise BadSetting("category", self.category, "empty, as query is", "set one of them, like category: cs.CL")
-        if self.category and not re.fullmatch(r"[A-Za-z-]+(\.([A-Za-z-]+|\*))?", self.category):
-            raise BadSetting(
-                "category",
-                self.category,
-                "not the name of one category",
-                'choose one of https://arxiv.org/category_taxonomy; for several write category: "" and '
-                "query: cat:cs.CL OR cat:cs.LG",
-            )
-        if not re.fullmatch(r"https?://[^\s?#{}\[\]]+", self.url):
-            raise BadSetting("url", self.url, "not a plain web address", "use https://export.arxiv.org/api/query")
-        host = urlsplit(self.url).hostname or ""
-        least = MIN_DELAY_S if f".{host}".endswith(".arxiv.org") else 0.0
+        least = MIN_DELAY_S if f".{urlsplit(self.url).hostname}".endswith(".arxiv.org") else 0.0
         if self.delay_s < least:
-            raise BadSetting(
-                "delay_s",
-                self.delay_s,
-                "more requests than arXiv's terms of use allow" if least else "a negative time",
-                f"choose {least} or more",
-            )
+            raise BadSetting("delay_s", self.delay_s, "too short for this server", f"choose {least} or more")
 
     @property
     def search(self) -> str:
@@ -100,11 +99,9 @@ def load(settings: DataSettings, api: ArxivSettings) -> Corpus:
 def _fetch_pages(api: ArxivSettings, states: list[dict]) -> Iterator[tuple[list[str], dict]]:
     """Yield the texts and the state of each answer from where `states` end.
 
-    A state says the offset to go on from, the number of results, the ids of the texts, and how many papers
-    were skipped.
+    A state says the offset to continue from, the ids of the texts, and how many papers were skipped.
     """
     offset = states[-1]["offset"] if states else 0
-    most = max((state["total"] for state in states), default=0)
     seen = {paper for state in states for paper in state["ids"]}
     end, request_at = False, time.monotonic() + api.delay_s  # a run before this one may just have ended
     while not end:
@@ -112,7 +109,7 @@ def _fetch_pages(api: ArxivSettings, states: list[dict]) -> Iterator[tuple[list[
             time.sleep(max(0.0, request_at - time.monotonic()))
             total, entries, failure = None, [], "no papers in it"
             try:
-                total, entries = _request_page(api, offset, most)
+                total, entries = _request_page(api, offset)
             except OSError as error:  # what requests raises is an OSError
                 failure = describe_failure(error, TIMEOUT_S)
             request_at = time.monotonic() + api.delay_s
@@ -125,7 +122,6 @@ def _fetch_pages(api: ArxivSettings, states: list[dict]) -> Iterator[tuple[list[
                 f"arXiv ({api.url}): {failure}; check the network and data.arxiv_api.url, or wait some minutes, then "
                 "run the same command again: what was fetched is kept"
             )
-        most = max(most, total)
         offset += len(entries)  # also where the answer is shorter than asked for, as some are
         end = offset >= min(total, LIMIT)
         texts, ids, skipped = [], [], Counter()
@@ -140,22 +136,20 @@ def _fetch_pages(api: ArxivSettings, states: list[dict]) -> Iterator[tuple[list[
                 seen.add(paper)
                 ids.append(paper)
                 texts.append(f"{title}\n\n{abstract}")
-        yield texts, {"offset": offset, "total": total, "ids": ids, "skipped": skipped, "end": end}
+        yield texts, {"offset": offset, "ids": ids, "skipped": skipped, "end": end}
 
 
-def _request_page(api: ArxivSettings, offset: int, most: int) -> tuple[int, list[ElementTree.Element]]:
+def _request_page(api: ArxivSettings, offset: int) -> tuple[int, list[ElementTree.Element]]:
     """One answer: the number of results of the query, and the entries of the papers in it.
 
-    `most` is the largest number of results so far. Raises requests' exceptions where the answer is not whole or
-    contradicts itself, UserError where arXiv refuses the query.
+    Raises requests' exceptions where the answer is not whole or contradicts itself, UserError where arXiv refuses the
+    query.
     """
     import requests  # slow to import, and few corpora need it
 
     query = {"search_query": api.search, "sortBy": "submittedDate", "sortOrder": "ascending"}
     query |= {"start": offset, "max_results": min(PAGE, LIMIT - offset)}
-    with requests.Session() as session:
-        session.max_redirects = 3
-        response = session.get(api.url, params=query, timeout=TIMEOUT_S)
+    response = requests.get(api.url, params=query, timeout=TIMEOUT_S)
     if response.status_code != 400:  # with which a query is refused, in a feed
         response.raise_for_status()
     try:
@@ -174,8 +168,6 @@ def _request_page(api: ArxivSettings, offset: int, most: int) -> tuple[int, list
             raise ValueError(f"it starts at result {start} instead of {offset}")
         if start + len(entries) > total > 0:
             raise ValueError(f"paper {start + len(entries)} of {total}")
-        if entries and total < 0.9 * most:  # a few papers may leave a category; more are a fault of the moment
-            raise ValueError(f"{total} results, which were {most} before")
     except (ElementTree.ParseError, ValueError) as error:
         begin = response.content[:50].decode(errors="replace")
         raise requests.ConnectionError(f"no whole page of results: {error} (it begins {begin!r})") from None

@@ -16,14 +16,14 @@ import re
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 from nanogpt.data.sources.document import Corpus, DataSettings, Document
 from nanogpt.data.sources.pages import Pages
-from nanogpt.runtime.errors import UserError, shorten
+from nanogpt.runtime.errors import BadSetting, UserError, shorten
 from nanogpt.runtime.ranges import CheckedSettings, Require
 from nanogpt.runtime.workdir import work_folder
 
@@ -60,10 +60,8 @@ def load(settings: DataSettings, dataset: HubSettings) -> Corpus:
     pages = Pages(work_folder("corpora", settings.source, asdict(dataset)))
     pages.fetch(settings.num_samples, lambda states: _fetch_pages(dataset, settings.source, pages))
     if not pages.documents:
-        raise UserError(
-            f"{dataset.repo}: no text in {', '.join(dataset.fields)} of split {dataset.split}; "
-            f"set data.{settings.source}.fields to the field that holds the text"
-        )
+        reason = f"no text in it in split {dataset.split} of {dataset.repo}"
+        raise BadSetting(f"data.{settings.source}.fields", dataset.fields, reason, "name the field that holds the text")
     wanted = min(settings.num_samples or pages.documents, pages.documents)
     state = next(state for state in pages.states if state["documents"] >= wanted)
 
@@ -81,7 +79,7 @@ def _fetch_pages(dataset: HubSettings, source: str, pages: Pages) -> Iterator[tu
         _configure_libraries(dataset)
         state = dict(pages.states[-1]) if pages.states else _initial_state(dataset)
         texts: list[str] = []
-        for record, position in _records(dataset, source, state["revision"], state["position"]):
+        for record, position in _records(dataset, state["revision"], state["position"]):
             state["position"] = position
             if text := _join_fields([record.get(field) for field in dataset.fields]):
                 texts.append(text)
@@ -114,7 +112,7 @@ def _join_fields(values: list) -> str:
     return "\n\n".join(line for line in lines if line)
 
 
-def _records(dataset: HubSettings, source: str, commit: str, position: list[int]) -> Iterator[tuple[dict, list[int]]]:
+def _records(dataset: HubSettings, commit: str, position: list[int]) -> Iterator[tuple[dict, list[int]]]:
     """The records from a position [file, row] on, each with the position after it."""
     import datasets
 
@@ -122,16 +120,15 @@ def _records(dataset: HubSettings, source: str, commit: str, position: list[int]
         builder = datasets.load_dataset_builder(dataset.repo, revision=commit, cache_dir=cache)
         urls = builder.config.data_files
         if dataset.split not in urls:
-            raise UserError(
-                f"{dataset.repo}: no split {dataset.split!r}, there is {', '.join(urls)}; set data.{source}.split"
-            )
+            reason = f"no such split in {dataset.repo}, there is {', '.join(urls)}"
+            raise BadSetting("split", dataset.split, reason, "choose one of these")
         if all(url.endswith(".parquet") for url in urls[dataset.split]):
-            files = [partial(_parquet, dataset, source, url) for url in urls[dataset.split]]
+            files = [partial(_read_parquet, dataset, url) for url in urls[dataset.split]]
         else:
             stream = builder.as_streaming_dataset(split=dataset.split)
             if stream.features:
                 kinds = {name: getattr(kind, "dtype", type(kind).__name__) for name, kind in stream.features.items()}
-                _check_fields(kinds, dataset, source)
+                _check_fields(dataset, kinds)
             files = [stream.shard(stream.num_shards, number).skip for number in range(stream.num_shards)]
     number, row = position
     for records_from in files[number:]:
@@ -141,7 +138,7 @@ def _records(dataset: HubSettings, source: str, commit: str, position: list[int]
         number, row = number + 1, 0
 
 
-def _parquet(dataset: HubSettings, source: str, url: str, row: int) -> Iterator[dict]:
+def _read_parquet(dataset: HubSettings, url: str, row: int) -> Iterator[dict]:
     """The rows of a file from `row` on; row groups before it are not fetched."""
     import huggingface_hub
     import pyarrow.parquet
@@ -149,82 +146,64 @@ def _parquet(dataset: HubSettings, source: str, url: str, row: int) -> Iterator[
     # Large row groups are read piece by piece, columns in turn: some blocks of 5 MB serve them all.
     options = {"cache_type": "blockcache", "cache_options": {"maxblocks": 8}}
     with huggingface_hub.HfFileSystem().open(url, **options) as file:
-        try:
-            parquet = pyarrow.parquet.ParquetFile(
-                file, buffer_size=BUFFER, pre_buffer=False, page_checksum_verification=True
-            )
-            _check_fields({field.name: str(field.type) for field in parquet.schema_arrow}, dataset, source)
-            group = 0
-            while group < parquet.num_row_groups and row >= (rows := parquet.metadata.row_group(group).num_rows):
-                group, row = group + 1, row - rows
-            groups = range(group, parquet.num_row_groups)
-            for batch in parquet.iter_batches(ROWS, groups, dataset.fields, use_threads=False):
-                yield from batch.slice(row).to_pylist()
-                row = max(0, row - len(batch))
-        except huggingface_hub.errors.HfHubHTTPError:
-            raise
-        except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-            raise UserError(
-                _unreadable(f"{dataset.repo}: {url.rpartition('@')[2].partition('/')[2]}", error, source)
-            ) from None
+        parquet = pyarrow.parquet.ParquetFile(
+            file, buffer_size=BUFFER, pre_buffer=False, page_checksum_verification=True
+        )
+        _check_fields(dataset, {field.name: str(field.type) for field in parquet.schema_arrow})
+        group = 0
+        while group < parquet.num_row_groups and row >= (rows := parquet.metadata.row_group(group).num_rows):
+            group, row = group + 1, row - rows
+        groups = range(group, parquet.num_row_groups)
+        for batch in parquet.iter_batches(ROWS, groups, dataset.fields, use_threads=False):
+            yield from batch.slice(row).to_pylist()
+            row = max(0, row - len(batch))
 
 
-def _check_fields(kinds: dict[str, str], dataset: HubSettings, source: str) -> None:
+def _check_fields(dataset: HubSettings, kinds: dict[str, str]) -> None:
     for field in dataset.fields:
-        there = ", ".join(f"{name} ({kind})" for name, kind in kinds.items())
-        if field not in kinds:
-            raise UserError(f"{dataset.repo}: no field {field!r}, there is {there}; set data.{source}.fields")
-        if kinds[field] not in TEXT:
-            raise UserError(
-                f"{dataset.repo}: the field {field!r} is not text, there is {there}; set data.{source}.fields"
-            )
+        if kinds.get(field) not in TEXT:
+            there = ", ".join(f"{name} ({kind})" for name, kind in kinds.items())
+            reason = f"no text in {field!r} of {dataset.repo}, there is {there}"
+            raise BadSetting("fields", dataset.fields, reason, "name fields of text")
 
 
 @contextlib.contextmanager
 def _translate_errors(dataset: HubSettings, source: str, pages: Pages) -> Iterator[None]:
-    """Raise UserError in place of any exception of the libraries."""
+    """Raise UserError in place of any exception of the libraries, and name the section of a bad setting."""
     try:
         yield
-    except UserError:
-        raise
     except Exception as error:  # the libraries raise what they like: KeyError, ValueError, EOFError
-        raise UserError(_reason(error, dataset, source, pages)) from None
+        explained = _explain(error, dataset, pages)
+        raise explained.inside(f"data.{source}") if isinstance(explained, BadSetting) else explained from None
 
 
-def _reason(error: Exception, dataset: HubSettings, source: str, pages: Pages) -> str:
+def _explain(error: Exception, dataset: HubSettings, pages: Pages) -> UserError:
     from huggingface_hub import errors
 
     if isinstance(error.__cause__, errors.HfHubHTTPError):
         error = error.__cause__
-    page = f"https://huggingface.co/datasets/{dataset.repo}"
+    repo, login = dataset.repo, "log in with `hf auth login`"
     match error:
-        case NoAnswerError():
-            return f"{dataset.repo}: {error}; check the network and {AGAIN}"
+        case UserError():
+            return error
         case errors.GatedRepoError():
-            return f"{dataset.repo}: access is restricted; ask for it at {page}, then log in with `hf auth login`"
+            remedy = f"ask for it at https://huggingface.co/datasets/{repo}, then {login}"
+            return BadSetting("repo", repo, "access is restricted", remedy)
         case errors.RepositoryNotFoundError() | errors.HFValidationError():
-            return (
-                f"{dataset.repo}: no such data set on the hub, or a private one; set data.{source}.repo, or log in "
-                "with `hf auth login`"
+            return BadSetting(
+                "repo", repo, "no such data set on the hub, or a private one", f"choose another, or {login}"
             )
         case errors.RevisionNotFoundError() if pages.states:
-            return (
-                f"{dataset.repo}: the commit {pages.states[-1]['revision']} is gone, from which {pages.documents} "
-                f"documents were fetched; delete the folder {pages.folder} to fetch {dataset.revision} afresh"
+            return UserError(
+                f"{repo}: the commit {pages.states[-1]['revision']} is gone, from which {pages.documents} documents "
+                f"were fetched; delete the folder {pages.folder} to fetch {dataset.revision} afresh"
             )
         case errors.RevisionNotFoundError():
-            remedy = f"set data.{source}.revision to a branch, tag or commit"
-            return f"{dataset.repo}: no revision {dataset.revision!r}; {remedy}"
+            return BadSetting("revision", dataset.revision, f"not in {repo}", "choose a branch, tag or commit")
         case errors.HfHubHTTPError() if error.response.status_code in (401, 403):
-            return f"{dataset.repo}: the hub refuses ({shorten(error, 200)}); log in with `hf auth login`"
-    return _unreadable(dataset.repo, error, source)
-
-
-def _unreadable(what: str, error: Exception, source: str) -> str:
-    return (
-        f"{what}: cannot be read ({type(error).__name__}: {shorten(error, 200)}); {AGAIN}; if that does not help, "
-        f"set data.{source}.revision or data.{source}.repo to another"
-    )
+            return BadSetting("repo", repo, f"the hub refuses ({shorten(error, 200)})", login)
+    reason = f"cannot be read ({type(error).__name__}: {shorten(error, 200)})"
+    return BadSetting("repo", repo, reason, f"{AGAIN}; if that does not help, choose another revision or repo")
 
 
 def _configure_libraries(dataset: HubSettings) -> None:
@@ -245,54 +224,43 @@ def _configure_libraries(dataset: HubSettings) -> None:
 
 
 def _client() -> "httpx.Client":
-    from huggingface_hub.utils import httpx
-
-    client = httpx.Client(follow_redirects=True)
-    client.send = RetryingClient(client.send)
-    return client
-
-
-class NoAnswerError(Exception):
-    """No valid answer within the time limit. Not a kind after which the libraries try again themselves."""
-
-
-class RetryingClient:
-    """Repeats a request until the answer is complete and valid, for PATIENCE times the timeout at most.
+    """A client that repeats a request until the answer is complete and valid, for PATIENCE times the timeout at most.
 
     The libraries' own retries take up to half an hour, and never end for some requests.
     """
+    from huggingface_hub import constants
+    from huggingface_hub.utils import httpx
 
-    def __init__(self, send: Callable[..., "httpx.Response"]):
-        self.send = send
-        self.failing_since: float | None = None
+    client = httpx.Client(follow_redirects=True)
+    send, failing_since = client.send, None
+    timeout_s = constants.HF_HUB_DOWNLOAD_TIMEOUT
 
-    def __call__(self, request: "httpx.Request", *, stream: bool = False, **how) -> "httpx.Response":
+    def send_until_valid(request: "httpx.Request", *, stream: bool = False, **how) -> "httpx.Response":
         """Return the answer with its body, also where a stream is requested, so that a truncated one is retried."""
-        from huggingface_hub import constants
-        from huggingface_hub.utils import httpx
-
-        timeout_s = constants.HF_HUB_DOWNLOAD_TIMEOUT
+        nonlocal failing_since
         request.extensions["timeout"] = httpx.Timeout(timeout_s).as_dict()
         for pause_s in itertools.chain(PAUSES_S, itertools.repeat(PAUSES_S[-1])):
             began = time.monotonic()
             try:
-                response = self.send(request, **how)
+                response = send(request, **how)
                 trouble = _response_fault(request, response)
                 if not trouble:
-                    self.failing_since = None
+                    failing_since = None
                     return response
                 if asked_s := _requested_pause_s(response):
                     trouble += f" and asks to wait {asked_s} s"
                     pause_s = max(pause_s, asked_s)
-            except httpx.TimeoutException:
-                trouble = f"no answer from {request.url.host} within {timeout_s} s"
             except httpx.RequestError as error:
-                trouble = f"no answer from {request.url.host} ({shorten(error, 200)})"
-            self.failing_since = self.failing_since or began
-            failing_s = time.monotonic() - self.failing_since
+                trouble = f"no answer from {request.url.host} ({shorten(error, 200) or type(error).__name__})"
+            failing_since = failing_since or began
+            failing_s = time.monotonic() - failing_since
             if failing_s + pause_s > PATIENCE * timeout_s:
-                raise NoAnswerError(f"{trouble}, after {failing_s:.0f} s of trying")
+                # Not a kind of error after which the libraries try again themselves.
+                raise UserError(f"{trouble}, after {failing_s:.0f} s of trying; check the network and {AGAIN}")
             time.sleep(pause_s)
+
+    client.send = send_until_valid
+    return client
 
 
 def _response_fault(request: "httpx.Request", response: "httpx.Response") -> str:
@@ -312,9 +280,9 @@ def _response_fault(request: "httpx.Request", response: "httpx.Response") -> str
         first, last = map(int, asked.groups())
         length = len(response.content)
         whole = f"bytes 0-{length - 1}/{length}"  # of a file sent whole, which serves where it is not longer
-        sent = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", response.headers.get("content-range", whole))
-        start, end, size = map(int, sent.groups()) if sent else (0, -1, 0)
-        if (start, end) != (first, min(last, size - 1)) or length != end - start + 1:
+        sent = response.headers.get("content-range", whole)
+        end = min(last, int(sent.rpartition("/")[2]) - 1)
+        if not sent.startswith(f"bytes {first}-{end}/") or length != end - first + 1:
             return f"{host} does not send the part of a file that was asked for"
     return ""
 

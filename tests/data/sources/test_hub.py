@@ -103,15 +103,15 @@ def test_what_does_not_exist(hub, fail, repo, tmp_path):
     empty = f"{repo}-empty"
     hub.commit(empty, {"README.md": CARD})
     for asked, own, *parts in [
-        ("someone/else", {}, "no such data set", "set data.tinystories.repo", "hf auth login"),
-        ("no repo at all", {}, "no such data set", "set data.tinystories.repo"),
-        (repo, {"revision": "old"}, "no revision 'old'", "set data.tinystories.revision"),
-        (repo, {"split": "val"}, "no split 'val', there is train, test", "set data.tinystories.split"),
-        (repo, {"fields": ["story"]}, "no field 'story', there is text (string), n (int64)", "data.tinystories.fields"),
-        (repo, {"fields": ["text", "n"]}, "the field 'n' is not text", "set data.tinystories.fields"),
-        (papers, {"fields": ["text"]}, "no field 'text', there is id (string), title (string)", "tinystories.fields"),
-        (papers, {"fields": ["categories"]}, "the field 'categories' is not text", "set data.tinystories.fields"),
-        (empty, {}, "cannot be read", "data.tinystories.repo"),
+        ("someone/else", {}, "data.tinystories.repo = 'someone/else': no such data set", "hf auth login"),
+        ("no repo at all", {}, "data.tinystories.repo = 'no repo at all': no such data set"),
+        (repo, {"revision": "old"}, f"data.tinystories.revision = 'old': not in {repo}; choose a branch"),
+        (repo, {"split": "val"}, "data.tinystories.split = 'val': no such split", "there is train, test; choose"),
+        (repo, {"fields": ["story"]}, "data.tinystories.fields = ['story']: ", "there is text (string), n (int64)"),
+        (repo, {"fields": ["text", "n"]}, "no text in 'n'"),
+        (papers, {"fields": ["text"]}, "no text in 'text'", "there is id (string), title (string)"),
+        (papers, {"fields": ["categories"]}, "no text in 'categories'"),
+        (empty, {}, "data.tinystories.repo", "cannot be read"),
     ]:
         error = fail(asked, **own)
         for part in parts:
@@ -144,4 +144,4 @@ def test_a_commit_that_is_gone(hub, load, fail, repo):
 
 def test_no_text_at_all(hub, fail, repo):
     hub.commit(repo, {STORIES: parquet([None, "", " \n"])})
-    assert "no text in text of split train; set data.tinystories.fields" in fail(repo)
+    assert "data.tinystories.fields = ['text']: no text in it in split train" in fail(repo)

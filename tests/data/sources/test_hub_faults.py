@@ -119,7 +119,7 @@ def test_the_stage_with_and_without_a_network(hub, server, tmp_path):
     status, error = ended(run(nowhere, tmp_path, *more))
     assert status == 1
     assert "\n" not in error.partition("error: ")[2]
-    assert f"error: {TINY}: no answer from 127.0.0.1 (" in error
+    assert "error: no answer from 127.0.0.1 (" in error
     assert "check the network and run the same command again: what was fetched is kept" in error
     status, error = ended(run(nowhere, tmp_path, *more, HF_HUB_OFFLINE="1"))
     assert status == 1
