@@ -5,8 +5,7 @@ was expected, and the conclusion agrees with it.
 """
 
 from nanogpt.data.sources.abstract_words import TABLES
-from nanogpt.data.sources.document import Corpus, DataSettings
-from nanogpt.data.sources.grammar import GeneratorSettings, Grammar, generated_corpus
+from nanogpt.data.sources.grammar import Grammar
 
 RULES = {
     "TEXT": ["{QUESTION} {STUDY} {OUTCOME}"],
@@ -51,8 +50,3 @@ RULES = {
 }
 
 GRAMMAR = Grammar(RULES, TABLES)
-
-
-def load(settings: DataSettings, generator: GeneratorSettings) -> Corpus:
-    """As many abstracts as `settings.num_samples` says, drawn by `generator.seed`, with the exact bits of each."""
-    return generated_corpus("abstracts", GRAMMAR, settings, generator)

@@ -3,14 +3,19 @@
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from nanogpt.runtime.errors import BadSetting
+from nanogpt.runtime.ranges import CheckedSettings, Require
 
 Source = Literal[
     "stories", "abstracts", "tinystories", "scientific_papers", "arxiv_api", "shakespeare", "files"
 ]  # fmt: skip
 ENDLESS = ("stories", "abstracts", "arxiv_api")
+SAMPLES = Require(
+    lambda n: n >= 2, "too few to split into training and validation", "choose 2 or more, or null for all of a file"
+)
+FRACTION = Require(lambda x: 1e-9 <= x <= 0.5, "not between 0 and 0.5", "choose 0.01 to 0.1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,27 +51,18 @@ class Corpus:
 
 
 @dataclass(frozen=True)
-class DataSettings:
+class DataSettings(CheckedSettings):
     """Section `data.pretrain` or `data.finetune` of params.yaml."""
 
     source: Source
-    num_samples: int | None
-    val_fraction: float
+    num_samples: Annotated[int | None, SAMPLES]
+    val_fraction: Annotated[float, FRACTION]
     path: str
     pattern: str
     field: str
 
     def __post_init__(self) -> None:
-        if self.num_samples is not None and self.num_samples < 2:
-            raise BadSetting(
-                "num_samples",
-                self.num_samples,
-                "too few to split into training and validation",
-                "choose 2 or more, or null for all of a file",
-            )
+        super().__post_init__()
         if self.num_samples is None and self.source in ENDLESS:
-            raise BadSetting(
-                "num_samples", None, f"{self.source} has no end", "say how many documents to take, like 50000"
-            )
-        if not 1e-9 <= self.val_fraction <= 0.5:
-            raise BadSetting("val_fraction", self.val_fraction, "not between 0 and 0.5", "choose 0.01 to 0.1")
+            remedy = "say how many documents to take, like 50000"
+            raise BadSetting("num_samples", None, f"{self.source} has no end", remedy)

@@ -46,7 +46,7 @@ def load(settings: DataSettings, options: FilesSettings) -> Corpus:
     """
     paths, others = _find_files(settings)
     for path in paths:
-        records.check_file(path, settings.field)
+        next(records.read_texts(path, settings.field), None)
     if others:
         endings = ", ".join(sorted({path.suffix or path.name for path in others}))
         print(f"{settings.path}: {len(others)} file(s) skipped for their ending ({endings})", file=sys.stderr)

@@ -46,12 +46,7 @@ class BadRecord:
 
 def is_readable(path: Path) -> bool:
     """Return whether files with the ending of `path` can be read."""
-    return _ending(path) is not None
-
-
-def check_file(path: Path, field: str) -> None:
-    """Raise UserError for a fault of the whole file that shows by its first record: unreadable, no such column."""
-    next(read_texts(path, field), None)
+    return _ending(path) in READERS
 
 
 def read_texts(path: Path, field: str) -> Iterator[str | BadRecord]:
@@ -59,8 +54,8 @@ def read_texts(path: Path, field: str) -> Iterator[str | BadRecord]:
     return READERS[_ending(path)](path, field)
 
 
-def _ending(path: Path) -> str | None:
-    return next((ending for ending in READERS if path.name.lower().endswith(ending)), None)
+def _ending(path: Path) -> str:
+    return "".join(path.suffixes[-2:]).lower() if path.suffix.lower() in PACKED else path.suffix.lower()
 
 
 @contextmanager

@@ -4,8 +4,7 @@ What is chosen early comes back late (names, a pet and its voice, a place, a thi
 that only sees the last few words pays again for what one that reads the whole story knows.
 """
 
-from nanogpt.data.sources.document import Corpus, DataSettings
-from nanogpt.data.sources.grammar import GeneratorSettings, Grammar, generated_corpus
+from nanogpt.data.sources.grammar import Grammar
 from nanogpt.data.sources.story_words import TABLES
 
 OPENING = {
@@ -184,8 +183,3 @@ PLOTS = {
 }
 
 GRAMMAR = Grammar(OPENING | PLOTS, TABLES)
-
-
-def load(settings: DataSettings, generator: GeneratorSettings) -> Corpus:
-    """As many stories as `settings.num_samples` says, drawn by `generator.seed`, with the exact bits of each."""
-    return generated_corpus("stories", GRAMMAR, settings, generator)

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from nanogpt.data.sources import abstracts, stories
 from nanogpt.data.sources.document import Corpus, DataSettings, Document
-from nanogpt.data.sources.grammar import GeneratorSettings, Grammar
+from nanogpt.data.sources.grammar import GeneratorSettings, Grammar, generated_corpus
 
 SOURCES = {"stories": stories, "abstracts": abstracts}
 BLOCK = 256
@@ -35,7 +35,7 @@ TINY = Grammar(
 
 def load(name: str, count: int, seed: int) -> Corpus:
     settings = DataSettings(source=name, num_samples=count, val_fraction=0.1, path="", pattern="", field="")
-    return SOURCES[name].load(settings, GeneratorSettings(seed))
+    return generated_corpus(name, SOURCES[name].GRAMMAR, settings, GeneratorSettings(seed))
 
 
 def draw(name: str, count: int, seed: int = 0) -> list[Document]:
