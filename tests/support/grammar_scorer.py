@@ -1,11 +1,10 @@
-"""All derivations of a text under a grammar, found by parsing, and bounds over all texts of one.
+"""All derivations of a text under a grammar, found by parsing, and the fewest bits of any text.
 
 Written apart from `nanogpt.data.sources.grammar`: it shares only the rules and tables as they are written down,
 so that a mistake in drawing or in counting bits shows up as a disagreement.
 """
 
 from collections import defaultdict
-from collections.abc import Callable
 from functools import cache
 from math import log2
 
@@ -84,40 +83,6 @@ class Scorer:
             )
 
         return least("TEXT")
-
-    def most(self, cost: Callable[[str], int]) -> int:
-        """An upper bound on a text's cost: each slot by itself takes its dearest row, recalled or not.
-
-        A space is charged to the piece after it, as GPT-2's splitting has it.
-        """
-        sources = defaultdict(set)  # name -> the tables its row may come from
-        for alternatives in self.rules.values():
-            for _, alternative in alternatives:
-                for part in alternative:
-                    if part[0] == "slot" and part[2] and part[3]:
-                        sources[part[2]].update(self.symbols(part))
-
-        @cache
-        def dearest(symbol: str, column: str, capital: bool, space: str) -> int:
-            if symbol in self.tables:
-                return max(cost(space + shown(row[column], capital)) for row in self.tables[symbol])
-            return max(total(alternative, space) for _, alternative in self.rules[symbol])
-
-        def total(alternative: tuple, space: str) -> int:
-            result = 0
-            for part in alternative:
-                if part[0] == "text":
-                    piece = space + part[1]
-                    result += cost(piece.rstrip(" "))
-                    space = " " if piece.endswith(" ") else ""
-                else:
-                    _, capital, name, symbol, _, column = part
-                    symbols = self.symbols(part) if symbol else sources[name]
-                    result += max(dearest(each, column, capital, space) for each in symbols)
-                    space = ""
-            return result
-
-        return dearest("TEXT", "", False, "")
 
     def symbols(self, part: tuple) -> list[str]:
         """The symbols that a slot may draw from."""

@@ -57,7 +57,7 @@ class Server:
     """Serves `site` at `url` until the block ends; `requests` are those answered so far."""
 
     def __init__(self, site: Callable[[Request], Response]):
-        self.requests: list[Request] = []
+        self.site, self.requests = site, list[Request]()
         self._faults: list[list] = []
         self._lock, self._over = threading.Lock(), threading.Event()
         outer = self
@@ -70,7 +70,7 @@ class Server:
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 headers = {name.lower(): value for name, value in self.headers.items()}
                 request = Request(self.command, self.path, headers, body)
-                outer._send(self, outer._spoiled(request, site(request)))
+                outer._send(self, outer._spoiled(request, outer.site(request)))
 
             do_GET = do_HEAD = do_POST = answer
 

@@ -1,4 +1,4 @@
-"""The built-in corpora: exact probabilities, one derivation each, texts that fit, something to learn."""
+"""The built-in corpora: exact probabilities, one derivation each, clean texts."""
 
 import hashlib
 import re
@@ -8,15 +8,12 @@ from random import Random
 
 import pytest
 from grammar_scorer import Scorer
-from ngram import Ngram
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from nanogpt.data.sources import abstracts, stories
 from nanogpt.data.sources.document import Corpus, DataSettings, Document
 from nanogpt.data.sources.grammar import GeneratorSettings, Grammar, generated_corpus
 
 SOURCES = {"stories": stories, "abstracts": abstracts}
-BLOCK = 256
 
 # Every construct once, small enough to list all it can say.
 TINY = Grammar(
@@ -95,16 +92,6 @@ def test_every_symbol_is_defined_once_and_used_and_every_name_recalled(scorer):
     assert {slot[2] for slot in drawn if slot[2]} == recalled
 
 
-@pytest.mark.slow
-def test_no_document_comes_twice(name):
-    # n documents hold n(n-1)/2 pairs, and a pair agrees with the chance E[2**-bits], at most 2**-(least bits).
-    # Even 300,000 documents, over 100 MB, hold a repeat with a chance far below one in a million.
-    documents = draw(name, 50_000)
-    assert len({document.text for document in documents}) == len(documents)
-    agree = sum(2**-document.bits for document in documents) / len(documents)
-    assert 300_000**2 / 2 * agree < 1e-6
-
-
 # The same seed, the same documents
 
 
@@ -131,44 +118,3 @@ def test_texts_are_clean(name):
         assert set(document.text) <= set(string.ascii_letters + string.digits + " .,;:!?'\"%\n")
         assert not re.search(r"  | [.,;:!?]|\n\n\n|\ba [aeiou]|\ban [^aeiouh]", document.text), document.text
         assert document.split is None
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> Tokenizer:
-    """What the default settings train: byte-level BPE of 2,048 tokens on stories."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    trainer = trainers.BpeTrainer(
-        vocab_size=2048,
-        special_tokens=["<end>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator((document.text for document in draw("stories", 20_000, seed=5)), trainer)
-    return tokenizer
-
-
-@pytest.mark.slow
-def test_the_longest_text_and_its_end_fit_the_default_block(name, scorer, tokenizer):
-    def tokens(piece: str) -> int:
-        runs = re.findall(r" ?[A-Za-z]+| ?[0-9]+|\s?[^\w\s]|\s", piece)
-        assert "".join(runs) == piece
-        return sum(len(tokenizer.encode(run).ids) for run in runs)
-
-    bound = scorer.most(tokens)
-    longest = max(len(encoding.ids) for encoding in tokenizer.encode_batch([d.text for d in draw(name, 20_000)]))
-    print(f"{name}: at most {bound} tokens, longest of 20,000 documents {longest}")
-    assert longest <= bound <= BLOCK - 1
-
-
-# Something to learn
-
-
-@pytest.mark.slow
-def test_four_words_of_context_are_not_enough(name):
-    texts = [document.text for document in draw(name, 20_000, seed=21)]
-    held_out = draw(name, 500, seed=22)
-    model = Ngram(texts)
-    ratio = sum(model.bits(document.text) for document in held_out) / sum(document.bits for document in held_out)
-    print(f"{name}: 5-gram model at {ratio:.3f} of the entropy")
-    assert ratio >= 1.20
