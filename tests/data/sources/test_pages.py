@@ -1,12 +1,7 @@
 import gzip
 import os
-import signal
-import subprocess
-import sys
 
 import pytest
-from imports import ROOT
-from loopback import wait_until
 
 from nanogpt.data.sources.pages import Pages
 from nanogpt.runtime.errors import UserError
@@ -97,24 +92,3 @@ def test_any_wrong_byte_is_noticed_or_harmless(tmp_path):
             assert list(Pages(tmp_path).texts()) == [text]
         except UserError as error:
             assert "damaged" in str(error)
-
-
-WRITER = """
-import sys
-from pathlib import Path
-from nanogpt.data.sources.pages import Pages
-pages = Pages(Path(sys.argv[1]))
-while True:
-    number = len(pages.states)
-    pages.append([f"{number} {i}" for i in range(200)], {"number": number})
-"""
-
-
-def test_a_process_killed_while_it_writes(tmp_path):
-    for round_ in range(1, 4):
-        with subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)], cwd=ROOT) as process:
-            wait_until(lambda least=round_ * 5: len(list(tmp_path.glob("*.jsonl.gz"))) >= least)
-            process.send_signal(signal.SIGKILL)
-        pages = Pages(tmp_path)
-        assert [state["number"] for state in pages.states] == list(range(len(pages.states)))
-        assert list(pages.texts()) == [f"{page} {i}" for page in range(len(pages.states)) for i in range(200)]

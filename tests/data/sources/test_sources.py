@@ -97,21 +97,3 @@ def test_shakespeare_and_the_arxiv_api(clone):
         papers = clone.json("data/finetune/manifest.json")
     assert (manifest["tokenizer"], manifest["splits"]["val"]["tokens"]) == ("char", 111_540 + 2)
     assert (papers["source"], papers["documents_read"]) == ("arXiv API: cat:cs.CL", 100)
-
-
-def test_files_with_bad_records(clone):
-    folder = clone.folder / "data/own/pretrain"
-    good = "".join(json.dumps({"text": story(n)}) + "\n" for n in range(150))
-    (folder / "a.jsonl").write_text(good + "{broken\n" + json.dumps({"text": story(3)}) + "\n")
-    (folder / "b.txt.gz").write_bytes(
-        pyarrow.compress("\n\n".join(story(n) for n in range(150, 200)).encode(), codec="gzip", asbytes=True)
-    )
-    clone.set(**{"data.finetune.source": "stories"})
-    clone.set(**{"data.pretrain.source": "files", "data.pretrain.num_samples": None, "tokenizer.kind": "byte"})
-    failed = clone.dvc("repro", "sample", ok=False)
-    assert "a.jsonl, line 151: not valid JSON" in failed.stderr
-    assert "strict: false" in failed.stderr
-    clone.set(**{"data.files.strict": False})
-    manifest = prepared(clone)
-    assert manifest["skipped"] == {"not valid JSON": 1}
-    assert (manifest["documents_read"], manifest["duplicates_removed"]) == (201, 1)

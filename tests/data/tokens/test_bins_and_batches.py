@@ -1,72 +1,55 @@
+import shutil
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanogpt.data.prepare.train_tokenizer import train_tokenizer
-from nanogpt.data.prepare.write_bins import write_corpus
-from nanogpt.data.sources.document import Corpus, Document
 from nanogpt.data.tokens.batches import Windows
 from nanogpt.data.tokens.bins import Bin, Counts, tokenizer_of_bins
-from nanogpt.data.tokens.settings import TokenizerSettings
 from nanogpt.runtime.errors import UserError
 
-BYTE = train_tokenizer(TokenizerSettings("byte", 0, "error"), [])
 
-
-def corpus(documents: list[Document], **about) -> Corpus:
-    return Corpus("test", "CC0", lambda skipped: iter(documents), **about)
-
-
-def texts(n: int) -> list[Document]:
-    return [Document(f"text {i} é") for i in range(n)]
-
-
-def test_missing_and_damaged_bins(tmp_path):
+def test_missing_and_damaged_bins(tmp_path, byte, write_bins):
+    folder = tmp_path / "bins"
     with pytest.raises(UserError, match=r"manifest\.json does not exist; .*dvc repro"):
-        Bin.open(tmp_path, "train", BYTE)
-    write_corpus(tmp_path, corpus(texts(10)), BYTE, 0.1)
-    data = (tmp_path / "train.bin").read_bytes()
-    (tmp_path / "train.bin").write_bytes(data[:-2])
+        Bin.open(folder, "train", byte)
+    path = write_bins(folder, byte) / "train.bin"
+    data = path.read_bytes()
+    path.write_bytes(data[:-2])
     with pytest.raises(UserError, match=rf"train\.bin: damaged, it has {len(data) - 2} bytes where .* {len(data)}"):
-        Bin.open(tmp_path, "train", BYTE)
-    (tmp_path / "train.bin").unlink()
+        Bin.open(folder, "train", byte)
+    path.write_bytes(data[:-1] + b"?")
+    with pytest.raises(UserError, match=r"train\.bin: damaged, its SHA-256 "):
+        Bin.open(folder, "train", byte)
+    path.unlink()
     with pytest.raises(UserError, match=r"train\.bin does not exist"):
-        Bin.open(tmp_path, "train", BYTE)
+        Bin.open(folder, "train", byte)
     for content in ("{", "{}", "[]", '{"dtype": "uint16", "splits": {"train": {"pages": 1}}}'):
-        (tmp_path / "manifest.json").write_text(content)
+        (folder / "manifest.json").write_text(content)
         with pytest.raises(UserError, match=r"manifest\.json: damaged"):
-            Bin.open(tmp_path, "train", BYTE)
+            Bin.open(folder, "train", byte)
 
 
-def test_bins_of_another_tokenizer(tmp_path):
-    write_corpus(tmp_path, corpus(texts(10)), BYTE, 0.1)
-    char = train_tokenizer(TokenizerSettings("char", 0, "error"), ["abc"])
+def test_bins_of_another_tokenizer_and_read_only(tmp_path, byte, char, write_bins):
+    folder = write_bins(tmp_path / "bins", byte)
     with pytest.raises(UserError, match=r"another tokenizer \(byte\) than the model's \(char\); prepare"):
-        Bin.open(tmp_path, "train", char)
+        Bin.open(folder, "train", char)
+    with pytest.raises(ValueError, match="read-only"):
+        Bin.open(folder, "train", byte).tokens[0] = 1
 
 
-def test_the_tokenizer_of_bins_lies_in_their_folder_or_beside_it(tmp_path):
-    char = train_tokenizer(TokenizerSettings("char", 0, "replace"), ["text 0123456789"])
-    for name, tokenizer in (("a", char), ("b", BYTE), ("c", char)):
-        (tmp_path / name).mkdir()
-        write_corpus(tmp_path / name, corpus(texts(10)), tokenizer, 0.1)
-    with pytest.raises(UserError, match=r"c: the char tokenizer of its tokens is neither in it nor .* beside it; copy"):
-        tokenizer_of_bins(tmp_path / "c")
-    BYTE.save(tmp_path / "b" / "tokenizer")
-    char.save(tmp_path / "pretrain" / "tokenizer")
-    (tmp_path / "a" / "tokenizer").mkdir()
-    (tmp_path / "a" / "tokenizer" / "tokenizer.json").write_text("{")
+def test_the_tokenizer_of_bins_lies_in_their_folder_or_beside_it(tmp_path, byte, char, write_bins):
+    for name, tokenizer in (("a", char), ("b", byte), ("c", char)):
+        write_bins(tmp_path / name, tokenizer)
+    shutil.rmtree(tmp_path / "c" / "tokenizer")
     assert tokenizer_of_bins(tmp_path / "b").kind == "byte"
     assert tokenizer_of_bins(tmp_path / "c").sha256 == char.sha256
+    (tmp_path / "a" / "tokenizer" / "tokenizer.json").write_text("{")
     with pytest.raises(UserError, match=r"tokenizer\.json: damaged"):
         tokenizer_of_bins(tmp_path / "a")
-
-
-def test_bins_are_read_only(tmp_path):
-    write_corpus(tmp_path, corpus(texts(10)), BYTE, 0.1)
-    with pytest.raises(ValueError, match="read-only"):
-        Bin.open(tmp_path, "train", BYTE).tokens[0] = 1
+    with pytest.raises(UserError, match=r"c: the char tokenizer of its tokens is neither in it nor .* beside it; copy"):
+        tokenizer_of_bins(tmp_path / "c")
 
 
 def counting(length: int) -> Bin:
