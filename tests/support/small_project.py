@@ -74,9 +74,9 @@ class Project(Clone):
         """Two pages as if they came from the hub; in a process whose working folder is the project's."""
         own = params.load(data=Data).data.tinystories
         pages = Pages(work_folder("corpora", "tinystories", asdict(own)))
-        state = {"revision": "1" * 40, "licence": "free", "position": [0, 0], "skipped": 0}
-        pages.append(OWN[:20], state | {"documents": 20})
-        pages.append(OWN[20:], state | {"documents": 40, "end": True})
+        state = {"revision": "1" * 40, "licence": "free", "position": [0, 0], "skipped": {}}
+        pages.append(OWN[:20], state)
+        pages.append(OWN[20:], state | {"end": True})
 
     def files(self, printed: str = "") -> dict[str, object]:
         """The content of every file but those in .work, without times and cards of .pt files, and what was printed."""

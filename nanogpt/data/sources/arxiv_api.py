@@ -5,7 +5,6 @@ of `Pages`. An answer that breaks off, contradicts itself or has no papers in it
 the end of the results. https://info.arxiv.org/help/api/user-manual.html
 """
 
-import itertools
 import re
 import time
 from collections import Counter
@@ -16,9 +15,8 @@ from urllib.parse import urlsplit
 from xml.etree import ElementTree
 
 from nanogpt.data.sources.document import Corpus, DataSettings, Document
-from nanogpt.data.sources.network import describe_failure
 from nanogpt.data.sources.pages import Pages
-from nanogpt.runtime.errors import BadSetting, UserError
+from nanogpt.runtime.errors import BadSetting, UserError, shorten
 from nanogpt.runtime.ranges import CheckedSettings, Require
 from nanogpt.runtime.workdir import work_folder
 
@@ -86,12 +84,7 @@ def load(settings: DataSettings, api: ArxivSettings) -> Corpus:
     pages.fetch(settings.num_samples, lambda states: _fetch_pages(api, states))
 
     def documents(skipped: Counter[str]) -> Iterator[Document]:
-        missing = settings.num_samples
-        for state in pages.states:
-            if missing > 0:  # a page fetched for a larger corpus does not count
-                skipped.update(state["skipped"])
-                missing -= len(state["ids"])
-        yield from map(Document, itertools.islice(pages.texts(), settings.num_samples))
+        return map(Document, pages.texts(settings.num_samples, skipped))
 
     return Corpus(f"arXiv API: {api.search}", "CC0-1.0 (arXiv metadata)", documents)
 
@@ -111,7 +104,7 @@ def _fetch_pages(api: ArxivSettings, states: list[dict]) -> Iterator[tuple[list[
             try:
                 total, entries = _request_page(api, offset)
             except OSError as error:  # what requests raises is an OSError
-                failure = describe_failure(error, TIMEOUT_S)
+                failure = shorten(error, 300)
             request_at = time.monotonic() + api.delay_s
             if entries:
                 break

@@ -62,14 +62,11 @@ def load(settings: DataSettings, dataset: HubSettings) -> Corpus:
     if not pages.documents:
         reason = f"no text in it in split {dataset.split} of {dataset.repo}"
         raise BadSetting(f"data.{settings.source}.fields", dataset.fields, reason, "name the field that holds the text")
-    wanted = min(settings.num_samples or pages.documents, pages.documents)
-    state = next(state for state in pages.states if state["documents"] >= wanted)
 
     def documents(skipped: Counter[str]) -> Iterator[Document]:
-        if state["skipped"]:
-            skipped["no text"] += state["skipped"]
-        yield from map(Document, itertools.islice(pages.texts(), wanted))
+        return map(Document, pages.texts(settings.num_samples, skipped))
 
+    state = pages.states[-1]
     return Corpus(dataset.repo, state["licence"], documents, revision=state["revision"])
 
 
@@ -77,18 +74,17 @@ def _fetch_pages(dataset: HubSettings, source: str, pages: Pages) -> Iterator[tu
     """Yield the pages after those that exist. The state of each says where the next begins."""
     with _translate_errors(dataset, source, pages):
         _configure_libraries(dataset)
-        state = dict(pages.states[-1]) if pages.states else _initial_state(dataset)
-        texts: list[str] = []
-        for record, position in _records(dataset, state["revision"], state["position"]):
-            state["position"] = position
+        state = pages.states[-1] if pages.states else _initial_state(dataset)
+        texts, skipped = list[str](), Counter[str]()
+        for record, position in _read_records(dataset, state["revision"], state["position"]):
             if text := _join_fields([record.get(field) for field in dataset.fields]):
                 texts.append(text)
             else:
-                state["skipped"] += 1
+                skipped["no text"] += 1
             if len(texts) == PAGE:
-                yield texts, state | {"documents": pages.documents + PAGE}
-                texts = []
-        yield texts, state | {"documents": pages.documents + len(texts), "end": True}
+                yield texts, state | {"position": position, "skipped": skipped}
+                texts, skipped = [], Counter()
+        yield texts, state | {"skipped": skipped, "end": True}
 
 
 def _initial_state(dataset: HubSettings) -> dict:
@@ -100,7 +96,7 @@ def _initial_state(dataset: HubSettings) -> dict:
     if isinstance(licence, list):
         licence = ", ".join(licence)
     licence = licence or f"see https://huggingface.co/datasets/{dataset.repo}"
-    return {"revision": info.sha, "licence": licence, "position": [0, 0], "skipped": 0}
+    return {"revision": info.sha, "licence": licence, "position": [0, 0]}
 
 
 def _join_fields(values: list) -> str:
@@ -112,7 +108,7 @@ def _join_fields(values: list) -> str:
     return "\n\n".join(line for line in lines if line)
 
 
-def _records(dataset: HubSettings, commit: str, position: list[int]) -> Iterator[tuple[dict, list[int]]]:
+def _read_records(dataset: HubSettings, commit: str, position: list[int]) -> Iterator[tuple[dict, list[int]]]:
     """The records from a position [file, row] on, each with the position after it."""
     import datasets
 

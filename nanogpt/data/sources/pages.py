@@ -9,6 +9,7 @@ import contextlib
 import gzip
 import json
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -64,12 +65,20 @@ class Pages:
                 if self._is_complete(wanted):
                     return
 
-    def texts(self) -> Iterator[str]:
-        """Yield the documents of all pages, one page in memory at a time. Raises UserError where a page is damaged."""
-        for path in map(self._path, range(len(self.states))):
-            with _open(path) as file:
+    def texts(self, wanted: int | None = None, skipped: Counter[str] | None = None) -> Iterator[str]:
+        """Yield the first `wanted` documents (None: all), one page in memory at a time.
+
+        Adds to `skipped` what the states of their pages count under "skipped". Raises UserError where one is damaged.
+        """
+        for number, state in enumerate(self.states):
+            if wanted is not None and wanted <= 0:
+                return
+            with _open(self._path(number)) as file:
                 _, *texts = map(json.loads, file)
-            yield from texts
+            if skipped is not None:
+                skipped.update(state["skipped"])
+            yield from texts[:wanted]
+            wanted = wanted and wanted - len(texts)
 
     def _is_complete(self, wanted: int | None) -> bool:
         ended = bool(self.states) and self.states[-1].get("end", False)

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 from nanogpt.data.sources.document import Corpus, DataSettings, Document
-from nanogpt.data.sources.network import describe_failure
-from nanogpt.runtime.errors import UserError
+from nanogpt.runtime.errors import UserError, shorten
 from nanogpt.runtime.ranges import CheckedSettings, Require
 from nanogpt.runtime.workdir import work_folder
 
@@ -60,6 +59,6 @@ def _fetch(url: str) -> Path:
         path = folder / FILE
         there = ", where another or a damaged one lies now" if path.exists() else ""
         raise UserError(
-            f"{url}: {describe_failure(error, TIMEOUT_S)}; check the network and run again, or set data.shakespeare.url"
+            f"{url}: {shorten(error, 300)}; check the network and run again, or set data.shakespeare.url"
             f" to another copy, or put the file ({SIZE} bytes, SHA-256 {SHA256}) at {path}{there}"
         ) from None

@@ -16,12 +16,10 @@ def test_missing_and_damaged_bins(tmp_path, byte, write_bins):
         Bin.open(folder, "train", byte)
     path = write_bins(folder, byte) / "train.bin"
     data = path.read_bytes()
-    path.write_bytes(data[:-2])
-    with pytest.raises(UserError, match=rf"train\.bin: damaged, it has {len(data) - 2} bytes where .* {len(data)}"):
-        Bin.open(folder, "train", byte)
-    path.write_bytes(data[:-1] + b"?")
-    with pytest.raises(UserError, match=r"train\.bin: damaged, its SHA-256 "):
-        Bin.open(folder, "train", byte)
+    for damaged in (data[:-2], data[:-1] + b"?"):
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"train\.bin: damaged, its SHA-256 "):
+            Bin.open(folder, "train", byte)
     path.unlink()
     with pytest.raises(UserError, match=r"train\.bin does not exist"):
         Bin.open(folder, "train", byte)
