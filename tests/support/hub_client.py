@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pyarrow
@@ -174,4 +175,5 @@ def ranges(server: Server) -> list[tuple[int, int]]:
 
 def kept(folder: Path) -> list[str]:
     """The documents in the pages below a folder."""
-    return [text for pages in folder.glob(".work/corpora/*") for text in Pages(pages).texts()]
+    folders = map(Pages, folder.glob(".work/corpora/*"))
+    return [document.text for pages in folders for document in pages.read_documents(None, Counter())]

@@ -10,11 +10,12 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated
 from urllib.parse import urlsplit
 from xml.etree import ElementTree
 
-from nanogpt.data.sources.document import Corpus, DataSettings, Document
+from nanogpt.data.sources.document import Corpus, DataSettings
 from nanogpt.data.sources.pages import Pages
 from nanogpt.runtime.errors import BadSetting, UserError, shorten
 from nanogpt.runtime.ranges import CheckedSettings, Require
@@ -83,9 +84,7 @@ def load(settings: DataSettings, api: ArxivSettings) -> Corpus:
     pages = Pages(work_folder("corpora", "arxiv_api", identity))
     pages.fetch(settings.num_samples, lambda states: _fetch_pages(api, states))
 
-    def documents(skipped: Counter[str]) -> Iterator[Document]:
-        return map(Document, pages.texts(settings.num_samples, skipped))
-
+    documents = partial(pages.read_documents, settings.num_samples)
     return Corpus(f"arXiv API: {api.search}", "CC0-1.0 (arXiv metadata)", documents)
 
 
@@ -155,12 +154,9 @@ def _request_page(api: ArxivSettings, offset: int) -> tuple[int, list[ElementTre
             reason = entries[0].findtext(f"{ATOM}summary", "").strip()
             raise UserError(f"arXiv ({api.url}) refuses {api.search!r}: {reason}; {CHANGE}")
         total, start = (int(feed.findtext(OPENSEARCH + name, "")) for name in ("totalResults", "startIndex"))
-        if not all(ids):
-            raise ValueError("a paper has no id")
-        if start != offset:
-            raise ValueError(f"it starts at result {start} instead of {offset}")
-        if start + len(entries) > total > 0:
-            raise ValueError(f"paper {start + len(entries)} of {total}")
+        last = offset + len(entries)
+        if not all(ids) or start != offset or last > total > 0:
+            raise ValueError(f"papers {start} to {last} of {total} where {offset} was asked for")
     except (ElementTree.ParseError, ValueError) as error:
         begin = response.content[:50].decode(errors="replace")
         raise requests.ConnectionError(f"no whole page of results: {error} (it begins {begin!r})") from None

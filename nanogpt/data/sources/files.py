@@ -13,7 +13,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 from nanogpt.data.sources import records
@@ -54,16 +54,13 @@ def load(settings: DataSettings, options: FilesSettings) -> Corpus:
     def documents(skipped: Counter[str]) -> Iterator[Document]:
         if others:
             skipped["files with another ending"] += len(others)
-        is_empty = True
-        for text in islice(_texts(paths, settings.field, options.strict, skipped), settings.num_samples):
-            is_empty = False
-            yield Document(text)
-        if is_empty:
+        texts = islice(_texts(paths, settings.field, options.strict, skipped), settings.num_samples)
+        first = next(texts, None)
+        if first is None:
             only = ", ".join(f"{count} {reason}" for reason, count in skipped.items()) or "white space"
-            raise UserError(
-                f"{settings.path}: no document in {len(paths)} file(s), only {only}; set data.<role>.path to "
-                "files with text"
-            )
+            remedy = "set data.<role>.path to files with text"
+            raise UserError(f"{settings.path}: no document in {len(paths)} file(s), only {only}; {remedy}")
+        yield from map(Document, chain([first], texts))
 
     return Corpus(settings.path, "your own", documents)
 

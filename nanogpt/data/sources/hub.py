@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
-from nanogpt.data.sources.document import Corpus, DataSettings, Document
+from nanogpt.data.sources.document import Corpus, DataSettings
 from nanogpt.data.sources.pages import Pages
 from nanogpt.runtime.errors import BadSetting, UserError, shorten
 from nanogpt.runtime.ranges import CheckedSettings, Require
@@ -62,11 +62,8 @@ def load(settings: DataSettings, dataset: HubSettings) -> Corpus:
     if not pages.documents:
         reason = f"no text in it in split {dataset.split} of {dataset.repo}"
         raise BadSetting(f"data.{settings.source}.fields", dataset.fields, reason, "name the field that holds the text")
-
-    def documents(skipped: Counter[str]) -> Iterator[Document]:
-        return map(Document, pages.texts(settings.num_samples, skipped))
-
     state = pages.states[-1]
+    documents = partial(pages.read_documents, settings.num_samples)
     return Corpus(dataset.repo, state["licence"], documents, revision=state["revision"])
 
 
@@ -92,10 +89,9 @@ def _initial_state(dataset: HubSettings) -> dict:
     import huggingface_hub
 
     info = huggingface_hub.HfApi().dataset_info(dataset.repo, revision=dataset.revision)
-    licence = (info.card_data or {}).get("license")
+    licence = (info.card_data or {}).get("license") or f"see https://huggingface.co/datasets/{dataset.repo}"
     if isinstance(licence, list):
         licence = ", ".join(licence)
-    licence = licence or f"see https://huggingface.co/datasets/{dataset.repo}"
     return {"revision": info.sha, "licence": licence, "position": [0, 0]}
 
 
@@ -261,16 +257,9 @@ def _client() -> "httpx.Client":
 
 def _response_fault(request: "httpx.Request", response: "httpx.Response") -> str:
     """Describe the fault of an answer that another try may not have; an empty string if there is none."""
-    from huggingface_hub import constants
-
     host = response.url.host
     if response.status_code in TEMPORARY:
         return f"{host} answers {response.status_code} {response.reason_phrase}"
-    if response.is_success and str(request.url).startswith(f"{constants.ENDPOINT}/api/"):
-        try:
-            response.json()
-        except ValueError:
-            return f"{host} does not answer as a hub does (is there a login page in between?)"
     asked = re.fullmatch(r"bytes=(\d+)-(\d+)", request.headers.get("range", ""))
     if asked and response.is_success:
         first, last = map(int, asked.groups())
@@ -287,7 +276,7 @@ def _requested_pause_s(response: "httpx.Response") -> int:
     """The seconds for which a busy server asks to wait, 0 where it does not say."""
     from huggingface_hub.utils import parse_ratelimit_headers
 
-    after, limit = response.headers.get("retry-after", ""), parse_ratelimit_headers(response.headers)
-    if after.isdecimal():
-        return int(after)
-    return limit.reset_in_seconds if limit and not limit.remaining else 0
+    limit = parse_ratelimit_headers(response.headers)
+    said = limit.reset_in_seconds if limit and not limit.remaining else 0
+    after = response.headers.get("retry-after", "")
+    return int(after) if after.isdecimal() else said

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from nanogpt.data.sources.document import Document
 from nanogpt.runtime import atomic
 from nanogpt.runtime.errors import UserError
 
@@ -65,20 +66,19 @@ class Pages:
                 if self._is_complete(wanted):
                     return
 
-    def texts(self, wanted: int | None = None, skipped: Counter[str] | None = None) -> Iterator[str]:
+    def read_documents(self, wanted: int | None, skipped: Counter[str]) -> Iterator[Document]:
         """Yield the first `wanted` documents (None: all), one page in memory at a time.
 
         Adds to `skipped` what the states of their pages count under "skipped". Raises UserError where one is damaged.
         """
+        read = 0
         for number, state in enumerate(self.states):
-            if wanted is not None and wanted <= 0:
-                return
-            with _open(self._path(number)) as file:
-                _, *texts = map(json.loads, file)
-            if skipped is not None:
-                skipped.update(state["skipped"])
-            yield from texts[:wanted]
-            wanted = wanted and wanted - len(texts)
+            if wanted is None or read < wanted:
+                with _open(self._path(number)) as file:
+                    _, *texts = map(json.loads, file)
+                skipped.update(state.get("skipped", {}))
+                yield from map(Document, texts[: wanted and wanted - read])
+                read += len(texts)
 
     def _is_complete(self, wanted: int | None) -> bool:
         ended = bool(self.states) and self.states[-1].get("end", False)

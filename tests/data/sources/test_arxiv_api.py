@@ -174,7 +174,7 @@ def test_no_paper_at_all(arxiv, server):
 def test_an_answer_that_contradicts_itself(arxiv, server):
     server.site = lambda request: Response(arxiv(request).body.replace(b">25<", b">15<"))
     assert texts(server, 10) == papers(10)
-    with pytest.raises(UserError, match="paper 20 of 15") as failed:
+    with pytest.raises(UserError, match="papers 10 to 20 of 15") as failed:
         texts(server, 25)
     assert_is_for_people(server, failed.value)
 
