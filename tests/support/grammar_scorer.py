@@ -19,9 +19,8 @@ class Scorer:
         self.tables: dict[str, list[dict[str, str]]] = {}  # symbol -> rows
         self.kinds = defaultdict(dict)  # SYMBOL -> kind -> SYMBOL@kind
         for symbol, alternatives in rules.items():
-            pairs = [(1, a) if isinstance(a, str) else a for a in alternatives]
-            total = sum(weight for weight, _ in pairs)
-            self.rules[symbol] = [(-log2(weight / total), parts(template)) for weight, template in pairs]
+            pairs = [(alternatives.count(template), template) for template in dict.fromkeys(alternatives)]
+            self.rules[symbol] = [(-log2(weight / len(alternatives)), parts(template)) for weight, template in pairs]
         for head, body in tables.items():
             symbol, *columns = head.split()
             self.tables[symbol] = []

@@ -24,7 +24,7 @@ RULES = {
         "We {FOLLOWED} {count=COUNT} {unit=UNIT@topic} in {country=COUNTRY} for {SPAN} and used"
         " {method=METHOD@topic.a}.",
     ],
-    "OUTCOME": [(3, "{CONFIRMED} {DETAIL} {AGREED}"), (2, "{OVERTURNED} {DETAIL} {DISAGREED}")],
+    "OUTCOME": [*["{CONFIRMED} {DETAIL} {AGREED}"] * 3, *["{OVERTURNED} {DETAIL} {DISAGREED}"] * 2],
     "CONFIRMED": [
         "As {FORESEEN}, {effect} {turn.did} by {PERCENT}.{DIGIT}%, {ABOVEALL} in {GROUP@topic}.",
         "{INDEED} {effect} {turn.did}, by {PERCENT}.{DIGIT}% overall and by {SHARE}.{DIGIT}% in {GROUP@topic}.",

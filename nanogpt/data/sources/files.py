@@ -22,7 +22,6 @@ from nanogpt.runtime.errors import UserError
 
 ENDINGS = ".txt .jsonl .csv .parquet"
 PACKED = "all but .parquet also as .gz or .zst"
-SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -70,9 +69,8 @@ def _texts(paths: list[Path], field: str, strict: bool, skipped: Counter[str]) -
         for record in records.read_texts(path, field):
             if isinstance(record, records.BadRecord):
                 if strict:
-                    raise UserError(
-                        f"{record.message}; or set data.files.strict: false to pass over such records, counted"
-                    )
+                    remedy = "set data.files.strict: false to pass over such records, counted"
+                    raise UserError(f"{record.message}; or {remedy}")
                 skipped[record.reason] += 1
             elif text := record.strip():
                 yield text
@@ -99,12 +97,9 @@ def _find_files(settings: DataSettings) -> tuple[list[Path], list[Path]]:
         ) from None
     readable = [file for file in matching if records.is_readable(file)]
     if not readable:
-        there = [repr(file.relative_to(path).as_posix()) for file in _visible_files(path, "**/*")]
-        more = f" and {len(there) - SHOWN} more" if len(there) > SHOWN else ""
         raise UserError(
-            f"{path}: no file with an ending {ENDINGS} matches {settings.pattern!r} ({PACKED}); found there: "
-            f"{', '.join(there[:SHOWN]) or 'nothing'}{more}; put some there, or change data.<role>.path or "
-            "data.<role>.pattern ('**/*' looks into every folder)"
+            f"{path}: no file with an ending {ENDINGS} matches {settings.pattern!r} ({PACKED}); put some there, or "
+            "change data.<role>.path or data.<role>.pattern ('**/*' looks into every folder)"
         )
     return readable, [file for file in matching if not records.is_readable(file) and file.name != "README.md"]
 
@@ -117,12 +112,9 @@ def _visible_files(folder: Path, pattern: str) -> list[Path]:
     normalized = Path(pattern)  # glob does not know "./"
     if not normalized.parts or normalized.is_absolute():
         raise ValueError(pattern)
-    return sorted(
-        (
-            path
-            for path in folder.glob(str(normalized))
-            if (os.path.isfile(path) or not os.path.exists(path))
-            and not any(part.startswith(".") and part != ".." for part in path.relative_to(folder).parts)
-        ),
-        key=Path.as_posix,
-    )
+    visible = (path for path in folder.glob(str(normalized)) if not _is_hidden(path.relative_to(folder)))
+    return sorted((path for path in visible if path.is_file() or not path.exists()), key=Path.as_posix)
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") and part != ".." for part in path.parts)

@@ -4,7 +4,7 @@ Where the exact probability of every text is known, so is the lowest loss any mo
 The sum of `bits` below is that floor only while a text has one derivation alone: a grammar must show
 in the text everything it draws, and no two of its alternatives may yield the same words.
 
-**Rules** map a symbol to its alternatives: templates, each of weight 1 or written `(weight, template)`.
+**Rules** map a symbol to its alternatives: templates, all equally likely, or more likely where repeated.
 **Tables** map `"SYMBOL column column ..."` to rows parted by `;`, all equally likely; a row's cells are
 parted by `|`, and `~` in a cell stands for the row's first cell. A template is text with slots:
 
@@ -27,7 +27,7 @@ from random import Random
 from nanogpt.data.sources.document import Corpus, DataSettings, Document
 from nanogpt.runtime.ranges import CheckedSettings, Seed
 
-Rules = Mapping[str, Sequence[str | tuple[int, str]]]
+Rules = Mapping[str, Sequence[str]]
 Tables = Mapping[str, str]
 
 START = "TEXT"
@@ -51,18 +51,16 @@ class Grammar:
 
     def __init__(self, rules: Rules, tables: Tables):
         self.rules, self.tables = rules, tables
-        # A symbol's tickets: one for each unit of weight, so that every ticket is equally likely.
-        # Each is (bits, row, None) or (bits, slots, text after the last slot).
+        # A symbol's tickets, all equally likely. Each is (bits, row, None) or (bits, slots, text after the last slot).
         self._tickets: dict[str, list[tuple]] = {symbol: [] for symbol in rules}
         for head, body in tables.items():
             symbol, *columns = head.split()
             rows = [_row(columns, cells) for cells in body.split(";")]
             self._tickets[symbol] = [(log2(len(rows)), row, None) for row in rows]
-        for symbol, alternatives in rules.items():
-            weighted = [(1, each) if isinstance(each, str) else each for each in alternatives]
-            total = sum(weight for weight, _ in weighted)
-            for weight, template in weighted:
-                self._tickets[symbol] += [(log2(total / weight), *self._compile(template))] * weight
+        for symbol, templates in rules.items():
+            for template in templates:
+                bits = log2(len(templates) / templates.count(template))
+                self._tickets[symbol].append((bits, *self._compile(template)))
         self._start = self._compile(f"{{{START}}}")
 
     def _compile(self, template: str) -> tuple[list[tuple], str]:

@@ -30,7 +30,7 @@ OPENING = {
         "{GARDEN}",
         "{RACE}",
         "{MAP}",
-    ],
+    ],  # fmt: skip
     "BEDTIME": [
         "That night the {pet} {SLEPT} {BED} and dreamed of {FRUIT}, and {hero} felt {MOOD}.",
         'Over some {FRUIT} that night {kin} {SAID}, "{MORAL}." {^hero.he} {HUGGED} {call} and felt {MOOD}.',

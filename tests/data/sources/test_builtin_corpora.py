@@ -18,7 +18,7 @@ SOURCES = {"stories": stories, "abstracts": abstracts}
 # Every construct once, small enough to list all it can say.
 TINY = Grammar(
     {
-        "TEXT": [(2, "{^pet=PET.a} and {WHO}."), "{WHO} {SOUND@who}."],
+        "TEXT": [*["{^pet=PET.a} and {WHO}."] * 2, "{WHO} {SOUND@who}."],
         "WHO": ["{who=CHILD}", "not {who=CHILD.his} {who}"],
     },
     {
