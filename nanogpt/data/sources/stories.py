@@ -7,6 +7,7 @@ that only sees the last few words pays again for what one that reads the whole s
 from nanogpt.data.sources.grammar import Grammar
 from nanogpt.data.sources.story_words import TABLES
 
+PLOT = ["{LOST}", "{BROKEN}", "{NEWCOMER}", "{SHARED}", "{AFRAID}", "{CAKE}", "{RAINY}", "{GARDEN}", "{RACE}", "{MAP}"]
 OPENING = {
     "TEXT": ["{OPENING}\n\n{PLOT}\n\n{BEDTIME}"],
     "OPENING": [
@@ -19,18 +20,7 @@ OPENING = {
         "{^pet=PET.a} called {call=PETNAME} belonged to {hero=HERO}, a {trait=TRAIT} {hero.child} good at {DOING}."
         " They lived with {kin=KIN} in {HOME} {WHERE}.",
     ],
-    "PLOT": [
-        "{LOST}",
-        "{BROKEN}",
-        "{NEWCOMER}",
-        "{SHARED}",
-        "{AFRAID}",
-        "{CAKE}",
-        "{RAINY}",
-        "{GARDEN}",
-        "{RACE}",
-        "{MAP}",
-    ],  # fmt: skip
+    "PLOT": PLOT,
     "BEDTIME": [
         "That night the {pet} {SLEPT} {BED} and dreamed of {FRUIT}, and {hero} felt {MOOD}.",
         'Over some {FRUIT} that night {kin} {SAID}, "{MORAL}." {^hero.he} {HUGGED} {call} and felt {MOOD}.',
