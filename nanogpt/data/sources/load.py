@@ -5,6 +5,7 @@ line in the table.
 """
 
 import shutil
+import time
 from collections import Counter
 from dataclasses import dataclass
 from functools import partial
@@ -24,6 +25,7 @@ from nanogpt.runtime.errors import UserError
 
 SAMPLE = 200  # documents from which size and time are estimated
 BIN_BYTES = 0.4  # bytes of a bin for each byte of text, or more: 2 bytes for a token of 5
+MAX_DAYS = 60
 
 
 @dataclass(frozen=True)
@@ -69,19 +71,21 @@ def validate_corpus(corpus: Corpus) -> None:
 
 
 def validate_size(corpus: Corpus, folder: Path | str) -> None:
-    """Raise UserError where the bins of a generated corpus would not fit on the disk of `folder`.
+    """Raise UserError where the bins of a generated corpus would not fit on the disk of `folder`, or take months.
 
-    Their size is estimated from its first documents; a corpus from outside has a size that exists already.
+    Both are estimated from its first documents; a corpus from outside has a size that exists already.
     """
     if corpus.size is None:
         return
+    start = time.monotonic()
     sizes = [len(document.text.encode()) for document in islice(corpus.documents(Counter()), SAMPLE)]
+    days = (time.monotonic() - start) / len(sizes) * corpus.size / 86_400
     text = sum(sizes) / len(sizes) * corpus.size
     folder = Path(folder).resolve()
     free = shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
-    if text * BIN_BYTES > free:
+    if text * BIN_BYTES > free or days > MAX_DAYS:
         shown, needed, left = (tqdm.format_sizeof(number, "B") for number in (text, text * BIN_BYTES, free))
         raise UserError(
-            f"data.<role>.num_samples = {corpus.size}: about {shown} of text from {corpus.name}, which takes {needed} "
-            f"or more on the disk, where {left} are free; lower it"
+            f"data.<role>.num_samples = {corpus.size}: about {shown} of text from {corpus.name}, which takes "
+            f"{days:,.0f} days to generate and {needed} or more on the disk, where {left} are free; lower it"
         )

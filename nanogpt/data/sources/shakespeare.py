@@ -16,6 +16,7 @@ SIZE = 1_115_394  # bytes
 SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
 FILE = "input.txt"
 RETRIES = 2
+CHUNK = 1 << 16
 TIMEOUT_S = 20.0  # for a connection, and between two pieces of the answer
 URL = Require(
     lambda url: re.fullmatch(r"https?://\S+", url), "not a web address", "take it back with `git checkout params.yaml`"
@@ -54,7 +55,7 @@ def _fetch(url: str) -> Path:
     known = {"registry": {FILE: f"sha256:{SHA256}"}, "urls": {FILE: url}}
     store = pooch.create(folder, base_url="", retry_if_failed=RETRIES, **known)
     try:
-        return Path(store.fetch(FILE, downloader=pooch.HTTPDownloader(timeout=TIMEOUT_S)))
+        return Path(store.fetch(FILE, downloader=_download))
     except (OSError, ValueError) as error:  # what requests raises is an OSError
         path = folder / FILE
         there = ", where another or a damaged one lies now" if path.exists() else ""
@@ -62,3 +63,15 @@ def _fetch(url: str) -> Path:
             f"{url}: {shorten(error, 300)}; check the network and run again, or set data.shakespeare.url"
             f" to another copy, or put the file ({SIZE} bytes, SHA-256 {SHA256}) at {path}{there}"
         ) from None
+
+
+def _download(url: str, path: str, store: object) -> None:
+    """Write what `url` answers to `path`. Raises ValueError as soon as it is too long to be the file."""
+    import requests
+
+    with requests.get(url, stream=True, timeout=TIMEOUT_S) as response, open(path, "wb") as file:
+        response.raise_for_status()
+        for chunk in response.iter_content(CHUNK):
+            file.write(chunk)
+            if file.tell() > SIZE:
+                raise ValueError(f"another file: more than the {SIZE} bytes expected")

@@ -136,3 +136,10 @@ def test_a_lasting_fault_is_one_message_and_leaves_nothing(small, server, tmp_pa
 def test_an_address_that_is_none(url):
     with pytest.raises(BadSetting, match=r"url = .* not a web address"):
         ShakespeareSettings(url)
+
+
+def test_an_answer_that_does_not_end_is_cut_off(small, server, tmp_path):
+    server.site = lambda request: Response(TEXT.encode() * 200, length=10**12)
+    with pytest.raises(UserError, match="more than the"):  # read on, it would be a connection that breaks off
+        load(server.url)
+    assert list(folder(tmp_path).iterdir()) == []
