@@ -10,7 +10,7 @@ from nanogpt.pipeline.sections import SECTIONS
 from nanogpt.runtime import params
 from nanogpt.runtime.errors import UserError
 
-RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("*"))
+RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("*.yaml"))
 OTHER = {"seed", "benchmark", "checkpoint"}  # sections that recipes leave alone
 MACHINE = {"dtype", "compile", "threads", "device", "checkpoint_every", "init_from"}  # settings of train, the same
 
@@ -54,7 +54,7 @@ def test_a_recipe_sets_everything_that_a_recipe_may_set(project, name):
 
 def test_comments_and_other_lines_stay(project):
     before = Path("params.yaml").read_text().splitlines()
-    changes = apply_recipe("papers-base")
+    changes = apply_recipe("scientific")
     assert "train.max_steps: 2000 -> 160000" in changes
     after = Path("params.yaml").read_text().splitlines()
     assert [line.partition("#")[2] for line in after] == [line.partition("#")[2] for line in before]
@@ -71,7 +71,7 @@ def test_comments_and_other_lines_stay(project):
 )
 def test_a_wrong_recipe_changes_nothing(project, old, new, message):
     before = Path("params.yaml").read_text()
-    text = Path("recipes/papers-base.yaml").read_text()
+    text = Path("recipes/scientific.yaml").read_text()
     assert old in text
     Path("recipes/x.yaml").write_text(text.replace(old, new, 1))
     with pytest.raises(UserError, match=message) as caught:
@@ -81,6 +81,6 @@ def test_a_wrong_recipe_changes_nothing(project, old, new, message):
 
 def test_a_name_that_is_no_recipe(project):
     for name in ("nothing", "../params", "x/y"):
-        with pytest.raises(UserError, match="choose one of papers-base, papers-optimized"):
+        with pytest.raises(UserError, match="choose one of real-text, scientific, "):
             apply_recipe(name)
-    assert list(list_recipes()) == [name.removesuffix(".yaml") for name in RECIPES]
+    assert list(list_recipes()) == RECIPES
