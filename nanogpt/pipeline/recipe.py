@@ -17,7 +17,10 @@ FOLDER = Path("recipes")
 
 def list_recipes() -> dict[str, str]:
     """The names of all recipes, with the first line of each, which says what it is for."""
-    return {path.stem: path.read_text("utf-8").split("\n", 1)[0].lstrip("# ") for path in sorted(FOLDER.glob("*.yaml"))}
+    return {
+        path.stem: path.read_text("utf-8").split("\n", 1)[0].lstrip("# ")
+        for path in sorted(FOLDER.glob("*.yaml"), key=lambda path: path.stem)
+    }
 
 
 def apply_recipe(name: str) -> list[str]:
