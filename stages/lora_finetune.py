@@ -30,9 +30,10 @@ def main() -> None:
     base, first_domain = (args.base_checkpoint, None) if args.base_checkpoint else ("models/pretrain", "data/pretrain")
     training = settings.training(given.train)
     found = finetune(given.seed, settings, training, base, args.data, first_domain, out, metrics, args.overwrite)
+    data = "" if args.data == flags.get_default("data") else f" --data {args.data}"
     print(
         f"{out}: adapter for {base} trained on {args.data}, validation {found['val']['bpb']:.3f} bits per byte "
-        f"({metrics}/lora-finetune.json); next: python -m stages.merge --lora-checkpoint {out}"
+        f"({metrics}/lora-finetune.json); next: python -m stages.merge --lora-checkpoint {out}{data}"
     )
 
 
