@@ -128,9 +128,9 @@ def test_gpt2_as_openai_published_it(tmp_path):
 
 
 def test_llama_as_transformers_4_wrote_it(tmp_path):
-    theirs = llama(rope_parameters={"rope_type": "default", "rope_theta": 500.0})
+    theirs = llama(rope_parameters={"rope_type": "default", "rope_theta": 500.0}, rms_norm_eps=1e-6)
     theirs.save_pretrained(tmp_path / "m")
-    edit(tmp_path / "m", rope_parameters="(deleted)", rope_theta=500.0, rope_scaling=None)
+    edit(tmp_path / "m", rope_parameters="(deleted)", rope_theta=500.0, rope_scaling=None, rms_norm_eps="(deleted)")
     same_logits(load_model(tmp_path / "m"), theirs)
     file = tmp_path / "m" / "model.safetensors"
     table = {f"model.layers.{layer}.self_attn.rotary_emb.inv_freq": torch.ones(4) for layer in range(2)}

@@ -66,10 +66,11 @@ def test_size_at_the_reference_shape():
 @pytest.mark.parametrize(("dtype", "error"), [(torch.float32, 1e-5), (torch.bfloat16, 0.03)], ids=str)
 @pytest.mark.parametrize(("T", "S"), [(1, 9), (4, 9), (9, 9)])
 @pytest.mark.parametrize("heads", [4, 2, 1])
-def test_attention_is_a_weighted_mean_of_what_came_before(heads, T, S, dtype, error):
+@pytest.mark.parametrize("dropout", [0.0, 1e-12])  # so little that nothing is dropped
+def test_attention_is_a_weighted_mean_of_what_came_before(heads, T, S, dtype, error, dropout):
     torch.manual_seed(0)
     q, k, v = (torch.randn(2, n, length, 8).to(dtype) for n, length in ((4, T), (heads, S), (heads, S)))
-    y = causal_attention(q, k, v)
+    y = causal_attention(q, k, v, dropout)
     for b in range(2):
         for h in range(4):
             keys, values = (x[b, h * heads // 4].double() for x in (k, v))

@@ -8,6 +8,7 @@ import argparse
 import ast
 import contextlib
 import difflib
+import inspect
 import itertools
 import json
 import multiprocessing
@@ -33,8 +34,8 @@ from cosmic_ray.operators.provider import OperatorProvider
 
 ROOT = Path(__file__).parents[2]
 ROOMS = ("model", "data/tokens", "training", "lora", "checkpoint")
-# Test folders of these rooms and of rooms that use them.
-TESTS = (*ROOMS, "data/prepare", "hardware", "inference", "evaluation", "benchmark", "pipeline", "stages")
+# Test folders of these rooms, of rooms that use them, and of runtime, which reads their settings.
+TESTS = (*ROOMS, "data/prepare", "hardware", "inference", "evaluation", "benchmark", "pipeline", "stages", "runtime")
 SKIPPED = {"test_makefile.py", "test_structure.py"}  # about files, not about values
 # Without those that need arguments, and those that no test can tell from the original, such as `is` for `==`.
 OPERATORS = {
@@ -96,7 +97,8 @@ class Recorder:
             self.lines.add(f"{file}:{frame.f_lineno}")
             return trace_line
 
-        return file and trace_line
+        # lines of a module or class are executed on import, by whichever test imports it first
+        return file and frame.f_code.co_flags & inspect.CO_OPTIMIZED and trace_line
 
     @pytest.hookimpl(hookwrapper=True)
     def pytest_runtest_protocol(self, item):
@@ -173,7 +175,7 @@ def record_tests(work: Path, file: str) -> Tests:
 def choose_tests(mutant: Mutant, tests: Tests) -> list[str]:
     """Tests that execute the mutant's line: its room's first, then the fastest, for about SECONDS.
 
-    Where no test executes it, as on import, those that execute any line of the file, or the room's.
+    Where no test executes it but on import, those that execute any line of the file, or the room's.
     """
     file, line, *_ = mutant
     room = f"tests/{Path(file).parent.relative_to('nanogpt')}/"

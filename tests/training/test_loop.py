@@ -193,6 +193,8 @@ def test_a_warm_up_given_as_a_share_of_the_steps(tiny, training):
     share, steps = training(max_steps=20, warmup_steps=0.15), training(max_steps=20, warmup_steps=3)
     assert resolve_warmup(share) == steps == resolve_warmup(steps)
     assert resolve_warmup(training(max_steps=1, warmup_steps=0.9)).warmup_steps == 0
+    timed = training(max_minutes=1.0, warmup_steps=0.15)
+    assert resolve_warmup(timed) == timed  # the number of steps is not known yet
     assert equal(trained(tiny(), share), trained(tiny(), steps))
     for wrong in (-0.1, 1.0, 20, -1):
         with pytest.raises(BadSetting, match=r"warmup_steps = .* not .* a twentieth of max_steps"):

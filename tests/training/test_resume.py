@@ -122,6 +122,8 @@ def test_what_a_state_holds_counts_as_free(tiny, training, monkeypatch):
     with killed_at(6, monkeypatch):
         run(tiny(), training(max_steps=10))
     run(tiny(), training(max_steps=10))
+    run(tiny(), training(max_steps=10, keep="best"), inputs={"another": "run"})
     weights = sum(p.nbytes for p in tiny().parameters())
     assert free[0] == 1e6
     assert free[1] - 1e6 == pytest.approx(3 * weights / 2**20, rel=0.01)
+    assert 1e6 - free[2] == pytest.approx(weights / 2**20, rel=0.01)
