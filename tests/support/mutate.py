@@ -98,7 +98,7 @@ class Recorder:
             return trace_line
 
         # lines of a module or class are executed on import, by whichever test imports it first
-        return file and frame.f_code.co_flags & inspect.CO_OPTIMIZED and trace_line
+        return trace_line if file and frame.f_code.co_flags & inspect.CO_OPTIMIZED else None
 
     @pytest.hookimpl(hookwrapper=True)
     def pytest_runtest_protocol(self, item):
