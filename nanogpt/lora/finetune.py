@@ -24,7 +24,7 @@ from nanogpt.training.settings import TrainSettings, fix_steps, resolve_warmup
 def finetune(
     seed: int, lora: LoraSettings, training: TrainSettings, base: Path | str = "models/pretrain",
     data: Path | str = "data/finetune", first_domain: Path | str | None = "data/pretrain",
-    out: Path | str = "models/lora", metrics_folder: Path | str = "metrics", overwrite: bool = True,
+    out: Path | str = "models/lora", metrics_folder: Path | str = "metrics", overwrite: bool = False,
 ) -> dict:  # fmt: skip
     """Score `base`, train an adapter for it, score again, write the adapter to `out`; returns the metrics.
 

@@ -9,7 +9,7 @@ from torch import Tensor
 MATMUL_UP_TO = 512
 
 
-def causal_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Tensor:
+def causal_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
     """Causal attention of the newest T of S positions over all S; groups of query heads share a key/value head.
 
     q: (B, H, T, D); k, v: (B, H_kv, S, D) with H a multiple of H_kv and S >= T; returns (B, H, T, D).

@@ -22,7 +22,7 @@ from nanogpt.training.settings import TrainSettings, fix_steps, resolve_warmup
 def pretrain(
     seed: int, model: ModelSettings, training: TrainSettings, checkpoint: CheckpointSettings,
     data: Path | str = "data/pretrain", out: Path | str = "models/pretrain", metrics_folder: Path | str = "metrics",
-    overwrite: bool = True,
+    overwrite: bool = False,
 ) -> dict:  # fmt: skip
     """Train, score every validation document, write the model to `out` and curves and metrics to `metrics_folder`.
 

@@ -90,6 +90,12 @@ def test_folders_of_transformers(foreign, byte, tmp_path):
     same_logits(ours, type(theirs).from_pretrained(tmp_path / "ours"))
 
 
+def test_a_width_that_is_the_default_is_none_of_its_own(tmp_path):
+    for n_inner, expected in ((128, None), (96, 96)):  # four times 32, and three times
+        gpt2(n_inner=n_inner).save_pretrained(tmp_path / str(n_inner))
+        assert load_model(tmp_path / str(n_inner)).config.mlp_hidden == expected
+
+
 def test_folders_in_several_files(foreign, tmp_path):
     theirs, _ = foreign
     theirs.save_pretrained(tmp_path / "parts", max_shard_size="20KB")

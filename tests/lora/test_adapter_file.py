@@ -99,6 +99,15 @@ def test_a_hostile_header(done, refused, tmp_path, content):
     refused(folder, rf"{folder}/adapter_model\.safetensors is damaged \(.*\); train the adapter again")
 
 
+def test_a_config_without_newer_keys(done, tmp_path):
+    """Older versions of PEFT know LoRA alone."""
+    folder = copy_adapter(done.adapter, tmp_path / "a")
+    config = json.loads((folder / CONFIG).read_text())
+    old = {key: value for key, value in config.items() if key not in ("use_rslora", "use_dora")}
+    (folder / CONFIG).write_text(json.dumps(old))
+    assert read_adapter(folder) == read_adapter(done.adapter)
+
+
 def test_damaged_weights(done, refused, tmp_path):
     folder = copy_adapter(done.adapter, tmp_path / "a")
     file, tensors = folder / WEIGHTS, done.tensors()

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import re
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from nanogpt.data.tokens.tokenizer import load_from_checkpoint
 from nanogpt.model.build import new_model
 from nanogpt.model.config import ModelSettings
 from nanogpt.runtime.errors import UserError
-from nanogpt.training.init_from import check_init_from, initial_model
+from nanogpt.training.init_from import check_init_from, describe_origin, initial_model
 
 AUTO = TokenizerSettings("auto", 300, "error")
 SHAPE = ModelSettings("optimized", 1, 2, 1, 16, 16, 0.0, False, False)
@@ -29,6 +30,7 @@ def saved(tiny, byte, tmp_path):
 
 def test_an_empty_folder_means_fresh_weights(byte, tmp_path):
     (tmp_path / "README.md").write_text("Put a model here.")
+    assert describe_origin(tmp_path) == "fresh weights"
     fresh, wanted = initial_model(SHAPE, tmp_path, byte, seed=3), new_model(SHAPE, byte.vocab_size, 3)
     assert all(torch.equal(a, b) for a, b in zip(fresh.parameters(), wanted.parameters(), strict=True))
     (tmp_path / ".DS_Store").touch()
@@ -40,6 +42,7 @@ def test_an_empty_folder_means_fresh_weights(byte, tmp_path):
 @pytest.mark.parametrize("name", ["m", "m.pt"])
 def test_a_checkpoint_s_weights_with_the_dropout_of_params(saved, byte, tmp_path, name):
     _, net = saved
+    assert re.fullmatch(r"the checkpoint [0-9a-f]{12}", describe_origin(tmp_path / "m"))
     if name.endswith(".pt"):
         save_checkpoint(tmp_path / name, net, byte)
     initial = initial_model(dataclasses.replace(SHAPE, dropout=0.5), tmp_path / name, byte, seed=3)

@@ -209,12 +209,13 @@ def test_a_compiled_run_that_is_resumed_without_a_compiler(monkeypatch):
 
 
 @pytest.mark.parametrize("keep", ["best", "last"])
-def test_the_weights_of_the_lowest_validation_loss_are_kept(tiny, training, keep):
+def test_the_weights_of_the_lowest_validation_loss_are_kept(tiny, training, capsys, keep):
     train_windows, val_windows = Windows(DATA, 16, 1), Windows(replace(DATA, tokens=DATA.tokens[:500]), 16, 1)
     model = tiny()
     settings = training(keep=keep, eval_every=2, lr=0.1, min_lr=0.1, warmup_steps=0)
     losses = [loss for _, loss in train(model, train_windows, val_windows, settings, 1).val_rows]
     assert min(losses) < losses[-1]
+    assert f"validation {losses[-1]:.3f}, " in capsys.readouterr().err
     kept = validate(model, val_windows, settings.eval_batches, settings.batch_size)
     assert kept == (min(losses) if keep == "best" else losses[-1])
 

@@ -38,7 +38,8 @@ def test_a_run_that_may_not_fit_starts_with_a_warning(tiny, training, monkeypatc
     assert "warning" not in capsys.readouterr().err
     monkeypatch.setattr("nanogpt.hardware.memory.available_mib", lambda: 0.99 * fits)
     run(tiny(), training(max_steps=1, warmup_steps=0), inputs={"another": 1})
-    assert "warning: training takes about" in capsys.readouterr().err
+    gib = f"{estimate_training_mib(tiny(), 4, torch.float32) / 1024:.2f} GiB"
+    assert f"warning: training takes about {gib}" in capsys.readouterr().err
     monkeypatch.setattr("nanogpt.hardware.memory.available_mib", lambda: 10.0)
     with pytest.raises(BadSetting, match=r"^train\.batch_size = 100000: "):
         run(tiny(), training(max_steps=1, warmup_steps=0, batch_size=100_000))

@@ -10,6 +10,7 @@ from nanogpt.checkpoint.folder import config_and_tokenizer, load_checkpoint
 from nanogpt.data.tokens.batches import Windows
 from nanogpt.lora.attach import attach_adapter
 from nanogpt.lora.settings import LoraSettings
+from nanogpt.model.build import model_flops
 from nanogpt.training.loop import resolve_run, train
 from nanogpt.training.resume import resumable_run
 
@@ -77,6 +78,15 @@ def test_a_resumed_run_keeps_what_auto_was_resolved_to(tiny, training, monkeypat
     assert (again[1].machines[0]["threads"], again[1].machines[0]["dtype"]) == (3, "bfloat16")
     fresh = resolve_run(tiny().config, settings)
     assert (fresh.threads, fresh.dtype) == (1, "float32")
+
+
+def test_whether_to_compile_is_asked_for_the_length_of_the_run(tiny, training, monkeypatch):
+    asked = []
+    monkeypatch.setattr("nanogpt.hardware.auto.should_compile", lambda wanted, flops, device: asked.append(flops))
+    config = tiny().config
+    for settings in (training(max_steps=7, batch_size=2, grad_accum=3), training(max_minutes=2.0)):
+        resolve_run(config, settings)
+    assert asked == [7 * model_flops(config, 2 * 3 * config.block_size), 120 * 5e11]
 
 
 def test_another_machine_is_named(tiny, training, monkeypatch, capsys):
