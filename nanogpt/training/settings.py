@@ -11,7 +11,7 @@ from nanogpt.runtime.ranges import CheckedSettings, PositiveInt, Require, Thread
 from nanogpt.training.save_interval import parse_interval
 
 LearningRate = Annotated[float, Require(lambda x: 0 < x <= 1, "not between 0 and 1", "choose 0.0001 to 0.01")]
-Minutes = Annotated[float, Require(lambda x: x > 0, "must be above 0", "choose 1 to 1000, or null")] | None
+Minutes = Annotated[float | None, Require(lambda x: x > 0, "must be above 0", "choose 1 to 1000, or null")]
 Beta = Annotated[float, Require(lambda x: 0 <= x < 1, "not between 0 and 1", "0.9 and 0.95 to 0.999 are usual")]
 
 
@@ -34,7 +34,7 @@ class TrainSettings(CheckedSettings):
     eval_batches: PositiveInt
     log_every: PositiveInt
     keep: Literal["best", "last"]
-    patience: PositiveInt | None
+    patience: Annotated[int | None, Require(lambda n: n >= 1, "must be at least 1", "choose 5 to 50, or null")]
     dtype: Dtype
     compile: Compile
     threads: Threads

@@ -14,7 +14,8 @@ from nanogpt.training.optimizer import build_adamw
 from nanogpt.training.settings import TrainSettings
 from nanogpt.training.step import update
 
-MEASURED_S, MIN_STEPS = 5.0, 4  # at least so many seconds and steps are timed; the first one compiles and is not
+# So many seconds, or a twentieth of a short run, and so many steps at least are timed; the first compiles and is not.
+MEASURED_S, MIN_STEPS = 5.0, 4
 
 
 def steps_in_budget(
@@ -31,7 +32,8 @@ def steps_in_budget(
     batches = [train_data.batch(i, settings.batch_size) for i in range(settings.grad_accum)]
     model.train()
     times: list[float] = []
-    while len(times) <= MIN_STEPS or sum(times[1:]) < MEASURED_S:
+    measured_s = min(MEASURED_S, 60 * settings.max_minutes / 20)
+    while len(times) <= MIN_STEPS or sum(times[1:]) < measured_s:
         begin = time.perf_counter()
         update(loss_of, optimizer, batches, settings.grad_clip, device, dtype)
         times.append(time.perf_counter() - begin)

@@ -100,6 +100,8 @@ MISTAKES = [
     ({"train__lr": "0.001", "train__min_lr": "0.01"}, "train.min_lr", "0.01", "not .* lr = 0.001", "a tenth .*"),
     ({"train__min_lr": "-0.1"}, "train.min_lr", "-0.1", "not between 0 .*", "a tenth .*"),
     ({"train__max_steps": "5", "train__warmup_steps": "5"}, "train.warmup_steps", "5", "not .* max_steps = 5", "a .*"),
+    ({"train__max_minutes": "0"}, "train.max_minutes", "0.0", "must be above 0", "choose .*"),
+    ({"train__patience": "0"}, "train.patience", "0", "must be at least 1", "choose .*"),
     ({"train__beta1": "-0.1"}, "train.beta1", "-0.1", "not between 0 and 1", ".* usual"),
     ({"train__beta2": "1.0"}, "train.beta2", "1.0", "not between 0 and 1", ".* usual"),
     ({"train__grad_clip": "0"}, "train.grad_clip", "0.0", "must be above 0", ".*"),
