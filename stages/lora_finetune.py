@@ -1,7 +1,5 @@
 """Train a LoRA adapter for models/pretrain on data/finetune: models/lora, metrics and curves."""
 
-from dataclasses import replace
-
 from nanogpt.runtime import process
 from nanogpt.runtime.cli import Flags, override
 
@@ -13,8 +11,7 @@ def main() -> None:
     flags.add_argument("--data", default="data/finetune", help="folder of bins (default: %(default)s)")
     flags.add_argument("--r", type=int, help="rank, in place of lora.r")
     flags.add_argument("--kind", choices=["lora", "rslora", "dora"], help="in place of lora.kind")
-    flags.add_argument("--max-steps", type=int, metavar="N", help="in place of lora.max_steps and max_minutes")
-    flags.add_argument("--max-minutes", type=float, metavar="M", help="in place of lora.max_steps")
+    flags.add_length("lora")
     flags.add_output("--out", help="adapter folder to write, metrics inside it (default: models/lora and metrics/)")
     args = flags.parse_args()
     flags.choose_output(args)
@@ -25,7 +22,7 @@ def main() -> None:
     from nanogpt.training.settings import TrainSettings
 
     given = params.load(seed=Seed, train=TrainSettings, lora=LoraSettings)
-    settings = override(replace(given.lora, max_minutes=None) if args.max_steps else given.lora, args)
+    settings = override(given.lora, args)
     out, metrics = (args.out, args.out) if args.out else ("models/lora", "metrics")
     base, first_domain = (args.base_checkpoint, None) if args.base_checkpoint else ("models/pretrain", "data/pretrain")
     training = settings.training(given.train)

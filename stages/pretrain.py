@@ -1,7 +1,5 @@
 """Train a model from scratch on data/pretrain: models/pretrain, metrics and curves."""
 
-from dataclasses import replace
-
 from nanogpt.runtime import process
 from nanogpt.runtime.cli import Flags, override, parse_seed
 
@@ -12,8 +10,7 @@ def main() -> None:
     flags.add_argument("--arch", choices=["base", "optimized"], help="in place of model.arch")
     flags.add_argument("--init-from", metavar="PATH", help="checkpoint to start from, in place of train.init_from")
     flags.add_argument("--seed", type=parse_seed, metavar="N", help="in place of seed")
-    flags.add_argument("--max-steps", type=int, metavar="N", help="in place of train.max_steps and max_minutes")
-    flags.add_argument("--max-minutes", type=float, metavar="M", help="in place of train.max_steps")
+    flags.add_length("train")
     flags.add_argument("--data", default="data/pretrain", help="folder of bins and tokenizer (default: %(default)s)")
     flags.add_output("--out", help="model folder to write, metrics inside it (default: models/pretrain and metrics/)")
     args = flags.parse_args()
@@ -27,8 +24,7 @@ def main() -> None:
 
     given = params.load(seed=Seed, model=ModelSettings, train=TrainSettings, checkpoint=CheckpointSettings)
     seed = given.seed if args.seed is None else args.seed
-    train = replace(given.train, max_minutes=None) if args.max_steps else given.train
-    model, training = override(given.model, args), override(train, args)
+    model, training = override(given.model, args), override(given.train, args)
     out, metrics = (args.out, args.out.removesuffix(".pt")) if args.out else ("models/pretrain", "metrics")
     found = pretrain(seed, model, training, given.checkpoint, args.data, out, metrics, args.overwrite)
     print(

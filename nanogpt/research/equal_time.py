@@ -2,9 +2,10 @@
 
 A plan, recipes/ablations/NAME.yaml, names the `settings` that all runs share (dotted keys of params.yaml with their
 values), the `seeds`, and the `runs` by name with the settings that each changes; the first run is the reference.
-Experiments are named NAME-RUN-SEED. Those that exist already for the current commit are not run again.
+Experiments are named NAME-RUN-SEED and by a hash of all that they depend on; those that exist are not run again.
 """
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -19,7 +20,8 @@ from nanogpt.evaluation.confidence import mean_interval
 from nanogpt.evaluation.text_score import score_texts
 from nanogpt.hardware.processor import describe_processor
 from nanogpt.runtime import atomic, params
-from nanogpt.runtime.errors import UserError
+from nanogpt.runtime.checksums import sha256
+from nanogpt.runtime.errors import UserError, shorten
 from nanogpt.runtime.process import launch_stage
 from nanogpt.runtime.workdir import work_root
 from nanogpt.runtime.yaml_file import read_yaml, to_plain
@@ -50,8 +52,11 @@ def read_plan(name: str) -> Plan:
         plan = Plan(name, **to_plain(read_yaml(path)))
     except TypeError as error:
         raise UserError(f"{path}: it needs settings, seeds and runs, and nothing else ({error})") from None
-    if len(plan.seeds) < 2:
-        raise UserError(f"{path}: seeds = {plan.seeds}; an interval needs at least two")
+    if not isinstance(plan.seeds, list) or len(plan.seeds) < 2:
+        raise UserError(f"{path}: seeds = {plan.seeds}; write a list of two or more, for an interval")
+    runs = plan.runs.values() if isinstance(plan.runs, dict) else []
+    if not runs or not all(isinstance(changed or {}, dict) for changed in (plan.settings, *runs)):
+        raise UserError(f"{path}: settings and each of runs are keys of params.yaml with their values")
     return plan
 
 
@@ -63,15 +68,25 @@ def run_plan(plan: Plan, text: str | None) -> dict:
     seed. Raises UserError where a run fails, KeyboardInterrupt where it is interrupted; finished ones are kept.
     """
     settings, test = _split_text(plan, text) if text else _generate_test_text(plan)
+    code = [_run("git", "rev-parse", "HEAD"), _run("git", "diff", "HEAD")]
+    code += [sha256(settings["data.pretrain.path"])] if text else []
+    finished = _run(*DVC, "exp", "list", "--name-only").split()
     documents = [document.text for document in test.documents(Counter())]
     scores: dict[str, list[dict]] = {run: [] for run in plan.runs}
     for seed in plan.seeds:
         for run, changed in plan.runs.items():  # in turns, so that a machine that slows down slows all
-            name = f"{plan.name}-{run}-{seed}"
-            _train(name, settings | (changed or {}) | {"seed": seed})
+            chosen = settings | (changed or {}) | {"seed": seed}
+            name = name_experiment(f"{plan.name}-{run}-{seed}", [*code, chosen])
+            if name not in finished:
+                _train(name, chosen)
             scores[run].append(_score(name, documents))
     command = f"python -m stages.ablation {plan.name}" + (f" --text {text}" if text else "")
     return {"machine": describe_processor(), "command": command, **compare_runs(scores)}
+
+
+def name_experiment(name: str, inputs: list) -> str:
+    """Add a hash of `inputs`, JSON values, so that an experiment of other settings or code has another name."""
+    return f"{name}-{hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:8]}"
 
 
 def compare_runs(scores: dict[str, list[dict]]) -> dict[str, dict]:
@@ -120,9 +135,7 @@ def _generate_test_text(plan: Plan) -> tuple[dict[str, object], Corpus]:
 
 
 def _train(name: str, settings: dict[str, object]) -> None:
-    """Run the experiment `name` up to the stage pretrain, in a folder of its own, unless it exists."""
-    if name in subprocess.run([*DVC, "exp", "list", "--name-only"], capture_output=True, text=True).stdout.split():
-        return
+    """Run the experiment `name` up to the stage pretrain, in a folder of its own."""
     words = {key: value if isinstance(value, str) else json.dumps(value) for key, value in settings.items()}
     changes = [f"--set-param={key}={word}" for key, word in words.items()]
     if status := launch_stage([*DVC, "exp", "run", "--temp", "--name", name, *changes, "pretrain"]):
@@ -134,8 +147,14 @@ def _score(name: str, texts: list[str]) -> dict[str, float]:
     with tempfile.TemporaryDirectory(dir=work_root()) as scratch:
         model, metrics = Path(scratch, "model"), Path(scratch, "pretrain.json")
         for path, copy in (("models/pretrain", model), ("metrics/pretrain.json", metrics)):
-            command = [*DVC, "get", ".", path, "--rev", name, "--out", str(copy)]
-            subprocess.run(command, check=True, capture_output=True)
+            _run(*DVC, "get", ".", path, "--rev", name, "--out", str(copy))
         figures, bpb = json.loads(metrics.read_text("utf-8")), score_texts(model, texts).bpb
     steps, seconds = float(figures["steps"]), figures["wall_s"]
     return {"bpb": bpb, "val_bpb": figures["val"]["bpb"], "steps": steps, "seconds": seconds}
+
+
+def _run(*command: str) -> str:
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise UserError(f"`{' '.join(command)}` failed: {shorten(done.stderr, 300)}")
+    return done.stdout

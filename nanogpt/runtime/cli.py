@@ -32,6 +32,13 @@ class Flags(argparse.ArgumentParser):
         given = (name for name, value in vars(args).items() if name not in neutral and value != self.get_default(name))
         return [f"--{name.replace('_', '-')}" for name in given]
 
+    def add_length(self, section: str) -> None:
+        """Add --max-steps and --max-minutes, of which one may be given, in place of both settings of `section`."""
+        group = self.add_mutually_exclusive_group()
+        help = f"in place of {section}.max_steps and max_minutes"
+        group.add_argument("--max-steps", type=int, metavar="N", help=help)
+        group.add_argument("--max-minutes", type=float, metavar="M", help=help)
+
     def choose_output(self, args: argparse.Namespace) -> None:
         """Where no output is named, choose `out/<script>` if flags change what is made, else what params.yaml makes.
 
@@ -76,14 +83,15 @@ class Flags(argparse.ArgumentParser):
 
 
 def override(settings, flags: argparse.Namespace):
-    """The settings with every flag that was given and that they have a field for.
+    """The settings with every flag that was given and that they have a field for; --max-steps resets `max_minutes`.
 
     Raises UserError, naming the flag, for a value that the settings refuse.
     """
     fields = {field.name for field in dataclasses.fields(settings)}
     given = {name: value for name, value in vars(flags).items() if name in fields and value is not None}
+    reset = {"max_minutes": None} if "max_steps" in given and "max_minutes" in fields else {}
     try:
-        return dataclasses.replace(settings, **given)
+        return dataclasses.replace(settings, **given | reset)
     except BadSetting as bad:
         if bad.key in given:
             raise UserError(f"{_flag(bad.key, bad.value)}: {bad.reason}; {bad.remedy}") from None

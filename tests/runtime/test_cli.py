@@ -1,6 +1,6 @@
 import argparse
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -14,6 +14,7 @@ class Settings:
     warmup_steps: int
     top_k: int | None
     prompts: list[str]
+    max_minutes: float | None = None
 
     def __post_init__(self):
         if self.max_steps < 1:
@@ -27,7 +28,7 @@ SETTINGS = Settings(100, 10, None, ["a", "b"])
 
 def parse(*args: str) -> argparse.Namespace:
     flags = Flags("A stage.")
-    flags.add_argument("--max-steps", type=int)
+    flags.add_length("train")
     flags.add_argument("--top-k", type=int)
     flags.add_argument("--prompt", action="append", dest="prompts")
     flags.add_argument("--seed", type=parse_seed)
@@ -48,6 +49,7 @@ def test_dashes_and_underscores_are_alike_and_the_text_of_a_prompt_stays():
     ("args", "named"),
     [
         (["--no_such", "1"], "--no_such"),
+        (["--max-steps", "5", "--max-minutes", "5"], "--max-minutes: not allowed with argument --max-steps"),
         (["--max"], "--max"),  # no abbreviations
         (["--max-steps", "many"], "--max-steps: invalid int value: 'many'"),
         (["--seed", "-5"], "--seed: -5 is not between 0 and 4294967295"),
@@ -99,3 +101,9 @@ def test_flags_that_change_the_result_get_an_output_of_their_own_except_in_dvc(m
         output("--overwrite")
     monkeypatch.setenv("DVC_STAGE", "some")
     assert output("--top-k", "0") is None
+
+
+def test_steps_on_the_command_line_are_in_place_of_minutes_in_the_file():
+    timed = replace(SETTINGS, max_minutes=5.0)
+    assert override(timed, parse("--max-steps", "20")) == replace(SETTINGS, max_steps=20)
+    assert override(timed, parse("--max-minutes", "2")) == replace(SETTINGS, max_minutes=2.0)
