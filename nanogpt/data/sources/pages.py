@@ -5,7 +5,6 @@ state from which fetching continues after it, the others are its documents as JS
 disagree. Nothing is fetched twice: asking for more documents only adds pages.
 """
 
-import contextlib
 import gzip
 import json
 import zlib
@@ -30,10 +29,9 @@ class Pages:
     def __init__(self, folder: Path):
         self.folder, self.documents, self.states = folder, 0, []
         while (path := self._path(len(self.states))).exists():
-            with _open(path) as file:
-                documents, state = json.loads(file.read().partition(b"\n")[0])  # to the end, where the checksum is
-                self.documents += documents
-                self.states.append(state)
+            texts, state = _read_page(path)
+            self.documents += len(texts)
+            self.states.append(state)
 
     def append(self, texts: list[str], state: dict) -> None:
         """Write one more page; `state` is of JSON values. Raises UserError where it cannot be written."""
@@ -74,10 +72,9 @@ class Pages:
         read = 0
         for number, state in enumerate(self.states):
             if wanted is None or read < wanted:
-                with _open(self._path(number)) as file:
-                    _, *texts = map(json.loads, file)
+                texts, _ = _read_page(self._path(number))
                 skipped.update(state.get("skipped", {}))
-                yield from map(Document, texts[: wanted and wanted - read])
+                yield from map(Document, map(json.loads, texts[: wanted and wanted - read]))
                 read += len(texts)
 
     def _is_complete(self, wanted: int | None) -> bool:
@@ -88,10 +85,14 @@ class Pages:
         return self.folder / f"{number:06}.jsonl.gz"
 
 
-@contextlib.contextmanager
-def _open(path: Path) -> Iterator[gzip.GzipFile]:
+def _read_page(path: Path) -> tuple[list[bytes], dict]:
+    """The documents of a page, each as a JSON string, and its state. Raises UserError where it is damaged."""
     try:
         with gzip.open(path) as file:
-            yield file
+            first, *texts = file.read().splitlines()
+        documents, state = json.loads(first)
+        if len(texts) != documents:  # two files one after the other are a valid gzip file
+            raise ValueError(f"{len(texts)} documents instead of {documents}")
+        return texts, state
     except (OSError, EOFError, ValueError, TypeError, zlib.error) as error:
         raise UserError(f"{path}: damaged ({error}); delete the folder {path.parent} and fetch again") from None

@@ -69,6 +69,7 @@ def test_a_page_that_cannot_be_written_leaves_nothing(tmp_path, monkeypatch, err
 
 
 DAMAGE = {
+    "twice the same": lambda path: path.write_bytes(2 * path.read_bytes()),
     "cut off": lambda path: path.write_bytes(path.read_bytes()[:-20]),
     "empty": lambda path: path.write_bytes(b""),
     "garbage": lambda path: path.write_bytes(b"garbage " * 100),
