@@ -44,7 +44,8 @@ def finetune(
     if first_domain is not None:
         domains["pretrain"] = Bin.open(first_domain, "val", tok)
     train_data, val_data = Bin.open(data, "train", tok), domains["finetune"]
-    windows = [Windows(split, net.config.block_size, seed) for split in (train_data, val_data)]
+    whole = training.windows == "documents"
+    windows = [Windows(split, net.config.block_size, seed, whole) for split in (train_data, val_data)]
     inputs = {"seed": seed, "base": sha256, "lora": asdict(lora), "train": training.fingerprint_inputs()}
     inputs["data"] = [tok.sha256, train_data.counts.sha256, val_data.counts.sha256]
     with resumable_run("lora-finetune", lora.kind, inputs, training.checkpoint_every, {}, started) as run:

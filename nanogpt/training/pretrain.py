@@ -39,7 +39,8 @@ def pretrain(
     net = initial_model(model, training.init_from, tok, seed)
     origin = describe_origin(training.init_from)
     train_data, val_data = (Bin.open(data, split, tok) for split in ("train", "val"))
-    windows = [Windows(split, net.config.block_size, seed) for split in (train_data, val_data)]
+    whole = training.windows == "documents"
+    windows = [Windows(split, net.config.block_size, seed, whole) for split in (train_data, val_data)]
     inputs = {"seed": seed, "init_from": origin, "model": asdict(net.config), "train": training.fingerprint_inputs()}
     inputs["data"] = [tok.sha256, train_data.counts.sha256, val_data.counts.sha256]
     content = config_and_tokenizer(net, tok)

@@ -23,6 +23,7 @@ class TrainSettings(CheckedSettings):
     max_minutes: Minutes
     batch_size: PositiveInt
     grad_accum: PositiveInt
+    windows: Literal["documents", "stream"]
     lr: LearningRate
     min_lr: float
     warmup_steps: int | float

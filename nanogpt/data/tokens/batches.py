@@ -17,12 +17,15 @@ if TYPE_CHECKING:
 class Windows:
     """Batches of a bin in an order that depends on the seed and the sample's number alone.
 
-    An epoch cuts the stream into `per_epoch` windows of `block_size` tokens that do not overlap, from
-    a random offset, and yields each once. Sample i is window i % per_epoch, in the order of epoch
-    i // per_epoch. Raises UserError where the bin is too short for one window and its last target.
+    An epoch cuts the stream into windows of `block_size` tokens from a random offset, and yields `per_epoch` of them in
+    random order. They follow each other without overlap; with `whole_documents` each starts at the first document that
+    the one before it did not hold to its end, so that a model sees how a document begins before it learns how it goes
+    on, and text is read twice where it was cut off. A longer document goes on where the window ended. Sample i is
+    window i % per_epoch of epoch i // per_epoch. Raises UserError where the bin is too short for one window and its
+    last target.
     """
 
-    def __init__(self, data: Bin, block_size: int, seed: int):
+    def __init__(self, data: Bin, block_size: int, seed: int, whole_documents: bool = False):
         if len(data) <= block_size:
             share = "a greater data.<role>.val_fraction, " if data.split == "val" else ""
             raise UserError(
@@ -30,8 +33,9 @@ class Windows:
                 f"{block_size} needs {block_size + 1}; choose a smaller model.block_size, {share}or give more text"
             )
         self.bin, self.block_size, self.seed = data, block_size, seed
-        # one window less than would fit leaves room to shift the cuts, so that in time every token is seen
-        self.per_epoch = max(1, len(data) // block_size - 1)
+        self._ends = data.ends() if whole_documents else None
+        self._offsets = min(block_size, len(data) - block_size)  # so many are possible
+        self.per_epoch = len(self._cut(self._offsets - 1))  # the last offset leaves room for the fewest
         self._epoch, self._starts = -1, np.empty(0, np.int64)
 
     def starts(self, samples: np.ndarray) -> np.ndarray:
@@ -51,8 +55,20 @@ class Windows:
     def _order(self, epoch: int) -> np.ndarray:
         """(per_epoch,) int64 window starts of an epoch; the last epoch asked for is kept."""
         if epoch != self._epoch:
-            T, n = self.block_size, self.per_epoch
             random = np.random.default_rng([self.seed, epoch])
-            offset = random.integers(len(self.bin) - n * T)  # the last target is at most the last token
-            self._epoch, self._starts = epoch, random.permutation(n) * T + offset
+            starts = self._cut(int(random.integers(self._offsets)))
+            self._epoch, self._starts = epoch, random.permutation(starts)[: self.per_epoch]
         return self._starts
+
+    def _cut(self, offset: int) -> np.ndarray:
+        """int64 starts of all windows from `offset` on, the last targets within the bin."""
+        T = self.block_size
+        if self._ends is None:
+            return np.arange(offset, len(self.bin) - T, T)
+        starts, last = [offset], len(self.bin) - T - 1
+        while starts[-1] < last:
+            start = starts[-1] + T
+            # the end token of the last whole document is where the next one starts
+            end = int(self._ends[np.searchsorted(self._ends, start, side="right") - 1])
+            starts.append(min(last, end if end > starts[-1] else start))
+        return np.array(starts, np.int64)

@@ -5,6 +5,7 @@ A stream is eot, document, eot, document, eot …, little-endian uint16, or uint
 """
 
 import contextlib
+import itertools
 import json
 import os
 from collections.abc import Iterator
@@ -85,11 +86,13 @@ class Bin:
 
         So its inputs are `ids[:-1]` and its targets `ids[1:]`.
         """
-        start = 0
-        for begin in range(1, len(self), CHUNK):
-            for end in np.flatnonzero(self.tokens[begin : begin + CHUNK] == self.eot) + begin:
-                yield self.tokens[start : end + 1]
-                start = end
+        for start, end in itertools.pairwise(self.ends().tolist()):
+            yield self.tokens[start : end + 1]
+
+    def ends(self) -> np.ndarray:
+        """(documents + 1,) int64 positions of the end tokens: one before the first document, one behind each."""
+        chunks = range(0, len(self), CHUNK)
+        return np.concatenate([np.flatnonzero(self.tokens[i : i + CHUNK] == self.eot) + i for i in chunks])
 
 
 def tokenizer_of_bins(folder: os.PathLike | str) -> Tokenizer:

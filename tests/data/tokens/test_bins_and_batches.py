@@ -1,3 +1,4 @@
+import itertools
 import shutil
 
 import numpy as np
@@ -64,9 +65,29 @@ def test_an_epoch_takes_each_window_once_within_the_stream(length, T, epoch, see
     n = windows.per_epoch
     starts = np.sort(windows.starts(np.arange(epoch * n, (epoch + 1) * n)))
     assert len(starts) == max(1, length // T - 1)
-    assert (np.diff(starts) == T).all()
+    assert len({*starts}) == len(starts)
+    assert (np.diff(starts) % T == 0).all()
     assert starts[0] >= 0
     assert starts[-1] + T < length
+
+
+@settings(deadline=None, max_examples=40)
+@given(lengths=st.lists(st.integers(1, 40), min_size=1, max_size=60), T=st.integers(2, 30), seed=st.integers(0, 2**32))
+def test_each_document_that_fits_is_whole_in_a_window(lengths, T, seed):
+    ends = [0, *itertools.accumulate(length + 1 for length in lengths)]
+    if ends[-1] < T:
+        return
+    tokens = np.ones(ends[-1] + 1, np.uint16)
+    tokens[ends] = 0
+    windows = Windows(Bin("test", "train", tokens, 0, Counts()), T, seed, whole_documents=True)
+    n = windows.per_epoch
+    assert n <= len(tokens) // T + len(lengths) + 2
+    seen = {*windows.starts(np.arange((10 + 300 // n) * n)).tolist()}
+    assert min(seen) >= 0
+    assert max(seen) + T == len(tokens) - 1  # in time the last document is read to its end
+    for start, end in itertools.pairwise(ends):
+        if start >= T and end - start <= T:
+            assert any(window <= start and end <= window + T for window in seen)
 
 
 @settings(deadline=None, max_examples=30)
