@@ -134,7 +134,14 @@ def training() -> Callable:
 
     def settings(**changed) -> TrainSettings:
         values = {"max_steps": 20, "batch_size": 4, "grad_accum": 1, "lr": 3e-3, "min_lr": 3e-4, "warmup_steps": 3}
-        values |= {"windows": "stream", "max_minutes": None, "keep": "last", "patience": None}
+        values |= {
+            "optimizer": "adamw",
+            "schedule": "cosine",
+            "windows": "stream",
+            "max_minutes": None,
+            "keep": "last",
+            "patience": None,
+        }
         values |= {"weight_decay": 0.1, "beta1": 0.9, "beta2": 0.98, "grad_clip": 1.0}
         values |= {"eval_every": 10, "eval_batches": 2}
         values |= {"log_every": 5, "dtype": "float32", "compile": "off", "threads": 1, "device": "cpu"}

@@ -97,7 +97,7 @@ def forward_and_backward(forward: Step, grad: Tensor | None, dtype: Dtype, leave
 def _build_optimizer_step(settings: BenchmarkSettings, arch: str) -> Step:
     """Build clipping and AdamW on a whole model."""
     model = build_model(settings.config(arch))
-    optimizer = build_adamw(model, lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1)
+    optimizer = build_adamw(model.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1)
     for parameter in model.parameters():
         parameter.grad = torch.randn_like(parameter)
 

@@ -23,7 +23,7 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 DTYPES: dict[str, Dtype] = {"fp32": "float32", "bf16": "bfloat16"}
 ADAPTER = LoraSettings(
     r=8, alpha=8.0, dropout=0.0, target_modules="all-linear", kind="lora",
-    max_steps=2, max_minutes=None, batch_size=1, lr=1e-4, min_lr=1e-5, warmup_steps=0,
+    max_steps=2, max_minutes=None, batch_size=1, optimizer="adamw", lr=1e-4, min_lr=1e-5, warmup_steps=0,
 )  # fmt: skip
 
 
@@ -88,6 +88,6 @@ def build_own_step(model: nn.Module, variant: Variant, settings: BenchmarkSettin
     dtype = choose_dtype(variant.dtype, CPU)
     if variant.adapter:
         attach_adapter(model, ADAPTER, seed=0).train()
-    optimizer = build_adamw(model, lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1)
+    optimizer = build_adamw(model.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1)
     loss_of = compile_loss(model) if variant.compile else model
     return lambda: update(loss_of, optimizer, [batch], 1.0, CPU, dtype)

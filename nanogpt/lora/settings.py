@@ -22,6 +22,7 @@ class LoraSettings(CheckedSettings):
     max_steps: PositiveInt
     max_minutes: Minutes
     batch_size: PositiveInt
+    optimizer: Literal["adamw", "muon"]
     lr: LearningRate
     min_lr: float
     warmup_steps: int | float

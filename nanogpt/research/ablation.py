@@ -41,7 +41,7 @@ def build_step_without(technique: str, dtype: Dtype, settings: BenchmarkSettings
     if technique == "plain attention":
         attention.MATMUL_UP_TO = 0
     batch, model = random_batch(settings), build_model(settings.config("optimized"))
-    optimizer = build_adamw(model, lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1)
+    optimizer = build_adamw(model.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1)
     if technique == "fused AdamW":
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, foreach=True)
 

@@ -23,7 +23,7 @@ from nanogpt.runtime.errors import UserError
 from nanogpt.runtime.progress import Progress
 from nanogpt.runtime.ranges import Seed, check_value
 from nanogpt.training import memory_estimate
-from nanogpt.training.optimizer import build_adamw
+from nanogpt.training.optimizer import Optimizer, build_optimizer
 from nanogpt.training.resume import ResumableRun
 from nanogpt.training.run_record import RunRecord
 from nanogpt.training.saved_states import tensor_bytes
@@ -66,7 +66,7 @@ def train(
     if run and device.type == "cpu":
         _check_memory(model, settings, dtype, section, run)
     model.to(device)
-    optimizer = build_adamw(model, settings.lr, (settings.beta1, settings.beta2), settings.weight_decay)
+    optimizer = build_optimizer(model, settings)
     record, best = _restore_checkpoint(model, optimizer, run, settings.keep)
     record.add_machine(describe_machine() | asdict(setup))
     loss_of = compile_loss(model) if setup.compile else model
@@ -100,10 +100,7 @@ def train(
             step = record.step
             model.train()
             torch.manual_seed(_step_seed(seed, step))  # dropout is a function of (seed, step)
-            lr = learning_rate(
-                step, peak=settings.lr, floor=settings.min_lr, warmup_steps=settings.warmup_steps,
-                max_steps=settings.max_steps,
-            )  # fmt: skip
+            lr = learning_rate(step, settings)
             for group in optimizer.param_groups:
                 group["lr"] = lr
             first = step * settings.grad_accum
@@ -175,7 +172,7 @@ def _step_seed(seed: int, step: int) -> int:
 
 
 def _restore_checkpoint(
-    model: nn.Module, optimizer: torch.optim.Optimizer, run: ResumableRun | None, keep: str
+    model: nn.Module, optimizer: Optimizer, run: ResumableRun | None, keep: str
 ) -> tuple[RunRecord, dict[str, torch.Tensor]]:
     """Load the saved state of `run`, if there is one, into model and optimizer; return its record and best weights."""
     if not run:

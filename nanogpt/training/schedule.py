@@ -2,13 +2,19 @@
 
 import math
 
+from nanogpt.training.settings import TrainSettings
 
-def learning_rate(step: int, *, peak: float, floor: float, warmup_steps: int, max_steps: int) -> float:
-    """Compute the learning rate of `step`, counted from 0: linear warmup to `peak`, then a cosine down to `floor`.
 
-    The last step has `floor`. Source: Loshchilov & Hutter 2016, arXiv:1608.03983.
+def learning_rate(step: int, settings: TrainSettings) -> float:
+    """Compute the learning rate of `step`, counted from 0: linear warm-up to `lr`, then down to `min_lr`.
+
+    The way down is half a turn of a cosine (Loshchilov & Hutter 2016, arXiv:1608.03983) or a straight line, which is
+    best to zero (Bergsma et al. 2025, arXiv:2502.15938). The last step has `min_lr`. `settings.warmup_steps` is a
+    number of steps.
     """
-    if step < warmup_steps:
-        return peak * (step + 1) / warmup_steps
-    progress = (step - warmup_steps) / max(1, max_steps - 1 - warmup_steps)
-    return floor + 0.5 * (peak - floor) * (1 + math.cos(math.pi * min(1.0, progress)))
+    warmup, peak = settings.warmup_steps, settings.lr
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    progress = min(1.0, (step - warmup) / max(1, settings.max_steps - 1 - warmup))
+    share = 1 - progress if settings.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
+    return settings.min_lr + (peak - settings.min_lr) * share

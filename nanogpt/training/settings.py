@@ -23,10 +23,12 @@ class TrainSettings(CheckedSettings):
     max_minutes: Minutes
     batch_size: PositiveInt
     grad_accum: PositiveInt
+    optimizer: Literal["adamw", "muon"]
     windows: Literal["documents", "stream"]
     lr: LearningRate
     min_lr: float
     warmup_steps: int | float
+    schedule: Literal["linear", "cosine"]
     weight_decay: Annotated[float, Require(lambda x: x >= 0, "is negative", "choose 0.0 to 0.1")]
     beta1: Beta
     beta2: Beta

@@ -9,10 +9,11 @@ from torch import Tensor, nn
 from nanogpt.hardware.compilation import compile_cached
 from nanogpt.hardware.device import autocast
 from nanogpt.model.loss import head_loss
+from nanogpt.training.optimizer import Optimizer
 
 
 def update(
-    loss_of: Callable[[Tensor, Tensor], Tensor], optimizer: torch.optim.Optimizer, batches: list[tuple[Tensor, Tensor]],
+    loss_of: Callable[[Tensor, Tensor], Tensor], optimizer: Optimizer, batches: list[tuple[Tensor, Tensor]],
     grad_clip: float, device: torch.device, dtype: torch.dtype,
 ) -> float:  # fmt: skip
     """Make one optimizer step with the mean gradient of `batches`, clipped to norm `grad_clip`.

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from nanogpt.data.tokens.batches import Windows
 from nanogpt.hardware.device import autocast
 from nanogpt.model.score import validate
-from nanogpt.training.optimizer import build_adamw
+from nanogpt.training.optimizer import build_optimizer
 from nanogpt.training.settings import TrainSettings
 from nanogpt.training.step import update
 
@@ -28,7 +28,9 @@ def steps_in_budget(
     the model's loss, compiled or not. At least 1.
     """
     start = time.perf_counter()
-    optimizer = build_adamw(model, 0.0, (settings.beta1, settings.beta2), 0.0)
+    optimizer = build_optimizer(model, settings)
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
     batches = [train_data.batch(i, settings.batch_size) for i in range(settings.grad_accum)]
     model.train()
     times: list[float] = []

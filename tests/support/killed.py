@@ -27,10 +27,10 @@ def killed_at(step: int, monkeypatch):
     """In the block, the training ends as soon as it begins that step."""
     rate = loop.learning_rate
 
-    def until(now, **rest):
+    def until(now, settings):
         if now == step:
             raise Killed
-        return rate(now, **rest)
+        return rate(now, settings)
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(loop, "learning_rate", until)

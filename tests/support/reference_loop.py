@@ -26,10 +26,7 @@ def reference_losses(model: nn.Module, windows: Windows, settings: TrainSettings
     losses = []
     for step in range(settings.max_steps):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(
-                step, peak=settings.lr, floor=settings.min_lr, warmup_steps=settings.warmup_steps,
-                max_steps=settings.max_steps,
-            )  # fmt: skip
+            group["lr"] = learning_rate(step, settings)
         ids, targets = windows.batch(step, settings.batch_size)
         loss = F.cross_entropy(model(ids).flatten(0, 1), targets.flatten())
         loss.backward()

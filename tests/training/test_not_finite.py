@@ -40,7 +40,7 @@ def test_steps_that_are_not_finite_are_skipped(tiny, training, capsys):
 def test_a_skipped_step_changes_nothing(tiny, training):
     """Not the weights, and not what AdamW remembers."""
     model = tiny()
-    optimizer = build_adamw(model, 0.1, (0.9, 0.95), 0.1)
+    optimizer = build_adamw(model.parameters(), 0.1, (0.9, 0.95), 0.1)
     batch = Windows(DATA, 16, 1).batch(0, 4)
     cpu = torch.device("cpu")
     update(model, optimizer, [batch], 1.0, cpu, torch.float32)

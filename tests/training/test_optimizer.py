@@ -1,10 +1,12 @@
+import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
-from nanogpt.training.optimizer import build_adamw
+from nanogpt.training.optimizer import build_adamw, build_optimizer
 from nanogpt.training.schedule import learning_rate
 
 
@@ -17,7 +19,7 @@ def test_a_step_is_the_papers():
     """Algorithm 2 of arXiv:1711.05101 in float64, its decay multiplied by the learning rate as all libraries do."""
     net = small()
     lr, betas, decay, eps = 0.01, (0.8, 0.95), 0.3, 1e-8
-    optimizer = build_adamw(net, lr, betas, decay)
+    optimizer = build_adamw(net.parameters(), lr, betas, decay)
     theta = {name: p.detach().double().clone() for name, p in net.named_parameters()}
     m = {name: torch.zeros_like(t) for name, t in theta.items()}
     v = {name: torch.zeros_like(t) for name, t in theta.items()}
@@ -39,17 +41,47 @@ def test_frozen_parameters_are_left_out_and_a_shared_one_is_there_once():
     net = small()
     net[1].weight.requires_grad_(False)
     net.again = net[0]
-    held = [p for group in build_adamw(net, 0.1, (0.9, 0.99), 0.1).param_groups for p in group["params"]]
+    held = [p for group in build_adamw(net.parameters(), 0.1, (0.9, 0.99), 0.1).param_groups for p in group["params"]]
     assert {id(p) for p in held} == {id(p) for name, p in net.named_parameters() if name != "1.weight"}
     assert len(held) == 4
 
 
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
 @pytest.mark.parametrize(("warmup", "steps"), [(10, 100), (0, 50), (1, 3)])
-def test_the_learning_rates_way(warmup, steps):
-    rates = [learning_rate(s, peak=0.8, floor=0.2, warmup_steps=warmup, max_steps=steps) for s in range(steps)]
+def test_the_learning_rates_way(training, warmup, steps, schedule):
+    settings = training(lr=0.8, min_lr=0.2, warmup_steps=warmup, max_steps=steps, schedule=schedule)
+    rates = [learning_rate(step, settings) for step in range(steps)]
     for step in range(warmup):
         assert rates[step] == pytest.approx(0.8 * (step + 1) / warmup)
     assert rates[warmup] == pytest.approx(0.8)
-    half_turn = math.pi / (steps - 1 - warmup)
-    assert rates[warmup:] == pytest.approx([0.5 + 0.3 * math.cos(half_turn * i) for i in range(steps - warmup)])
-    assert learning_rate(0, peak=0.8, floor=0.2, warmup_steps=0, max_steps=1) == 0.8
+    way = [i / (steps - 1 - warmup) for i in range(steps - warmup)]
+    down = {"linear": [0.8 - 0.6 * x for x in way], "cosine": [0.5 + 0.3 * math.cos(math.pi * x) for x in way]}
+    assert rates[warmup:] == pytest.approx(down[schedule])
+    assert learning_rate(0, training(lr=0.8, min_lr=0.2, warmup_steps=0, max_steps=1)) == 0.8
+
+
+@pytest.mark.parametrize("arch", ["base", "optimized"])
+def test_muon_moves_the_blocks_matrices_along_all_directions_and_adamw_the_rest(tiny, training, arch):
+    """Its first step is -lr * 0.2 * sqrt(max(m, n)) * U S V' of a gradient U D V': S has a narrower range than D."""
+    model = tiny(arch, n_embd=64)
+    settings = training(optimizer="muon", lr=0.01, weight_decay=0.0)
+    ids = torch.randint(model.config.vocab_size, (2, 16), generator=torch.Generator().manual_seed(1))
+    model(ids, ids).backward()
+    other = copy.deepcopy(model)
+    optimizers = build_optimizer(model, settings), build_optimizer(other, replace(settings, optimizer="adamw"))
+    for parameter, same in zip(model.parameters(), other.parameters(), strict=True):
+        same.grad = parameter.grad.clone()
+    before = copy.deepcopy(model)
+    for optimizer in optimizers:
+        optimizer.step()
+    for name, parameter in model.named_parameters():
+        if parameter.dim() < 2 or any(part in name for part in ("wte", "wpe", "embed", "lm_head")):
+            assert torch.equal(parameter, other.get_parameter(name))
+            continue
+        moved = (before.get_parameter(name) - parameter).double() / (0.01 * 0.2 * max(parameter.shape) ** 0.5)
+        u, d, v = torch.linalg.svd(parameter.grad.double(), full_matrices=False)
+        s = u.T @ moved @ v.T
+        large = d > 0.1 * d[0]
+        assert (s.diagonal()[large] > 0.3).all()
+        assert (s.diagonal() < 1.3).all()
+        assert (s - s.diagonal().diag()).abs().max() < 0.05

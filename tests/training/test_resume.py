@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("inside")
 
 
 def adapted(model):
-    settings = LoraSettings(4, 4.0, 0.1, "all", "lora", 20, None, 4, 1e-3, 1e-4, 2)
+    settings = LoraSettings(4, 4.0, 0.1, "all", "lora", 20, None, 4, "adamw", 1e-3, 1e-4, 2)
     return attach_adapter(model, settings, seed=1)
 
 
@@ -27,6 +27,7 @@ CASES = {
     "accumulated": {"settings": {"grad_accum": 3}},
     "dropout": {"model": {"dropout": 0.3}},
     "two threads": {"settings": {"threads": 2}, "model": {"n_embd": 64, "vocab_size": 640}},
+    "muon": {"settings": {"optimizer": "muon", "lr": 0.01}},
     "the best weights": {"settings": {"keep": "best", "eval_every": 1, "lr": 0.3, "min_lr": 0.3}},
     "until patience ends": {"settings": {"patience": 4, "eval_every": 1, "lr": 0.3, "min_lr": 0.3}},
     "lora": {"lora": True, "model": {"dropout": 0.2}},
