@@ -9,19 +9,21 @@ def main() -> None:
     flags = Flags(__doc__)
     flags.add_argument("plan", metavar="NAME", help="a file of recipes/ablations/, without .yaml")
     flags.add_argument("--text", metavar="PATH", help="file or folder to train on; every 20th document is for the test")
-    flags.add_output("--out", metavar="PATH.json", help="file to write")
+    flags.add_output("--out", metavar="PATH.json", help="file to write the figures to, under NAME; others in it stay")
     args = flags.parse_args()
     flags.check_files(args, *([args.text] if args.text else []))
     import pandas as pd
 
     from nanogpt.research.equal_time import read_plan, run_plan
-    from nanogpt.runtime.metrics_file import write_metrics
+    from nanogpt.runtime.metrics_file import add_metrics
 
     figures = run_plan(read_plan(args.plan), args.text)
-    rows = {name: row for name, row in figures.items() if isinstance(row, dict)}
-    print(figures["machine"], pd.DataFrame(rows).T.round(4).to_string(), sep="\n")
+    print(figures["machine"], pd.DataFrame(figures["runs"]).T.round(4).to_string(), sep="\n")
+    for name, figure in figures.items():
+        if f"{name}_ci95" in figures:
+            print(f"{name}: {figure:.4g} ± {figures[f'{name}_ci95']:.2g}")
     if args.out:
-        write_metrics(args.out, figures)
+        add_metrics(args.out, args.plan.replace("-", "_"), figures)
 
 
 if __name__ == "__main__":

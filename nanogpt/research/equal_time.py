@@ -1,7 +1,9 @@
 """What settings are worth: DVC experiments of equal training time with several seeds, scored on a text kept apart.
 
 A plan, recipes/ablations/NAME.yaml, names the `settings` that all runs share (dotted keys of params.yaml with their
-values), the `seeds`, and the `runs` by name with the settings that each changes; the first run is the reference.
+values), the `seeds`, and the `runs` by name with the settings that each changes; the first run is the reference. A run
+may have `steps_of` in place of its own length: an earlier run, or `plain`, as many steps as a short PyTorch program
+makes in `train.max_minutes` (see `benchmark.variants`).
 Experiments are named NAME-RUN-SEED and by a hash of all that they depend on; those that exist are not run again.
 """
 
@@ -12,8 +14,12 @@ import sys
 import tempfile
 from collections import Counter
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
+from nanogpt.benchmark.settings import BenchmarkSettings
+from nanogpt.benchmark.timing import time_in_turns
+from nanogpt.benchmark.variants import Variant, build_training_step
 from nanogpt.data.sources.document import Corpus
 from nanogpt.data.sources.load import Data, load_corpus
 from nanogpt.evaluation.confidence import mean_interval
@@ -30,6 +36,7 @@ FOLDER = Path("recipes/ablations")
 DVC = [sys.executable, "-m", "dvc"]
 TEST_EVERY = 20  # of a text of one's own every twentieth document is for the test
 TEST_DOCUMENTS, TEST_SEED = 2000, 999_999  # of a generated text
+TIMED_STEPS = 30  # of the plain loop
 
 
 @dataclass(frozen=True)
@@ -55,8 +62,8 @@ def read_plan(name: str) -> Plan:
     if not isinstance(plan.seeds, list) or len(plan.seeds) < 2:
         raise UserError(f"{path}: seeds = {plan.seeds}; write a list of two or more, for an interval")
     runs = plan.runs.values() if isinstance(plan.runs, dict) else []
-    if not runs or not all(isinstance(changed or {}, dict) for changed in (plan.settings, *runs)):
-        raise UserError(f"{path}: settings and each of runs are keys of params.yaml with their values")
+    if len(runs) < 2 or not all(isinstance(changed or {}, dict) for changed in (plan.settings, *runs)):
+        raise UserError(f"{path}: settings and each of two or more runs are keys of params.yaml with values")
     return plan
 
 
@@ -78,10 +85,30 @@ def run_plan(plan: Plan, text: str | None) -> dict:
             chosen = settings | (changed or {}) | {"seed": seed}
             name = name_experiment(f"{plan.name}-{run}-{seed}", [*code, chosen])
             if name not in finished:
+                other = chosen.pop("steps_of", None)
+                if other == "plain":
+                    chosen |= _fix(_plain_steps(chosen))
+                elif other:
+                    chosen |= _fix(int(scores[other][-1]["steps"]))
                 _train(name, chosen)
             scores[run].append(_score(name, documents))
     command = f"python -m stages.ablation {plan.name}" + (f" --text {text}" if text else "")
     return {"machine": describe_processor(), "command": command, **compare_runs(scores)}
+
+
+def _fix(steps: int) -> dict[str, object]:
+    return {"train.max_steps": steps, "train.max_minutes": None}
+
+
+def _plain_steps(settings: dict[str, object]) -> int:
+    """Time the plain, compiled step of the model of `settings` with GPT-2's vocabulary; return how many fit."""
+    given = params.load(benchmark=BenchmarkSettings).benchmark
+    shape = {name: settings.get(f"model.{name}") for name in ("n_layer", "n_head", "n_kv_head", "n_embd", "block_size")}
+    shape["batch_size"] = settings.get("train.batch_size")
+    given = replace(given, **{name: size for name, size in shape.items() if size is not None})
+    variant = Variant(settings.get("model.arch", "base"), "auto", compile=True, plain=True)
+    times = time_in_turns({"plain": partial(build_training_step, "plain", variant, given)}, TIMED_STEPS)
+    return int(60 * settings["train.max_minutes"] / times.medians["plain"])
 
 
 def name_experiment(name: str, inputs: list) -> str:
@@ -89,23 +116,29 @@ def name_experiment(name: str, inputs: list) -> str:
     return f"{name}-{hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:8]}"
 
 
-def compare_runs(scores: dict[str, list[dict]]) -> dict[str, dict]:
-    """Compute means over seeds, with half of the 95% confidence interval, of each run and of its ratio to the first.
+def compare_runs(scores: dict[str, list[dict]]) -> dict:
+    """Compute means over seeds, each with half of its 95% confidence interval as `…_ci95`.
 
-    `scores` are by run and seed: `bpb` of the test text, `val_bpb`, `steps` and `seconds` of training. `over_…` is a
-    ratio of bits per byte to those of the reference, in pairs of a seed; below 1 is better.
+    `scores` are by run and seed: `bpb` of the test text, `val_bpb`, `steps` and `seconds` of training, which are
+    returned as `runs`. `<run>_percent` is how much higher than that of the first run the bits per byte of a run are, in
+    pairs of a seed, and `over_<first run>` the ratio of the last one; below 0 and below 1 is better.
     """
-    reference, *_ = scores
-    found = {}
+    reference, *others = scores
+    found: dict = {}
+    for run in others:
+        pairs = zip(scores[run], scores[reference], strict=True)
+        ratios = [ours["bpb"] / theirs["bpb"] for ours, theirs in pairs]
+        found |= _describe(f"{run}_percent", [100 * (ratio - 1) for ratio in ratios])
+    found |= _describe(f"over_{reference}", ratios)
+    runs: dict = {run: {} for run in scores}
     for run, rows in scores.items():
-        row = {key: [score[key] for score in rows] for key in rows[0]}
-        if run != reference:
-            pairs = zip(rows, scores[reference], strict=True)
-            row[f"over_{reference}"] = [ours["bpb"] / theirs["bpb"] for ours, theirs in pairs]
-        found[run] = {}
-        for key, values in row.items():
-            found[run][key], found[run][f"{key}_ci95"] = mean_interval(values)
-    return found
+        for key in rows[0]:
+            runs[run] |= _describe(key, [score[key] for score in rows])
+    return found | {"runs": runs}
+
+
+def _describe(name: str, values: list[float]) -> dict[str, float]:
+    return dict(zip((name, f"{name}_ci95"), mean_interval(values), strict=True))
 
 
 def _split_text(plan: Plan, text: str) -> tuple[dict[str, object], Corpus]:

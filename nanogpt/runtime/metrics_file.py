@@ -6,6 +6,12 @@ from pathlib import Path
 from nanogpt.runtime import atomic
 
 
+def add_metrics(path: Path | str, key: str, figures: dict) -> None:
+    """Write `figures` under `key` of a file of metrics, whose other keys stay; creates a missing file."""
+    known = json.loads(Path(path).read_text("utf-8")) if Path(path).exists() else {}
+    write_metrics(path, known | {key: figures})
+
+
 def write_metrics(path: Path | str, figures: dict) -> None:
     """Write figures with six significant digits; creates missing folders. Raises ValueError for NaN and infinity."""
     exact = json.dumps(figures, allow_nan=False)

@@ -1,7 +1,5 @@
 """A plan on a real clone: experiments of dvc, and the scores of their models."""
 
-import json
-
 import pytest
 from clone import Clone
 from imports import ROOT
@@ -15,7 +13,8 @@ settings: {data.pretrain.source: stories, train.max_steps: 3}
 seeds: [1, 2]
 runs:
   base:
-  higher: {train.lr: 0.01, train.min_lr: 0.001}
+  higher: {train.lr: 0.01, train.min_lr: 0.001, steps_of: base, train.max_steps: 9}
+  plain: {steps_of: plain, train.max_minutes: 0.1}
 """
 
 
@@ -25,23 +24,26 @@ def test_a_plan_trains_each_run_once_and_scores_it_on_other_text(tmp_path):
     (clone.folder / "recipes/ablations/small.yaml").write_text(PLAN)
     clone.commit("plan")
     done = clone.run("python", "-m", "stages.ablation", "small", "--out", "out/figures.json")
-    figures = clone.json("out/figures.json")
+    written = clone.json("out/figures.json")
+    figures, runs = written["small"], written["small"]["runs"]
     assert figures["command"] == "python -m stages.ablation small"
-    assert figures["base"]["steps"] == 3 and figures["base"]["bpb"] != figures["base"]["val_bpb"]
-    assert figures["higher"]["over_base"] == pytest.approx(figures["higher"]["bpb"] / figures["base"]["bpb"], rel=0.01)
-    assert f"{figures['base']['bpb']:.4f}" in done.stdout
+    assert runs["base"]["steps"] == runs["higher"]["steps"] == 3
+    assert runs["base"]["bpb"] != runs["base"]["val_bpb"]
+    assert runs["plain"]["steps"] > 3
+    assert figures["over_base"] == pytest.approx(runs["plain"]["bpb"] / runs["base"]["bpb"], rel=0.01)
+    assert f"{runs['base']['bpb']:.4f}" in done.stdout
     names = clone.dvc("exp", "list", "--name-only").stdout.split()
-    runs = ["small-base-1", "small-base-2", "small-higher-1", "small-higher-2"]
+    runs = ["small-base-1", "small-base-2", "small-higher-1", "small-higher-2", "small-plain-1", "small-plain-2"]
     assert sorted(name.rpartition("-")[0] for name in names) == runs
     again = clone.run("python", "-m", "stages.ablation", "small", "--out", "out/again.json")
     assert "Running stage" not in again.stdout
-    assert json.loads((clone.folder / "out/again.json").read_text()) == figures
+    assert clone.json("out/again.json") == written
 
 
 def test_ratios_are_paired_by_seed():
     rows = {"one": [{"bpb": 1.0}, {"bpb": 2.0}], "two": [{"bpb": 0.5}, {"bpb": 1.0}]}
-    assert compare_runs(rows)["two"]["over_one"] == 0.5
-    assert compare_runs(rows)["two"]["over_one_ci95"] == 0.0
+    figures = compare_runs(rows)
+    assert (figures["two_percent"], figures["over_one"], figures["over_one_ci95"]) == (-50.0, 0.5, 0.0)
 
 
 def test_another_setting_is_another_experiment():
@@ -55,7 +57,7 @@ def test_plans_have_keys_of_params(name, monkeypatch):
     plan = read_plan(name)
     document, missing = read_yaml("params.yaml"), object()
     for changed in (plan.settings, *plan.runs.values()):
-        for key in changed or {}:
+        for key in {*(changed or {})} - {"steps_of"}:
             section, _, last = key.rpartition(".")
             assert find_value(document, section).get(last, missing) is not missing, key
 
@@ -67,6 +69,7 @@ def test_plans_have_keys_of_params(name, monkeypatch):
         ("seeds: [1, 2]", "seeds: [1]", "write a list of two or more"),
         ("seeds: [1, 2]", "", "it needs settings, seeds and runs"),
         ("  base:", "  base: 5", "are keys of params.yaml"),
+        ("  base:", "  base:\nx:", "nothing else"),
     ],
 )
 def test_a_plan_that_is_none(inside, old, new, message):
