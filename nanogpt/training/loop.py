@@ -66,7 +66,7 @@ def train(
     if run and device.type == "cpu":
         _check_memory(model, settings, dtype, section, run)
     model.to(device)
-    optimizer = build_optimizer(model, settings)
+    optimizer = build_optimizer(model, settings, dtype)
     record, best = _restore_checkpoint(model, optimizer, run, settings.keep)
     record.add_machine(describe_machine() | asdict(setup))
     loss_of = compile_loss(model) if setup.compile else model

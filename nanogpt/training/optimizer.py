@@ -5,30 +5,21 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
+from nanogpt.training.muon import Muon
 from nanogpt.training.settings import TrainSettings
-
-# Newton-Schulz iterations of Muon. Five are usual; three train as well here, and cost a step of 2,048 tokens on a CPU
-# an eighth of its time in place of a fifth.
-NS_STEPS = 3
-MUON_MOMENTUM = 0.95
 
 
 class MuonAndAdamW:
-    """Two optimizers behind the methods of one: Muon for `matrices` of `model`, AdamW for its other parameters.
+    """Two optimizers behind the methods of one: Muon for `matrices`, AdamW for `others`.
 
-    Muon moves a matrix along its momentum with all singular values made about equal (Jordan et al. 2024,
-    https://kellerjordan.github.io/posts/muon). Its steps are scaled to the size of AdamW's, so that both have the same
-    learning rate and weight decay (Liu et al. 2025, arXiv:2502.16982). It is not for embeddings, heads and vectors.
+    Muon is not for embeddings, heads and vectors.
     """
 
     def __init__(
-        self, model: nn.Module, matrices: list[nn.Parameter], lr: float, betas: tuple[float, float], weight_decay: float
+        self, matrices: list[nn.Parameter], others: list[nn.Parameter], settings: TrainSettings, dtype: torch.dtype
     ):
-        self.muon = torch.optim.Muon(
-            matrices, lr, weight_decay, MUON_MOMENTUM, ns_steps=NS_STEPS, adjust_lr_fn="match_rms_adamw"
-        )
-        known = {id(p) for p in matrices}
-        self.adamw = build_adamw([p for p in model.parameters() if id(p) not in known], lr, betas, weight_decay)
+        self.muon = Muon(matrices, settings.lr, settings.weight_decay, dtype)
+        self.adamw = build_adamw(others, settings.lr, (settings.beta1, settings.beta2), settings.weight_decay)
 
     @property
     def param_groups(self) -> list[dict]:
@@ -58,12 +49,17 @@ class MuonAndAdamW:
 Optimizer = torch.optim.AdamW | MuonAndAdamW
 
 
-def build_optimizer(model: nn.Module, settings: TrainSettings) -> Optimizer:
-    """Build the optimizer that `settings` name, for the parameters that require gradients."""
-    arguments = settings.lr, (settings.beta1, settings.beta2), settings.weight_decay
-    if settings.optimizer == "muon" and (matrices := _block_matrices(model)):
-        return MuonAndAdamW(model, matrices, *arguments)
-    return build_adamw(model.parameters(), *arguments)
+def build_optimizer(model: nn.Module, settings: TrainSettings, dtype: torch.dtype) -> Optimizer:
+    """Build the optimizer that `settings` name, for the parameters that require gradients.
+
+    `dtype` is that of the training run's matrix products.
+    """
+    matrices = _block_matrices(model) if settings.optimizer == "muon" else []
+    known = {id(p) for p in matrices}
+    others = [p for p in model.parameters() if p.requires_grad and id(p) not in known]
+    if matrices:
+        return MuonAndAdamW(matrices, others, settings, dtype)
+    return build_adamw(others, settings.lr, (settings.beta1, settings.beta2), settings.weight_decay)
 
 
 def build_adamw(

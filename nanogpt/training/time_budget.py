@@ -28,7 +28,7 @@ def steps_in_budget(
     the model's loss, compiled or not. At least 1.
     """
     start = time.perf_counter()
-    optimizer = build_optimizer(model, settings)
+    optimizer = build_optimizer(model, settings, dtype)
     for group in optimizer.param_groups:
         group["lr"] = 0.0
     batches = [train_data.batch(i, settings.batch_size) for i in range(settings.grad_accum)]
