@@ -55,7 +55,7 @@ def test_a_recipe_sets_everything_that_a_recipe_may_set(project, name):
 def test_comments_and_other_lines_stay(project):
     before = Path("params.yaml").read_text().splitlines()
     changes = apply_recipe("scientific")
-    assert "train.max_steps: 900 -> 160000" in changes
+    assert "train.max_steps: 470 -> 160000" in changes
     after = Path("params.yaml").read_text().splitlines()
     assert [line.partition("#")[2] for line in after] == [line.partition("#")[2] for line in before]
     assert sum(old != new for old, new in zip(before, after, strict=True)) == len(changes)
