@@ -20,7 +20,7 @@ from nanogpt.evaluation.seeds import Group, compare_seeds, compute_figures
 from nanogpt.runtime.errors import UserError
 from nanogpt.training.fingerprint import fingerprint_program
 
-STEPS, TOKENS = 300, 8 * 256  # of params.yaml: batch_size, block_size
+STEPS, TOKENS = 300, 32 * 256  # of params.yaml: batch_size, block_size
 SPEED = {"base": 1000.0, "optimized": 1500.0}
 LONGER = 452  # three runs of base at 900, 1000 and 1100 tokens a second take as long as these at 1400, 1500 and 1600
 SHAPE = {"n_layer": 1, "n_head": 2, "n_kv_head": 1, "n_embd": 16, "block_size": 16}
@@ -223,7 +223,7 @@ def test_as_it_is_called(project):
     assert first.stdout.endswith(table)  # after a line for each run
     found = json.loads(Path("reports/table.json").read_text())
     losses = [run["loss_nats"] for row in found.values() for run in row["by_seed"].values()]
-    assert all(4 < loss < 7 for loss in losses) and len(set(losses)) > 3  # log(320) = 5.8, and hardly trained
+    assert all(3 < loss < 7 for loss in losses) and len(set(losses)) > 3  # log(320) = 5.8, and hardly trained
     assert found["base"]["steps"] == found["equal_steps"]["steps"] == 12
     ratio = found["equal_steps"]["tokens_per_s"] / found["base"]["tokens_per_s"]
     assert found["equal_time"]["steps"] == pytest.approx(12 * ratio, abs=0.51)
