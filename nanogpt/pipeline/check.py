@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from nanogpt.checkpoint.identity import holds_checkpoint
-from nanogpt.data.prepare.train_tokenizer import validate_vocabulary
+from nanogpt.data.prepare.train_tokenizer import AUTO_SIZES, validate_vocabulary
 from nanogpt.data.sources.load import load_corpus, validate_corpus
 from nanogpt.data.tokens.settings import TokenizerSettings
 from nanogpt.hardware.compilation import check_compiler
@@ -23,7 +23,7 @@ from nanogpt.training.memory_estimate import check_minimum
 from nanogpt.training.settings import TrainSettings
 
 OUTPUTS = ("models", "metrics", "data/pretrain", "data/finetune")
-VOCABULARIES = {"gpt2": 50304, "byte": 320, "char": 64}  # rows of the embedding, for char the fewest possible
+VOCABULARIES = {"gpt2": 50304, "byte": 320, "char": 64}  # rows of the embedding, for char and auto the fewest possible
 
 
 def check_project(out: Path | str = "data/checked") -> str:
@@ -66,7 +66,8 @@ def _check_models(
     model: ModelSettings, tokens: TokenizerSettings, train: TrainSettings, lora: LoraSettings, device: torch.device
 ) -> None:
     """Raise UserError for models that do not fit into memory, and for an adapter that does not fit the model."""
-    vocab_size = tokens.vocab_size if tokens.kind == "bpe" else VOCABULARIES[tokens.kind]
+    sizes = VOCABULARIES | {"bpe": AUTO_SIZES[0] if tokens.vocab_size == "auto" else tokens.vocab_size}
+    vocab_size = sizes[tokens.kind]
     if holds_checkpoint(train.init_from):  # it brings its own vocabulary
         vocab_size = VOCABULARIES["char"]
     config = model_config(model, vocab_size)

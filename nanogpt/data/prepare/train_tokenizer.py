@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Iterable, Iterator
 from multiprocessing.connection import Connection
+from typing import Literal
 
 from tqdm import tqdm
 
@@ -17,6 +18,7 @@ from nanogpt.runtime.cores import usable_cores
 from nanogpt.runtime.errors import UserError
 
 SAMPLE_BYTES = 100_000_000  # of text that bpe learns from: the first of the corpus; more changes hardly a piece
+AUTO_SIZES = 512, 16384  # the smallest and the largest vocabulary that auto chooses
 REPLACEMENT = "\ufffd"
 END = b"\xff"  # no text in UTF-8
 
@@ -62,21 +64,35 @@ def _gpt2() -> list[bytes]:
     return sorted(ranks, key=ranks.get)
 
 
-def _train_bpe(vocab_size: int, texts: Iterable[str]) -> list[bytes]:
+def choose_vocab_size(n_bytes: int) -> int:
+    """Return the power of two next to twice the square root of the size of a text in bytes, within AUTO_SIZES.
+
+    The number of different words in a text grows about as fast (Heaps' law); the factor is measured: docs/optimized.md.
+    """
+    least, most = AUTO_SIZES
+    return min(max(2 ** round(math.log2(2 * math.sqrt(n_bytes))), least), most)
+
+
+def _train_bpe(vocab_size: int | Literal["auto"], texts: Iterable[str]) -> list[bytes]:
     """The pieces in order of rank, learned in a process that is killed where this one is interrupted.
 
-    `tokenizers` handles no signal while it trains.
+    `tokenizers` handles no signal while it trains. A smaller vocabulary is the beginning of a larger one, so that
+    auto can be cut to its size when all text has been read.
     """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_learn_pieces, args=[theirs, vocab_size - 1], daemon=True)
+    count = (AUTO_SIZES[1] if vocab_size == "auto" else vocab_size) - 1
+    process = context.Process(target=_learn_pieces, args=[theirs, count], daemon=True)
     process.start()
     theirs.close()
     try:
+        n_bytes = 0
         for text in _read_with_progress(texts, SAMPLE_BYTES):
-            ours.send_bytes(text.encode())
+            n_bytes += len(data := text.encode())
+            ours.send_bytes(data)
         ours.send_bytes(END)
-        return pieces_from_letters(ours.recv())
+        pieces = pieces_from_letters(ours.recv())
+        return pieces[: choose_vocab_size(n_bytes) - 1] if vocab_size == "auto" else pieces
     except (EOFError, ConnectionError):
         process.join()
         raise UserError(

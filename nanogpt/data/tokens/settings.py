@@ -14,21 +14,23 @@ class TokenizerSettings:
     """Section `tokenizer` of params.yaml.
 
     `kind` auto is char for Shakespeare and bpe for all other corpora. `vocab_size` includes the end token and is used
-    by bpe only. `unknown` says what char does with a character that its corpus lacked.
+    by bpe only; auto follows from the size of the corpus (`train_tokenizer.choose_vocab_size`). `unknown` says what
+    char does with a character that its corpus lacked.
     """
 
     kind: Literal["auto", "gpt2", "char", "byte", "bpe"]
-    vocab_size: int
+    vocab_size: int | Literal["auto"]
     unknown: Literal["error", "replace"]
 
     def __post_init__(self) -> None:
         least = len(BYTES) + 1
-        if self.kind in ("auto", "bpe") and not least <= self.vocab_size <= MAX_VOCAB_SIZE:
+        sized = self.kind in ("auto", "bpe") and self.vocab_size != "auto"
+        if sized and not least <= self.vocab_size <= MAX_VOCAB_SIZE:
             raise BadSetting(
                 "vocab_size",
                 self.vocab_size,
                 f"bpe needs {least} to {MAX_VOCAB_SIZE}: one for each byte, one for the end of a document, and pieces",
-                "choose 1024 to 50257",
+                "choose auto, or 1024 to 50257",
             )
 
     def resolve_auto(self, kind: Literal["bpe", "char"]) -> "TokenizerSettings":

@@ -1,0 +1,83 @@
+"""How long Shakespeare by characters takes to the loss of nanoGPT's documented run on a CPU, beside that run itself."""
+
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from statistics import mean
+
+from nanogpt.checkpoint.settings import CheckpointSettings
+from nanogpt.data.prepare.prepare import prepare_corpus
+from nanogpt.data.sources.load import Data, load_corpus
+from nanogpt.data.tokens.settings import TokenizerSettings
+from nanogpt.evaluation.confidence import mean_interval
+from nanogpt.model.config import ModelSettings
+from nanogpt.runtime import params
+from nanogpt.runtime.errors import UserError, shorten
+from nanogpt.runtime.workdir import work_root
+from nanogpt.training.pretrain import pretrain
+from nanogpt.training.settings import TrainSettings
+
+TARGET = 1.886  # nats a character: what nanoGPT's documented run reaches, by its README 1.88
+STEPS = 2000
+# The run for a CPU in the README of nanoGPT (https://github.com/karpathy/nanoGPT, commit 3adf61e), logging each step.
+DOCUMENTED = {
+    "device": "cpu", "compile": False, "eval_iters": 20, "log_interval": 1, "block_size": 64, "batch_size": 12,
+    "n_layer": 4, "n_head": 4, "n_embd": 128, "max_iters": STEPS, "lr_decay_iters": STEPS, "dropout": 0.0,
+}  # fmt: skip
+
+
+def compare_times(peer: Path | str, seeds: Iterable[int]) -> dict[str, float]:
+    """Time nanoGPT's documented run in a copy of the folder `peer`, and a run of params.yaml for each seed.
+
+    Both times are wall-clock seconds of the training loop, with its validation and without the start of the process.
+    `time_to_1886_over_nanogpt` is their ratio, with half of its 95% interval over the seeds, `val_nats` the mean loss
+    of our runs on the whole validation split. Raises UserError where nanoGPT's program fails, and where a run of ours
+    does not reach TARGET.
+    """
+    given = params.load(
+        data=Data, tokenizer=TokenizerSettings, model=ModelSettings, train=TrainSettings, checkpoint=CheckpointSettings
+    )  # fmt: skip
+    corpus = load_corpus(given.data.pretrain, given.data)
+    with tempfile.TemporaryDirectory(dir=work_root()) as scratch:
+        folder = Path(scratch)
+        text = "".join(document.text for document in corpus.documents(Counter()))
+        theirs, their_nats = _run_nanogpt(peer, folder / "peer", text)
+        prepare_corpus(folder / "data", corpus, given.data.pretrain.val_fraction, given.tokenizer)
+        ratios, losses = [], []
+        for seed in seeds:
+            out = folder / f"model-{seed}"
+            found = pretrain(seed, given.model, given.train, given.checkpoint, folder / "data", out, out)
+            ratios.append(found["wall_s"] / theirs)
+            losses.append(found["val"]["loss_nats"])
+    if max(losses) > TARGET:
+        raise UserError(f"validation loss {max(losses):.3f} is above {TARGET}; raise train.max_steps")
+    ratio, half = mean_interval(ratios)
+    figures = {"time_to_1886_over_nanogpt": ratio, "time_to_1886_over_nanogpt_ci95": half}
+    return figures | {"val_nats": mean(losses), "nanogpt_seconds": theirs, "nanogpt_val_nats": their_nats}
+
+
+def _run_nanogpt(peer: Path | str, folder: Path, text: str) -> tuple[float, float]:
+    """Return the seconds of all steps of nanoGPT's documented run, and its estimate of the final validation loss."""
+    shutil.copytree(peer, folder, ignore=shutil.ignore_patterns(".git"))
+    data = folder / "data" / "shakespeare_char"
+    (data / "input.txt").write_text(text, "utf-8", newline="")
+    flags = [f"--{name}={value}" for name, value in DOCUMENTED.items()]
+    _run(data, "prepare.py")
+    log = _run(folder, "train.py", "config/train_shakespeare_char.py", *flags)
+    times = [float(ms) for ms in re.findall(r"^iter \d+: .* time ([\d.]+)ms", log, re.MULTILINE)]
+    last = re.search(rf"^step {STEPS}: .* val loss ([\d.]+)", log, re.MULTILINE)
+    if len(times) <= STEPS or not last:
+        raise UserError(f"{peer}: its log has {len(times)} steps in place of {STEPS + 1}; is it nanoGPT?")
+    return sum(times) / 1000, float(last[1])
+
+
+def _run(folder: Path, *command: str) -> str:
+    done = subprocess.run([sys.executable, *command], cwd=folder, capture_output=True, text=True)
+    if done.returncode:
+        raise UserError(f"nanoGPT's {command[0]} failed: {shorten(done.stderr, 600)}")
+    return done.stdout
