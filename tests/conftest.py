@@ -135,6 +135,7 @@ def training() -> Callable:
     def settings(**changed) -> TrainSettings:
         values = {"max_steps": 20, "batch_size": 4, "grad_accum": 1, "lr": 3e-3, "min_lr": 3e-4, "warmup_steps": 3}
         values |= {
+            "embedding_lr": 1.0,
             "optimizer": "adamw",
             "schedule": "cosine",
             "windows": "stream",

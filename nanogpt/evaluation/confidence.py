@@ -12,6 +12,11 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float]:
     return fmean(values), student_t95(len(values) - 1) * stdev(values) / math.sqrt(len(values))
 
 
+def describe_mean(name: str, values: Sequence[float]) -> dict[str, float]:
+    """Return the mean as `name`, and half of its 95% confidence interval as `<name>_ci95` (see `mean_interval`)."""
+    return dict(zip((name, f"{name}_ci95"), mean_interval(values), strict=True))
+
+
 def student_t95(df: int) -> float:
     """Return the t for which 95% of Student's distribution with `df` degrees of freedom lies between -t and t.
 

@@ -22,7 +22,7 @@ from nanogpt.benchmark.timing import time_in_turns
 from nanogpt.benchmark.variants import Variant, build_training_step
 from nanogpt.data.sources.document import Corpus
 from nanogpt.data.sources.load import Data, load_corpus
-from nanogpt.evaluation.confidence import mean_interval
+from nanogpt.evaluation.confidence import describe_mean
 from nanogpt.evaluation.text_score import score_texts
 from nanogpt.hardware.processor import describe_processor
 from nanogpt.runtime import atomic, params
@@ -128,17 +128,13 @@ def compare_runs(scores: dict[str, list[dict]]) -> dict:
     for run in others:
         pairs = zip(scores[run], scores[reference], strict=True)
         ratios = [ours["bpb"] / theirs["bpb"] for ours, theirs in pairs]
-        found |= _describe(f"{run}_percent", [100 * (ratio - 1) for ratio in ratios])
-    found |= _describe(f"over_{reference}", ratios)
+        found |= describe_mean(f"{run}_percent", [100 * (ratio - 1) for ratio in ratios])
+    found |= describe_mean(f"over_{reference}", ratios)
     runs: dict = {run: {} for run in scores}
     for run, rows in scores.items():
         for key in rows[0]:
-            runs[run] |= _describe(key, [score[key] for score in rows])
+            runs[run] |= describe_mean(key, [score[key] for score in rows])
     return found | {"runs": runs}
-
-
-def _describe(name: str, values: list[float]) -> dict[str, float]:
-    return dict(zip((name, f"{name}_ci95"), mean_interval(values), strict=True))
 
 
 def _split_text(plan: Plan, text: str) -> tuple[dict[str, object], Corpus]:

@@ -8,13 +8,12 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from statistics import mean
 
 from nanogpt.checkpoint.settings import CheckpointSettings
 from nanogpt.data.prepare.prepare import prepare_corpus
 from nanogpt.data.sources.load import Data, load_corpus
 from nanogpt.data.tokens.settings import TokenizerSettings
-from nanogpt.evaluation.confidence import mean_interval
+from nanogpt.evaluation.confidence import describe_mean
 from nanogpt.model.config import ModelSettings
 from nanogpt.runtime import params
 from nanogpt.runtime.errors import UserError, shorten
@@ -56,9 +55,8 @@ def compare_times(peer: Path | str, seeds: Iterable[int]) -> dict[str, float]:
             losses.append(found["val"]["loss_nats"])
     if max(losses) > TARGET:
         raise UserError(f"validation loss {max(losses):.3f} is above {TARGET}; raise train.max_steps")
-    ratio, half = mean_interval(ratios)
-    figures = {"time_to_1886_over_nanogpt": ratio, "time_to_1886_over_nanogpt_ci95": half}
-    return figures | {"val_nats": mean(losses), "nanogpt_seconds": theirs, "nanogpt_val_nats": their_nats}
+    figures = describe_mean("time_to_1886_over_nanogpt", ratios) | describe_mean("val_nats", losses)
+    return figures | {"nanogpt_seconds": theirs, "nanogpt_val_nats": their_nats}
 
 
 def _run_nanogpt(peer: Path | str, folder: Path, text: str) -> tuple[float, float]:

@@ -102,7 +102,7 @@ def train(
             torch.manual_seed(_step_seed(seed, step))  # dropout is a function of (seed, step)
             lr = learning_rate(step, settings)
             for group in optimizer.param_groups:
-                group["lr"] = lr
+                group["lr"] = lr * group["lr_multiple"]
             first = step * settings.grad_accum
             batches = [train_data.batch(first + i, settings.batch_size) for i in range(settings.grad_accum)]
             ready = time.perf_counter()

@@ -24,7 +24,7 @@ class Muon(torch.optim.Optimizer):
     """
 
     def __init__(self, matrices: Iterable[nn.Parameter], lr: float, weight_decay: float, dtype: torch.dtype):
-        super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay})
+        super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay, "lr_multiple": 1.0})
         self.dtype = dtype
 
     @torch.no_grad()

@@ -1,6 +1,6 @@
 """The optimizers: AdamW for all parameters, or Muon for the matrices of the blocks and AdamW for the others."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import torch
 from torch import nn
@@ -15,11 +15,8 @@ class MuonAndAdamW:
     Muon is not for embeddings, heads and vectors.
     """
 
-    def __init__(
-        self, matrices: list[nn.Parameter], others: list[nn.Parameter], settings: TrainSettings, dtype: torch.dtype
-    ):
-        self.muon = Muon(matrices, settings.lr, settings.weight_decay, dtype)
-        self.adamw = build_adamw(others, settings.lr, (settings.beta1, settings.beta2), settings.weight_decay)
+    def __init__(self, muon: Muon, adamw: torch.optim.AdamW):
+        self.muon, self.adamw = muon, adamw
 
     @property
     def param_groups(self) -> list[dict]:
@@ -52,29 +49,40 @@ Optimizer = torch.optim.AdamW | MuonAndAdamW
 def build_optimizer(model: nn.Module, settings: TrainSettings, dtype: torch.dtype) -> Optimizer:
     """Build the optimizer that `settings` name, for the parameters that require gradients.
 
-    `dtype` is that of the training run's matrix products.
+    `dtype` is that of the training run's matrix products. A parameter's learning rate is `lr_multiple` of its group
+    times the schedule's.
     """
     matrices = _block_matrices(model) if settings.optimizer == "muon" else []
     known = {id(p) for p in matrices}
-    others = [p for p in model.parameters() if p.requires_grad and id(p) not in known]
-    if matrices:
-        return MuonAndAdamW(matrices, others, settings, dtype)
-    return build_adamw(others, settings.lr, (settings.beta1, settings.beta2), settings.weight_decay)
+    others = [p for p in model.parameters() if id(p) not in known]
+    adamw = build_adamw(
+        others, settings.lr, (settings.beta1, settings.beta2), settings.weight_decay,
+        _embeddings_and_head(model), settings.embedding_lr,
+    )  # fmt: skip
+    return MuonAndAdamW(Muon(matrices, settings.lr, settings.weight_decay, dtype), adamw) if matrices else adamw
 
 
 def build_adamw(
-    parameters: Iterable[nn.Parameter], lr: float, betas: tuple[float, float], weight_decay: float
-) -> torch.optim.AdamW:
+    parameters: Iterable[nn.Parameter], lr: float, betas: tuple[float, float], weight_decay: float,
+    embeddings: Collection[nn.Parameter] = (), embedding_lr: float = 1.0,
+) -> torch.optim.AdamW:  # fmt: skip
     """Build a fused AdamW for those `parameters` that require gradients (Loshchilov & Hutter 2017, arXiv:1711.05101).
 
-    Weight decay applies to matrices, not to vectors (norms, biases).
+    Weight decay applies to matrices, not to vectors (norms, biases). `embeddings` have `embedding_lr` as `lr_multiple`.
     """
-    trainable = [p for p in parameters if p.requires_grad]
+    trainable, known = [p for p in parameters if p.requires_grad], {id(p) for p in embeddings}
+    others = [p for p in trainable if id(p) not in known]
     groups = [
-        {"params": [p for p in trainable if p.dim() >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in trainable if p.dim() < 2], "weight_decay": 0.0},
+        {"params": [p for p in trainable if id(p) in known], "weight_decay": weight_decay, "lr_multiple": embedding_lr},
+        {"params": [p for p in others if p.dim() >= 2], "weight_decay": weight_decay, "lr_multiple": 1.0},
+        {"params": [p for p in others if p.dim() < 2], "weight_decay": 0.0, "lr_multiple": 1.0},
     ]
     return torch.optim.AdamW([g for g in groups if g["params"]], lr=lr, betas=betas, fused=True)
+
+
+def _embeddings_and_head(model: nn.Module) -> list[nn.Parameter]:
+    embeddings = [module.weight for module in model.modules() if isinstance(module, nn.Embedding)]
+    return [*embeddings, model.lm_head.weight]
 
 
 def _block_matrices(model: nn.Module) -> list[nn.Parameter]:

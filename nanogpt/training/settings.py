@@ -27,6 +27,7 @@ class TrainSettings(CheckedSettings):
     windows: Literal["documents", "stream"]
     lr: LearningRate
     min_lr: float
+    embedding_lr: Annotated[float, Require(lambda x: x > 0, "must be above 0", "choose 0.5 to 5.0")]
     warmup_steps: int | float
     schedule: Literal["linear", "cosine"]
     weight_decay: Annotated[float, Require(lambda x: x >= 0, "is negative", "choose 0.0 to 0.1")]

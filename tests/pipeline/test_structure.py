@@ -91,6 +91,11 @@ def test_every_setting_steers_a_stage_besides_check():
     assert set(spec("check")["params"]) == set(PARAMS) == set(SECTIONS)
 
 
+def test_fine_tuning_depends_on_what_its_section_leaves_to_train():
+    kept = PARAMS["train"].keys() - PARAMS["lora"].keys() - {"checkpoint_every", "init_from"}
+    assert {name for name in spec("lora-finetune")["params"] if "." in name} == {f"train.{key}" for key in kept}
+
+
 def leaves(value: dict, prefix: str = ""):
     for key, item in value.items():
         if isinstance(item, dict):

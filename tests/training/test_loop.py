@@ -55,6 +55,24 @@ def test_independent_tokens_are_learned_to_their_entropy_and_no_further(tiny, tr
     assert run.train_losses[0] > floor + 0.5
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize(("arch", "tied"), [("base", True), ("optimized", False)])
+def test_embeddings_and_head_move_by_a_multiple(tiny, training, arch, tied, optimizer):
+    """Of the first step, whose length is the learning rate, as there is no weight decay."""
+    start = tiny(arch, tie_embeddings=tied, vocab_size=64)
+    steps = []
+    for multiple in (1.0, 3.0):
+        settings = training(
+            max_steps=1, eval_every=1, warmup_steps=0, weight_decay=0.0, optimizer=optimizer, embedding_lr=multiple
+        )
+        after = trained(copy.deepcopy(start), settings)
+        steps.append({name: after[name] - before for name, before in start.state_dict().items()})
+    for name, step in steps[0].items():
+        moved = any(part in name for part in ("wte", "wpe", "embed_tokens", "lm_head"))
+        torch.testing.assert_close(steps[1][name], step * (3.0 if moved else 1.0), rtol=1e-3, atol=1e-6)
+        assert step.abs().max() > 1e-4
+
+
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
 @pytest.mark.parametrize("arch", ["base", "optimized"])
 def test_the_same_seed_gives_the_same_bits(tiny, training, arch, dropout):
