@@ -76,7 +76,7 @@ def run_plan(plan: Plan, text: str | None) -> dict:
     """
     settings, test = _split_text(plan, text) if text else _generate_test_text(plan)
     code = [_run("git", "rev-parse", "HEAD"), _run("git", "diff", "HEAD")]
-    code += [sha256(settings["data.pretrain.path"])] if text else []
+    code += [sha256(Path(settings["data.pretrain.path"]))] if text else []
     finished = _run(*DVC, "exp", "list", "--name-only").split()
     documents = [document.text for document in test.documents(Counter())]
     scores: dict[str, list[dict]] = {run: [] for run in plan.runs}

@@ -44,17 +44,17 @@ def compare_times(peer: Path | str, seeds: Iterable[int]) -> dict[str, float]:
     corpus = load_corpus(given.data.pretrain, given.data)
     with tempfile.TemporaryDirectory(dir=work_root()) as scratch:
         folder = Path(scratch)
-        text = "".join(document.text for document in corpus.documents(Counter()))
-        theirs, their_nats = _run_nanogpt(peer, folder / "peer", text)
         prepare_corpus(folder / "data", corpus, given.data.pretrain.val_fraction, given.tokenizer)
-        ratios, losses = [], []
+        ours = []
         for seed in seeds:
             out = folder / f"model-{seed}"
-            found = pretrain(seed, given.model, given.train, given.checkpoint, folder / "data", out, out)
-            ratios.append(found["wall_s"] / theirs)
-            losses.append(found["val"]["loss_nats"])
-    if max(losses) > TARGET:
-        raise UserError(f"validation loss {max(losses):.3f} is above {TARGET}; raise train.max_steps")
+            ours.append(pretrain(seed, given.model, given.train, given.checkpoint, folder / "data", out, out))
+        losses = [metrics["val"]["loss_nats"] for metrics in ours]
+        if max(losses) > TARGET:
+            raise UserError(f"validation loss {max(losses):.3f} is above {TARGET}; raise train.max_steps")
+        text = "".join(document.text for document in corpus.documents(Counter()))
+        theirs, their_nats = _run_nanogpt(peer, folder / "peer", text)
+    ratios = [metrics["wall_s"] / theirs for metrics in ours]
     figures = describe_mean("time_to_1886_over_nanogpt", ratios) | describe_mean("val_nats", losses)
     return figures | {"nanogpt_seconds": theirs, "nanogpt_val_nats": their_nats}
 
