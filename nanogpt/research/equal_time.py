@@ -25,12 +25,13 @@ from nanogpt.data.sources.load import Data, load_corpus
 from nanogpt.evaluation.confidence import describe_mean
 from nanogpt.evaluation.text_score import score_texts
 from nanogpt.hardware.processor import describe_processor
+from nanogpt.pipeline.sections import SECTIONS
 from nanogpt.runtime import atomic, params
 from nanogpt.runtime.checksums import sha256
-from nanogpt.runtime.errors import UserError, shorten
+from nanogpt.runtime.errors import BadSetting, UserError, shorten
 from nanogpt.runtime.process import launch_stage
 from nanogpt.runtime.workdir import work_root
-from nanogpt.runtime.yaml_file import read_yaml, to_plain
+from nanogpt.runtime.yaml_file import find_value, read_yaml, to_plain
 
 FOLDER = Path("recipes/ablations")
 DVC = [sys.executable, "-m", "dvc"]
@@ -50,7 +51,7 @@ class Plan:
 
 
 def read_plan(name: str) -> Plan:
-    """Read recipes/ablations/NAME.yaml. Raises UserError for one that does not exist or is not a plan."""
+    """Read recipes/ablations/NAME.yaml. Raises UserError where there is none, it is not a plan, or a run cannot be."""
     path = FOLDER / f"{name}.yaml"
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in FOLDER.glob("*.yaml")))
@@ -64,7 +65,28 @@ def read_plan(name: str) -> Plan:
     runs = plan.runs.values() if isinstance(plan.runs, dict) else []
     if len(runs) < 2 or not all(isinstance(changed or {}, dict) for changed in (plan.settings, *runs)):
         raise UserError(f"{path}: settings and each of two or more runs are keys of params.yaml with values")
+    for run, changed in plan.runs.items():
+        try:
+            _check_settings(plan.settings | (changed or {}), list(plan.runs)[: list(plan.runs).index(run)])
+        except BadSetting as bad:
+            raise UserError(f"{path}, run {run}: {bad}") from None
     return plan
+
+
+def _check_settings(settings: dict[str, object], earlier: list[str]) -> None:
+    """Raise BadSetting where a run cannot have these `settings`; `earlier` are the runs whose steps it may have."""
+    document = to_plain(read_yaml(params.PATH))
+    for key, value in settings.items():
+        section, _, last = key.rpartition(".")
+        found = find_value(document, section) if section else document
+        if key == "steps_of":
+            if value not in ("plain", *earlier):
+                raise BadSetting(key, value, "no earlier run", f"choose one of {', '.join(('plain', *earlier))}")
+        elif isinstance(found, dict) and last in found:
+            found[last] = value
+        else:
+            raise BadSetting(key, value, "not a key of params.yaml", "correct its spelling, or remove it")
+    params.convert_document(document, SECTIONS)
 
 
 def run_plan(plan: Plan, text: str | None) -> dict:
@@ -74,7 +96,7 @@ def run_plan(plan: Plan, text: str | None) -> dict:
     and validation. Without it the corpus is a generated one, as the plan says, and the test text is drawn with another
     seed. Raises UserError where a run fails, KeyboardInterrupt where it is interrupted; finished ones are kept.
     """
-    settings, test = _split_text(plan, text) if text else _generate_test_text(plan)
+    settings, test = split_text(plan, text) if text else generate_test_text(plan)
     code = [_run("git", "rev-parse", "HEAD"), _run("git", "diff", "HEAD")]
     code += [sha256(Path(settings["data.pretrain.path"]))] if text else []
     finished = _run(*DVC, "exp", "list", "--name-only").split()
@@ -137,7 +159,7 @@ def compare_runs(scores: dict[str, list[dict]]) -> dict:
     return found | {"runs": runs}
 
 
-def _split_text(plan: Plan, text: str) -> tuple[dict[str, object], Corpus]:
+def split_text(plan: Plan, text: str) -> tuple[dict[str, object], Corpus]:
     """Write the documents of `text` to a file for training and one for the test; return the settings and the latter."""
     given = params.load(data=Data).data
     own = replace(given.pretrain, source="files", path=text, num_samples=None)
@@ -153,7 +175,7 @@ def _split_text(plan: Plan, text: str) -> tuple[dict[str, object], Corpus]:
     return plan.settings | {f"data.pretrain.{key}": value for key, value in changed.items()}, test
 
 
-def _generate_test_text(plan: Plan) -> tuple[dict[str, object], Corpus]:
+def generate_test_text(plan: Plan) -> tuple[dict[str, object], Corpus]:
     """Return the plan's settings, and documents of its generated corpus that are drawn with a seed of their own."""
     given = params.load(data=Data).data
     source = plan.settings.get("data.pretrain.source")
