@@ -81,6 +81,6 @@ def test_a_wrong_recipe_changes_nothing(project, old, new, message):
 
 def test_a_name_that_is_no_recipe(project):
     for name in ("nothing", "../params", "x/y"):
-        with pytest.raises(UserError, match="choose one of real-text, scientific, "):
+        with pytest.raises(UserError, match="choose one of evening, real-text, "):
             apply_recipe(name)
     assert list(list_recipes()) == RECIPES
