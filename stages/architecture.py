@@ -21,16 +21,20 @@ def main() -> None:
     from nanogpt.model.config import ModelSettings
     from nanogpt.research.architecture import measure_parts
     from nanogpt.runtime import params
-    from nanogpt.runtime.metrics_file import add_metrics
+    from nanogpt.runtime.metrics_file import add_metrics, read_metrics
     from nanogpt.training.settings import TrainSettings
 
+    if args.out:
+        read_metrics(args.out)  # before hours of training
     given = params.load(model=ModelSettings, train=TrainSettings)
     training = override(given.train, args)
     tables = measure_parts(given.model, training, args.data, range(1, args.seeds + 1))
     for name, table in tables.items():
         print(name, pd.DataFrame(table).T.round(3).to_string(), sep="\n")
     if args.out:
-        command = f"python -m stages.architecture --seeds {args.seeds} --max-steps {training.max_steps}"
+        command = (
+            f"python -m stages.architecture --seeds {args.seeds} --max-steps {training.max_steps} --data {args.data}"
+        )
         add_metrics(args.out, "architecture", {"machine": describe_processor(), "command": command, **tables})
 
 

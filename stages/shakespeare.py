@@ -13,8 +13,10 @@ def main() -> None:
     flags.check_files(args, f"{args.peer}/train.py")
     from nanogpt.hardware.processor import describe_processor
     from nanogpt.research.shakespeare import compare_times
-    from nanogpt.runtime.metrics_file import add_metrics
+    from nanogpt.runtime.metrics_file import add_metrics, read_metrics
 
+    if args.out:
+        read_metrics(args.out)  # before hours of training
     figures = compare_times(args.peer, seeds=(1, 2, 3))
     print("\n".join(f"{name:<32}{value:10.4f}" for name, value in figures.items()))
     if args.out:

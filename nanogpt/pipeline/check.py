@@ -23,7 +23,7 @@ from nanogpt.training.memory_estimate import check_minimum
 from nanogpt.training.settings import TrainSettings
 
 OUTPUTS = ("models", "metrics", "data/pretrain", "data/finetune")
-VOCABULARIES = {"gpt2": 50304, "byte": 320, "char": 64}  # rows of the embedding, for char and auto the fewest possible
+VOCABULARIES = {"gpt2": 50304, "byte": 320, "char": 64}  # rows of the embedding, for char the fewest possible
 
 
 def check_project(out: Path | str = "data/checked") -> str:
@@ -62,14 +62,18 @@ def _check_inputs(paths: dict[str, str]) -> None:
                 raise BadSetting(key, path, reason, f"copy it to a place of its own, like data/own/{Path(path).name}")
 
 
+def count_rows(tokens: TokenizerSettings) -> int:
+    """Rows of the embedding for these settings, the fewest possible where the text decides."""
+    least = AUTO_SIZES[0] if tokens.vocab_size == "auto" else tokens.vocab_size
+    return (VOCABULARIES | {"bpe": least, "auto": least})[tokens.kind]
+
+
 def _check_models(
     model: ModelSettings, tokens: TokenizerSettings, train: TrainSettings, lora: LoraSettings, device: torch.device
 ) -> None:
     """Raise UserError for models that do not fit into memory, and for an adapter that does not fit the model."""
-    sizes = VOCABULARIES | {"bpe": AUTO_SIZES[0] if tokens.vocab_size == "auto" else tokens.vocab_size}
-    vocab_size = sizes[tokens.kind]
-    if holds_checkpoint(train.init_from):  # it brings its own vocabulary
-        vocab_size = VOCABULARIES["char"]
+    # a checkpoint brings its own vocabulary
+    vocab_size = VOCABULARIES["char"] if holds_checkpoint(train.init_from) else count_rows(tokens)
     config = model_config(model, vocab_size)
     if device.type == "cpu":
         check_minimum(config, train.batch_size)

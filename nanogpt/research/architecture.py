@@ -26,8 +26,8 @@ class PostNormBlock(llama.Block):
 
     def forward(self, x: Tensor, cos_sin: tuple[Tensor, Tensor], cache: None) -> Tensor:
         """(B, T, C) to (B, T, C)."""
-        x = self.input_layernorm(x + self.self_attn(x, cos_sin, cache))
-        return self.post_attention_layernorm(x + self.mlp(x))
+        x = self.input_layernorm(x + self.drop(self.self_attn(x, cos_sin, cache)))
+        return self.post_attention_layernorm(x + self.drop(self.mlp(x)))
 
 
 class LearnedPositions(llama.Qwen3):
@@ -35,12 +35,14 @@ class LearnedPositions(llama.Qwen3):
 
     def __init__(self, config: ModelConfig):
         super().__init__(config)
-        self.positions = nn.Parameter(config.initial_std * torch.randn(config.block_size, config.n_embd))
+        self.positions = nn.Embedding(config.block_size, config.n_embd)
+        nn.init.normal_(self.positions.weight, std=config.initial_std)
 
     def hidden(self, ids: Tensor, cache: None = None, last: bool = False) -> Tensor:
         """Hidden states before the output head, (B, T, C)."""
-        x = self.model.embed_tokens(ids) + self.positions[: ids.size(1)]
-        unturned = torch.ones(1), torch.zeros(1)  # cosine and sine of no angle
+        places = torch.arange(ids.size(1), device=ids.device)
+        x = self.model.drop(self.model.embed_tokens(ids) + self.positions(places))
+        unturned = torch.ones(1, device=ids.device), torch.zeros(1, device=ids.device)  # cosine and sine of no angle
         for block in self.model.layers:
             x = block(x, unturned, cache)
         return self.model.norm(x)
@@ -116,7 +118,8 @@ def measure_parts(
     """
     tok = tokenizer_of_bins(data)
     bins = [Bin.open(data, split, tok) for split in ("train", "val")]
-    training, seeds = replace(resolve_warmup(training), keep="last"), list(seeds)
+    training = resolve_warmup(replace(training, max_minutes=None, patience=None, keep="last"))
+    seeds = list(seeds)
     found: dict[str, dict[str, dict[str, float]]] = {}
     for reference, parts in PARTS.items():
         config = model_config(replace(settings, arch=reference, qk_norm=True), tok.vocab_size)

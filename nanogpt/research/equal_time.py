@@ -16,20 +16,26 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 from nanogpt.benchmark.settings import BenchmarkSettings
-from nanogpt.benchmark.timing import time_in_turns
-from nanogpt.benchmark.variants import Variant, build_training_step
+from nanogpt.benchmark.timing import Steps, time_in_turns
+from nanogpt.benchmark.variants import CPU, Variant, build_plain_step, random_batch
 from nanogpt.data.sources.document import Corpus
 from nanogpt.data.sources.load import Data, load_corpus
 from nanogpt.evaluation.confidence import describe_mean
 from nanogpt.evaluation.text_score import score_texts
+from nanogpt.hardware.compilation import check_compiler
 from nanogpt.hardware.processor import describe_processor
+from nanogpt.model.build import build_model, model_config
+from nanogpt.model.config import ModelConfig
+from nanogpt.pipeline.check import count_rows
 from nanogpt.pipeline.sections import SECTIONS
 from nanogpt.runtime import atomic, params
 from nanogpt.runtime.checksums import sha256
 from nanogpt.runtime.errors import BadSetting, UserError, shorten
 from nanogpt.runtime.process import launch_stage
+from nanogpt.runtime.ranges import SEEDS
 from nanogpt.runtime.workdir import work_root
 from nanogpt.runtime.yaml_file import find_value, read_yaml, to_plain
 
@@ -38,6 +44,7 @@ DVC = [sys.executable, "-m", "dvc"]
 TEST_EVERY = 20  # of a text of one's own every twentieth document is for the test
 TEST_DOCUMENTS, TEST_SEED = 2000, 999_999  # of a generated text
 TIMED_STEPS = 30  # of the plain loop
+DECISIVE = ("nanogpt", "stages", "dvc.yaml", "params.yaml")  # what else an experiment's result depends on
 
 
 @dataclass(frozen=True)
@@ -47,7 +54,7 @@ class Plan:
     name: str
     settings: dict[str, object]
     seeds: list[int]
-    runs: dict[str, dict[str, object] | None]
+    runs: dict[str, dict[str, object]]
 
 
 def read_plan(name: str) -> Plan:
@@ -60,33 +67,44 @@ def read_plan(name: str) -> Plan:
         plan = Plan(name, **to_plain(read_yaml(path)))
     except TypeError as error:
         raise UserError(f"{path}: it needs settings, seeds and runs, and nothing else ({error})") from None
-    if not isinstance(plan.seeds, list) or len(plan.seeds) < 2:
-        raise UserError(f"{path}: seeds = {plan.seeds}; write a list of two or more, for an interval")
-    runs = plan.runs.values() if isinstance(plan.runs, dict) else []
-    if len(runs) < 2 or not all(isinstance(changed or {}, dict) for changed in (plan.settings, *runs)):
+    seeds = plan.seeds if isinstance(plan.seeds, list) else []
+    if len(set(seeds)) < max(2, len(seeds)) or not all(type(seed) is int and SEEDS.test(seed) for seed in seeds):
+        raise UserError(f"{path}: seeds = {plan.seeds}; write a list of two or more whole numbers, for an interval")
+    runs = plan.runs if isinstance(plan.runs, dict) else {}
+    if len(runs) < 2 or not all(isinstance(changed or {}, dict) for changed in (plan.settings, *runs.values())):
         raise UserError(f"{path}: settings and each of two or more runs are keys of params.yaml with values")
-    for run, changed in plan.runs.items():
+    if "plain" in runs:
+        raise UserError(f"{path}: a run cannot be called plain, which `steps_of` keeps for a PyTorch loop; rename it")
+    plan = Plan(name, plan.settings or {}, seeds, {run: changed or {} for run, changed in runs.items()})
+    for i, run in enumerate(plan.runs):
         try:
-            _check_settings(plan.settings | (changed or {}), list(plan.runs)[: list(plan.runs).index(run)])
+            _check_steps(plan.settings | plan.runs[run], list(plan.runs)[:i])
         except BadSetting as bad:
             raise UserError(f"{path}, run {run}: {bad}") from None
     return plan
 
 
-def _check_settings(settings: dict[str, object], earlier: list[str]) -> None:
+def _check_steps(settings: dict[str, object], earlier: list[str]) -> None:
     """Raise BadSetting where a run cannot have these `settings`; `earlier` are the runs whose steps it may have."""
+    given, other = _apply(settings), settings.get("steps_of")
+    if other not in (None, "plain", *earlier):
+        raise BadSetting("steps_of", other, "no earlier run", f"choose one of {', '.join(('plain', *earlier))}")
+    if other == "plain":
+        check_compiler(CPU)
+        if not given.train.max_minutes:
+            raise BadSetting("train.max_minutes", None, "the plain loop needs a time", "write a number of minutes")
+
+
+def _apply(settings: dict[str, object]) -> SimpleNamespace:
+    """Return the sections of params.yaml with the dotted keys of `settings` in them. Raises BadSetting."""
     document = to_plain(read_yaml(params.PATH))
-    for key, value in settings.items():
+    for key in settings.keys() - {"steps_of"}:
         section, _, last = key.rpartition(".")
         found = find_value(document, section) if section else document
-        if key == "steps_of":
-            if value not in ("plain", *earlier):
-                raise BadSetting(key, value, "no earlier run", f"choose one of {', '.join(('plain', *earlier))}")
-        elif isinstance(found, dict) and last in found:
-            found[last] = value
-        else:
-            raise BadSetting(key, value, "not a key of params.yaml", "correct its spelling, or remove it")
-    params.convert_document(document, SECTIONS)
+        if not isinstance(found, dict) or last not in found:
+            raise BadSetting(key, settings[key], "not a key of params.yaml", "correct its spelling, or remove it")
+        found[last] = settings[key]
+    return params.convert_document(document, SECTIONS)
 
 
 def run_plan(plan: Plan, text: str | None) -> dict:
@@ -97,40 +115,46 @@ def run_plan(plan: Plan, text: str | None) -> dict:
     seed. Raises UserError where a run fails, KeyboardInterrupt where it is interrupted; finished ones are kept.
     """
     settings, test = split_text(plan, text) if text else generate_test_text(plan)
-    code = [_run("git", "rev-parse", "HEAD"), _run("git", "diff", "HEAD")]
+    code = [
+        _run("git", "rev-parse", *(f"HEAD:{path}" for path in DECISIVE)),
+        _run("git", "diff", "HEAD", "--", *DECISIVE),
+    ]
     code += [sha256(Path(settings["data.pretrain.path"]))] if text else []
-    finished = _run(*DVC, "exp", "list", "--name-only").split()
+    finished = _run(*DVC, "exp", "list", "--all-commits", "--name-only").split()
     documents = [document.text for document in test.documents(Counter())]
     scores: dict[str, list[dict]] = {run: [] for run in plan.runs}
     for seed in plan.seeds:
+        names: dict[str, str] = {}
         for run, changed in plan.runs.items():  # in turns, so that a machine that slows down slows all
-            chosen = settings | (changed or {}) | {"seed": seed}
-            name = name_experiment(f"{plan.name}-{run}-{seed}", [*code, chosen])
-            if name not in finished:
-                other = chosen.pop("steps_of", None)
-                if other == "plain":
-                    chosen |= _fix(_plain_steps(chosen))
-                elif other:
-                    chosen |= _fix(int(scores[other][-1]["steps"]))
-                _train(name, chosen)
-            scores[run].append(_score(name, documents))
+            chosen = settings | changed | {"seed": seed}
+            other = chosen.get("steps_of")
+            names[run] = name_experiment(f"{plan.name}-{run}-{seed}", [*code, chosen, names.get(other)])
+            if names[run] not in finished:
+                if other:
+                    steps = plain_steps(chosen) if other == "plain" else scores[other][-1]["steps"]
+                    chosen |= {"train.max_steps": int(steps), "train.max_minutes": None}
+                    del chosen["steps_of"]
+                _train(names[run], chosen)
+            scores[run].append(_score(names[run], documents))
     command = f"python -m stages.ablation {plan.name}" + (f" --text {text}" if text else "")
     return {"machine": describe_processor(), "command": command, **compare_runs(scores)}
 
 
-def _fix(steps: int) -> dict[str, object]:
-    return {"train.max_steps": steps, "train.max_minutes": None}
+def plain_steps(settings: dict[str, object]) -> int:
+    """Time the plain, compiled step of the model and batch of `settings`; return how many fit into their time."""
+    given = _apply(settings)
+    vocab_size = count_rows(given.tokenizer)
+    size = {"batch_size": given.train.step_sequences, "block_size": given.model.block_size, "vocab_size": vocab_size}
+    shape = replace(given.benchmark, **size, threads=given.train.threads)
+    entry = partial(_build_plain_step, model_config(given.model, vocab_size), shape)
+    times = time_in_turns({"plain": entry}, TIMED_STEPS)
+    return max(1, int(60 * given.train.max_minutes / times.medians["plain"]))
 
 
-def _plain_steps(settings: dict[str, object]) -> int:
-    """Time the plain, compiled step of the model of `settings` with GPT-2's vocabulary; return how many fit."""
-    given = params.load(benchmark=BenchmarkSettings).benchmark
-    shape = {name: settings.get(f"model.{name}") for name in ("n_layer", "n_head", "n_kv_head", "n_embd", "block_size")}
-    shape["batch_size"] = settings.get("train.batch_size")
-    given = replace(given, **{name: size for name, size in shape.items() if size is not None})
-    variant = Variant(settings.get("model.arch", "base"), "auto", compile=True, plain=True)
-    times = time_in_turns({"plain": partial(build_training_step, "plain", variant, given)}, TIMED_STEPS)
-    return int(60 * settings["train.max_minutes"] / times.medians["plain"])
+def _build_plain_step(config: ModelConfig, shape: BenchmarkSettings) -> Steps:
+    batch = random_batch(shape)
+    variant = Variant(config.arch, "auto", compile=True, plain=True)
+    return {"plain": build_plain_step(build_model(config), variant, shape, batch)}
 
 
 def name_experiment(name: str, inputs: list) -> str:
@@ -151,7 +175,8 @@ def compare_runs(scores: dict[str, list[dict]]) -> dict:
         pairs = zip(scores[run], scores[reference], strict=True)
         ratios = [ours["bpb"] / theirs["bpb"] for ours, theirs in pairs]
         found |= describe_mean(f"{run}_percent", [100 * (ratio - 1) for ratio in ratios])
-    found |= describe_mean(f"over_{reference}", ratios)
+        if run == others[-1]:
+            found |= describe_mean(f"over_{reference}", ratios)
     runs: dict = {run: {} for run in scores}
     for run, rows in scores.items():
         for key in rows[0]:

@@ -10,10 +10,7 @@ from nanogpt.training.settings import TrainSettings
 
 
 class MuonAndAdamW:
-    """Two optimizers behind the methods of one: Muon for `matrices`, AdamW for `others`.
-
-    Muon is not for embeddings, heads and vectors.
-    """
+    """Two optimizers behind the methods of one: Muon is not for embeddings, heads and vectors, which AdamW has."""
 
     def __init__(self, muon: Muon, adamw: torch.optim.AdamW):
         self.muon, self.adamw = muon, adamw

@@ -10,7 +10,7 @@ from nanogpt.runtime.errors import BadSetting
 from nanogpt.runtime.ranges import CheckedSettings, PositiveInt, Require, Threads
 from nanogpt.training.save_interval import parse_interval
 
-LearningRate = Annotated[float, Require(lambda x: 0 < x <= 1, "not between 0 and 1", "choose 0.0001 to 0.01")]
+LearningRate = Annotated[float, Require(lambda x: 0 < x <= 1, "not between 0 and 1", "choose 0.0001 to 0.02")]
 Minutes = Annotated[float | None, Require(lambda x: x > 0, "must be above 0", "choose 1 to 1000, or null")]
 Beta = Annotated[float, Require(lambda x: 0 <= x < 1, "not between 0 and 1", "0.9 and 0.95 to 0.999 are usual")]
 
@@ -67,7 +67,12 @@ def check_schedule(settings) -> None:
     Raises BadSetting.
     """
     if not 0 <= settings.min_lr <= settings.lr:
-        raise BadSetting("min_lr", settings.min_lr, f"not between 0 and lr = {settings.lr}", "a tenth of lr is usual")
+        raise BadSetting(
+            "min_lr",
+            settings.min_lr,
+            f"not between 0 and lr = {settings.lr}",
+            "choose 0, or a tenth of lr",
+        )
     share = isinstance(settings.warmup_steps, float)
     steps = math.inf if settings.max_minutes else settings.max_steps
     if not 0 <= settings.warmup_steps < (1 if share else steps):

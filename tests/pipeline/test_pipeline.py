@@ -75,6 +75,7 @@ def test_a_setting_reruns_the_stages_it_touches_and_no_others(clone, change, rer
     assert clone.repro() == ["check", *rerun]
     clone.git("checkout", "--quiet", "HEAD", ".")
     clone.dvc("checkout", "--quiet")
+    clone.dvc("repro", "--quiet")  # once in a while `dvc status` holds a stage for changed after a checkout
 
 
 TABLE = (ROOT / "docs/architecture.md").read_text("utf-8").partition("| an edit in |")[2]
@@ -93,7 +94,7 @@ def test_an_edit_reruns_the_stages_of_the_table(clone, place):
     file.write_text(before + "# an edit\n", encoding="utf-8")
     changed = json.loads(clone.dvc("status", "--json").stdout)
     file.write_text(before, encoding="utf-8")
-    assert set(changed) - {"check"} == set(RERUNS[place])
+    assert set(changed) - {"check"} == set(RERUNS[place]), changed
 
 
 def test_experiments(clone):

@@ -28,7 +28,7 @@ def test_without_rotations_a_layer_knows_the_order_from_the_table_alone():
     ids = torch.arange(10)[None]
     swapped = ids[:, [3, 1, 2, 0, 4, 5, 6, 7, 8, 9]]
     assert not torch.allclose(model.hidden(ids)[0, -1], model.hidden(swapped)[0, -1], atol=1e-5)
-    torch.nn.init.zeros_(model.positions)
+    torch.nn.init.zeros_(model.positions.weight)
     torch.testing.assert_close(model.hidden(ids)[0, -1], model.hidden(swapped)[0, -1])
 
 
@@ -58,7 +58,14 @@ def test_the_table(tmp_path, monkeypatch, write_bins, byte):
     yaml = YAML()
     content = yaml.load(ROOT / "params.yaml")
     content["model"] |= SHAPE
-    content["train"] |= {"batch_size": 2, "eval_every": 2, "eval_batches": 1, "dtype": "float32", "threads": 1}
+    content["train"] |= {
+        "batch_size": 2,
+        "eval_every": 2,
+        "eval_batches": 1,
+        "max_minutes": 9.0,
+        "dtype": "float32",
+        "threads": 1,
+    }
     yaml.dump(content, Path("params.yaml"))
     monkeypatch.setattr(sys, "argv", ["architecture.py", "--seeds", "2", "--max-steps", "2", "--out", "figures.json"])
     stages.architecture.main()

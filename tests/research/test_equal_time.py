@@ -3,14 +3,19 @@
 import json
 import shutil
 from collections import Counter
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from clone import Clone
 from imports import ROOT
 
 from nanogpt.data.sources.load import Data, load_corpus
+from nanogpt.model.build import model_config
+from nanogpt.model.config import ModelSettings
+from nanogpt.research import equal_time
 from nanogpt.research.equal_time import (
     FOLDER,
     Plan,
@@ -22,6 +27,7 @@ from nanogpt.research.equal_time import (
 )
 from nanogpt.runtime.errors import UserError
 from nanogpt.runtime.params import load
+from nanogpt.training.settings import TrainSettings
 
 PLAN = """
 settings: {data.pretrain.source: stories, train.max_steps: 3}
@@ -29,7 +35,7 @@ seeds: [1, 2]
 runs:
   base:
   higher: {train.lr: 0.01, train.min_lr: 0.001, steps_of: base, train.max_steps: 9}
-  plain: {steps_of: plain, train.max_minutes: 0.1}
+  loop: {steps_of: plain, train.max_minutes: 0.1}
 """
 
 
@@ -48,12 +54,14 @@ def test_a_plan_trains_each_run_once_and_scores_it_on_other_text(tmp_path):
     assert figures["command"] == "python -m stages.ablation small --text ../birds.jsonl"
     assert runs["base"]["steps"] == runs["higher"]["steps"] == 3
     assert runs["base"]["bpb"] != runs["base"]["val_bpb"]
-    assert runs["plain"]["steps"] > 3
-    assert figures["over_base"] == pytest.approx(runs["plain"]["bpb"] / runs["base"]["bpb"], rel=0.01)
+    assert runs["loop"]["steps"] > 3
+    assert figures["over_base"] == pytest.approx(runs["loop"]["bpb"] / runs["base"]["bpb"], rel=0.01)
     assert f"{runs['base']['bpb']:.4f}" in done.stdout
     names = clone.dvc("exp", "list", "--name-only").stdout.split()
-    runs = ["small-base-1", "small-base-2", "small-higher-1", "small-higher-2", "small-plain-1", "small-plain-2"]
+    runs = ["small-base-1", "small-base-2", "small-higher-1", "small-higher-2", "small-loop-1", "small-loop-2"]
     assert sorted(name.rpartition("-")[0] for name in names) == runs
+    (clone.folder / "docs" / "notes.md").write_text("what was found")
+    clone.commit("notes")  # no result depends on them
     again = clone.run("python", "-m", "stages.ablation", "small", "--text", "../birds.jsonl", "--out", "out/again.json")
     assert "Running stage" not in again.stdout
     assert clone.json("out/again.json") == written
@@ -73,6 +81,23 @@ def test_text_for_the_test_is_none_of_the_training_text(tmp_path, monkeypatch):
     corpus = load_corpus(load(data=Data).data.pretrain, load(data=Data).data)
     first = [[document.text for document in islice(texts.documents(Counter()), 50)] for texts in (drawn, corpus)]
     assert not set(first[0]) & set(first[1]) and [*map(len, first)] == [50, 50]
+
+
+def test_the_plain_loop_is_timed_with_the_runs_own_model(monkeypatch):
+    """Twice as many steps fit where a step takes half the time; the model has the parameters of the run's."""
+    timed = {}
+
+    def build_only(entries, steps):
+        timed["batch"], timed["config"] = entries["plain"].args[1].batch_size, entries["plain"].args[0]
+        return SimpleNamespace(medians={"plain": 0.5})
+
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(equal_time, "time_in_turns", build_only)
+    settings = {"train.max_minutes": 2.0, "train.grad_accum": 3, "model.tie_embeddings": True, "tokenizer.kind": "gpt2"}
+    assert equal_time.plain_steps(settings) == 240
+    given = load(model=ModelSettings, train=TrainSettings)
+    assert timed["batch"] == 3 * given.train.batch_size
+    assert timed["config"] == model_config(replace(given.model, tie_embeddings=True), 50304)
 
 
 def test_ratios_are_paired_by_seed():
@@ -97,9 +122,14 @@ def test_plans_can_be_run(name, monkeypatch):
     [
         ("seeds: [1, 2]", "seeds: 3", "write a list of two or more"),
         ("seeds: [1, 2]", "seeds: [1]", "write a list of two or more"),
+        ("seeds: [1, 2]", "seeds: [1, 1]", "write a list of two or more"),
+        ("seeds: [1, 2]", "seeds: [1, two]", "of two or more whole numbers"),
+        ("settings: {", "settings: 5\nx: {", "nothing else"),
+        ("max_minutes: 0.1", "max_steps: 5", "run loop: train.max_minutes = None: the plain loop needs a time"),
         ("seeds: [1, 2]", "", "it needs settings, seeds and runs"),
         ("  base:", "  base: 5", "are keys of params.yaml"),
         ("  base:", "  base:\nx:", "nothing else"),
+        ("  loop:", "  plain:", "a run cannot be called plain"),
         (
             "steps_of: base",
             "steps_of: plain2",

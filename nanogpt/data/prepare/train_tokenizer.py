@@ -67,7 +67,7 @@ def _gpt2() -> list[bytes]:
 def choose_vocab_size(n_bytes: int) -> int:
     """Return the power of two next to twice the square root of the size of a text in bytes, within AUTO_SIZES.
 
-    The number of different words in a text grows about as fast (Heaps' law); the factor is measured: docs/optimized.md.
+    The number of different words in a text grows about as fast (Heaps' law).
     """
     least, most = AUTO_SIZES
     return min(max(2 ** round(math.log2(2 * math.sqrt(n_bytes))), least), most)

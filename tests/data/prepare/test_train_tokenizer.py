@@ -46,7 +46,7 @@ def test_a_training_that_the_system_ends(monkeypatch):
 
 PROGRAM = """
 import random, sys
-from nanogpt.data.prepare.train_tokenizer import choose_vocab_size, train_tokenizer
+from nanogpt.data.prepare.train_tokenizer import train_tokenizer
 from nanogpt.data.tokens.settings import TokenizerSettings
 from nanogpt.runtime import process
 

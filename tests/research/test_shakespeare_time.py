@@ -67,7 +67,20 @@ def test_times_and_losses(peer, project, monkeypatch):
 
 def test_a_run_that_does_not_reach_the_loss(peer, project, monkeypatch):
     monkeypatch.setattr(shakespeare, "TARGET", 0.5)
-    with pytest.raises(UserError, match=r"^validation loss \d\.\d+ is above 0\.5; raise train\.max"):
+    with pytest.raises(UserError, match=r"^validation loss \d\.\d+ is above 0\.5; train for more steps"):
+        shakespeare.compare_times(peer, [1, 2])
+
+
+@pytest.mark.parametrize("name", ["train.py", "data/shakespeare_char/prepare.py"])
+def test_a_folder_that_is_not_nanogpt(peer, project, name):
+    (peer / name).unlink()
+    with pytest.raises(UserError, match=rf"peer has no {name}; name a clone"):
+        shakespeare.compare_times(peer, [1, 2])
+
+
+def test_other_settings_than_characters(peer, project):
+    shutil.copy(ROOT / "params.yaml", ".")
+    with pytest.raises(UserError, match=r"run `python -m stages\.recipe shakespeare-quick` first"):
         shakespeare.compare_times(peer, [1, 2])
 
 
