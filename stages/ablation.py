@@ -18,7 +18,7 @@ def main() -> None:
     flags.check_files(args, *([args.text] if args.text else []))
     import pandas as pd
 
-    from nanogpt.research.equal_time import read_plan, run_plan
+    from nanogpt.pipeline.equal_time import read_plan, run_plan
     from nanogpt.runtime.metrics_file import add_metrics, read_metrics
 
     if args.out:

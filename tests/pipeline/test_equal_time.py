@@ -15,8 +15,8 @@ from imports import ROOT
 from nanogpt.data.sources.load import Data, load_corpus
 from nanogpt.model.build import model_config
 from nanogpt.model.config import ModelSettings
-from nanogpt.research import equal_time
-from nanogpt.research.equal_time import (
+from nanogpt.pipeline import equal_time
+from nanogpt.pipeline.equal_time import (
     FOLDER,
     Plan,
     compare_runs,
