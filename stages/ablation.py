@@ -9,11 +9,7 @@ def main() -> None:
     flags = Flags(__doc__)
     flags.add_argument("plan", metavar="NAME", help="a file of recipes/ablations/, without .yaml")
     flags.add_argument("--text", metavar="PATH", help="file or folder to train on; every 20th document is for the test")
-    flags.add_output(
-        "--out",
-        metavar="PATH.json",
-        help="file to add the figures to, under NAME with _ for -",
-    )
+    flags.add_output("--out", metavar="PATH.json", help="file to add the figures to, under NAME with _ for -")
     args = flags.parse_args()
     flags.check_files(args, *([args.text] if args.text else []))
     import pandas as pd

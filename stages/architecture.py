@@ -7,13 +7,9 @@ from nanogpt.runtime.cli import Flags, override
 def main() -> None:
     """Train every variant with every seed and print the table; --out adds its figures to a file."""
     flags = Flags(__doc__)
-    flags.add_argument("--seeds", type=int, default=3, metavar="N", help="how many, from 1 on (default: %(default)s)")
-    flags.add_argument("--max-steps", type=int, metavar="N", help="in place of train.max_steps")
-    flags.add_argument("--data", default="data/pretrain", help="folder of bins and tokenizer (default: %(default)s)")
+    flags.add_series(seeds=3)
     flags.add_output("--out", metavar="PATH.json", help="file to write the figures to, under `architecture`")
     args = flags.parse_args()
-    if args.seeds < 2:
-        flags.error(f"--seeds {args.seeds}: an interval needs at least 2")
     flags.check_files(args)
     import pandas as pd
 
@@ -32,10 +28,9 @@ def main() -> None:
     for name, table in tables.items():
         print(name, pd.DataFrame(table).T.round(3).to_string(), sep="\n")
     if args.out:
-        command = (
-            f"python -m stages.architecture --seeds {args.seeds} --max-steps {training.max_steps} --data {args.data}"
-        )
-        add_metrics(args.out, "architecture", {"machine": describe_processor(), "command": command, **tables})
+        flags_given = f"--seeds {args.seeds} --max-steps {training.max_steps} --data {args.data}"
+        run = {"machine": describe_processor(), "command": f"python -m stages.architecture {flags_given}"}
+        add_metrics(args.out, "architecture", run | tables)
 
 
 if __name__ == "__main__":

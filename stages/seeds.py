@@ -9,13 +9,9 @@ from nanogpt.runtime.cli import Flags, override
 def main() -> None:
     """Train what is not trained yet and print the table. A run after an interruption continues the series."""
     flags = Flags(__doc__)
-    flags.add_argument("--seeds", type=int, default=5, metavar="N", help="how many, from 1 on (default: %(default)s)")
-    flags.add_argument("--max-steps", type=int, metavar="N", help="for equal steps, in place of train.max_steps")
-    flags.add_argument("--data", default="data/pretrain", help="folder of bins and tokenizer (default: %(default)s)")
+    flags.add_series(seeds=5)
     flags.add_output("--out", metavar="PATH.md", help="write the table here too, and its figures to PATH.json")
     args = flags.parse_args()
-    if args.seeds < 2:
-        flags.error(f"--seeds {args.seeds}: an interval needs at least 2")
     flags.check_files(args)
     from nanogpt.evaluation.seeds import compare_seeds
     from nanogpt.runtime import atomic, params

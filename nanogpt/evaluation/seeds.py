@@ -15,7 +15,7 @@ from statistics import fmean, harmonic_mean
 
 from nanogpt.data.tokens.bins import SPLITS, Bin
 from nanogpt.data.tokens.tokenizer import load_tokenizer
-from nanogpt.evaluation.confidence import mean_interval
+from nanogpt.evaluation.confidence import describe_mean
 from nanogpt.hardware.processor import describe_processor
 from nanogpt.model.build import ARCHITECTURES
 from nanogpt.model.config import ModelSettings
@@ -144,7 +144,7 @@ def compute_figures(groups: dict[str, Group], seeds: Sequence[int], step_tokens:
                 series[f"{measure}_change"] = changes
                 series["change_percent"] = [100 * change / fmean(before) for change in changes]
         for key, values in series.items():
-            row[key], row[f"{key}_ci95"] = mean_interval(values)
+            row |= describe_mean(key, values)
         row["by_seed"] = {str(seed): run["val"] for seed, run in zip(seeds, group.runs, strict=True)}
         found[name] = row
     return found

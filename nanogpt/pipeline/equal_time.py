@@ -170,13 +170,11 @@ def compare_runs(scores: dict[str, list[dict]]) -> dict:
     pairs of a seed, and `over_<first run>` the ratio of the last one; below 0 and below 1 is better.
     """
     reference, *others = scores
-    found: dict = {}
+    pairs = {run: zip(scores[run], scores[reference], strict=True) for run in others}
+    ratios = {run: [ours["bpb"] / theirs["bpb"] for ours, theirs in pairs[run]] for run in others}
+    found = describe_mean(f"over_{reference}", ratios[others[-1]])
     for run in others:
-        pairs = zip(scores[run], scores[reference], strict=True)
-        ratios = [ours["bpb"] / theirs["bpb"] for ours, theirs in pairs]
-        found |= describe_mean(f"{run}_percent", [100 * (ratio - 1) for ratio in ratios])
-        if run == others[-1]:
-            found |= describe_mean(f"over_{reference}", ratios)
+        found |= describe_mean(f"{run}_percent", [100 * (ratio - 1) for ratio in ratios[run]])
     runs: dict = {run: {} for run in scores}
     for run, rows in scores.items():
         for key in rows[0]:

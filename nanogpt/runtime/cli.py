@@ -39,6 +39,14 @@ class Flags(argparse.ArgumentParser):
         group.add_argument("--max-steps", type=int, metavar="N", help=help)
         group.add_argument("--max-minutes", type=float, metavar="M", help=help)
 
+    def add_series(self, seeds: int) -> None:
+        """Add --seeds, `seeds` by default and at least 2, --max-steps and --data, for several trainings on one text."""
+        self.add_argument(
+            "--seeds", type=int, default=seeds, metavar="N", help="how many, from 1 on (default: %(default)s)"
+        )
+        self.add_argument("--max-steps", type=int, metavar="N", help="in place of train.max_steps")
+        self.add_argument("--data", default="data/pretrain", help="folder of bins and tokenizer (default: %(default)s)")
+
     def choose_output(self, args: argparse.Namespace) -> None:
         """Where no output is named, choose `out/<script>` if flags change what is made, else what params.yaml makes.
 
@@ -63,6 +71,9 @@ class Flags(argparse.ArgumentParser):
         """As argparse does, after turning `--num_samples` into `--num-samples`."""
         given = sys.argv[1:] if args is None else args
         parsed = super().parse_args([self._dashed(arg) for arg in given], namespace)
+        seeds = vars(parsed).get("seeds", 2)
+        if seeds < 2:
+            self.error(f"--seeds {seeds}: an interval needs at least 2")
         output = vars(parsed).get(self.output)
         if output and self.suffix and Path(output).suffix != self.suffix:
             self.error(f"--{self.output} {output}: choose a name that ends in {self.suffix}")

@@ -67,12 +67,8 @@ def check_schedule(settings) -> None:
     Raises BadSetting.
     """
     if not 0 <= settings.min_lr <= settings.lr:
-        raise BadSetting(
-            "min_lr",
-            settings.min_lr,
-            f"not between 0 and lr = {settings.lr}",
-            "choose 0, or a tenth of lr",
-        )
+        reason = f"not between 0 and lr = {settings.lr}"
+        raise BadSetting("min_lr", settings.min_lr, reason, "choose 0, or a tenth of lr")
     share = isinstance(settings.warmup_steps, float)
     steps = math.inf if settings.max_minutes else settings.max_steps
     if not 0 <= settings.warmup_steps < (1 if share else steps):

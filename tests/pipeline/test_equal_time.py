@@ -46,9 +46,8 @@ def test_a_plan_trains_each_run_once_and_scores_it_on_other_text(tmp_path):
     text = "\n".join(json.dumps({"text": f"once upon a time there were {i} birds"}) for i in range(200))
     (tmp_path / "birds.jsonl").write_text(text)
     clone.commit("plan")
-    done = clone.run(
-        "python", "-m", "stages.ablation", "small", "--text", "../birds.jsonl", "--out", "out/figures.json"
-    )
+    command = ("python", "-m", "stages.ablation", "small", "--text", "../birds.jsonl", "--out")
+    done = clone.run(*command, "out/figures.json")
     written = clone.json("out/figures.json")
     figures, runs = written["small"], written["small"]["runs"]
     assert figures["command"] == "python -m stages.ablation small --text ../birds.jsonl"
@@ -62,7 +61,7 @@ def test_a_plan_trains_each_run_once_and_scores_it_on_other_text(tmp_path):
     assert sorted(name.rpartition("-")[0] for name in names) == runs
     (clone.folder / "docs" / "notes.md").write_text("what was found")
     clone.commit("notes")  # no result depends on them
-    again = clone.run("python", "-m", "stages.ablation", "small", "--text", "../birds.jsonl", "--out", "out/again.json")
+    again = clone.run(*command, "out/again.json")
     assert "Running stage" not in again.stdout
     assert clone.json("out/again.json") == written
 
@@ -84,7 +83,7 @@ def test_text_for_the_test_is_none_of_the_training_text(tmp_path, monkeypatch):
 
 
 def test_the_plain_loop_is_timed_with_the_runs_own_model(monkeypatch):
-    """Twice as many steps fit where a step takes half the time; the model has the parameters of the run's."""
+    """120 seconds hold 240 steps of half a second; the model and the batch are those that the run trains."""
     timed = {}
 
     def build_only(entries, steps):
@@ -130,11 +129,7 @@ def test_plans_can_be_run(name, monkeypatch):
         ("  base:", "  base: 5", "are keys of params.yaml"),
         ("  base:", "  base:\nx:", "nothing else"),
         ("  loop:", "  plain:", "a run cannot be called plain"),
-        (
-            "steps_of: base",
-            "steps_of: plain2",
-            "run higher: steps_of = 'plain2': no earlier run; choose one of plain, base",
-        ),
+        ("steps_of: base", "steps_of: x", "run higher: steps_of = 'x': no earlier run; choose one of plain, base"),
         ("train.lr", "train.rate", "run higher: train.rate = 0.01: not a key of params"),
         ("lr: 0.01", "lr: 10", "run higher: train.lr = 10.0: not between 0 and 1"),
     ],
