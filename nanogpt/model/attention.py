@@ -4,12 +4,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nanogpt.model.dropout import dropout
+
 # Up to this many positions plain products are faster on a CPU than torch's flash kernel, forwards and backwards: in
 # bf16 about 3 times at 256 positions, in fp32 twice with oneDNN's products and as fast with MKL's (`measured_rates`).
 MATMUL_UP_TO = 512
 
 
-def causal_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
+def causal_attention(q: Tensor, k: Tensor, v: Tensor, dropout_p: float) -> Tensor:
     """Causal attention of the newest T of S positions over all S; groups of query heads share a key/value head.
 
     q: (B, H, T, D); k, v: (B, H_kv, S, D) with H a multiple of H_kv and S >= T; returns (B, H, T, D).
@@ -21,18 +23,18 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
         # One position sees every key, so a group's queries can take the place of positions: one product per
         # key/value head, where the general path repeats the work for each query head.
         q = q.reshape(B, H_kv, H // H_kv, D)
-        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout).reshape(B, H, 1, D)
+        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout_p).reshape(B, H, 1, D)
     # torch aligns its own causal mask with the oldest key; newer positions after a filled cache need another mask.
     mask = None if T == S else torch.ones(T, S, dtype=torch.bool, device=q.device).tril(S - T)
     if T == S <= MATMUL_UP_TO and q.device.type == "cpu":
-        return _attention_by_matmul(q, k, v, dropout)
+        return _attention_by_matmul(q, k, v, dropout_p)
     # enable_gqa uses the flash kernel on a CPU and was faster, forwards and backwards, than repeating k and v.
     return F.scaled_dot_product_attention(
-        q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=T == S, enable_gqa=H_kv != H
+        q, k, v, attn_mask=mask, dropout_p=dropout_p, is_causal=T == S, enable_gqa=H_kv != H
     )
 
 
-def _attention_by_matmul(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
+def _attention_by_matmul(q: Tensor, k: Tensor, v: Tensor, dropout_p: float) -> Tensor:
     """Causal attention as two matrix products and a softmax, with all scores in memory.
 
     The queries of a group are concatenated, so that a key/value head is multiplied once.
@@ -42,5 +44,5 @@ def _attention_by_matmul(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Ten
     rows = q.reshape(B * H_kv, -1, D)  # (B * H_kv, H / H_kv * T, D)
     later = torch.full((T, T), -torch.inf, dtype=q.dtype, device=q.device).triu(1).repeat(H // H_kv, 1)
     scores = torch.baddbmm(later, rows, k.reshape(B * H_kv, T, D).mT, alpha=D**-0.5)  # (B * H_kv, H / H_kv * T, T)
-    weights = F.dropout(scores.softmax(dim=-1), dropout) if dropout else scores.softmax(dim=-1)
+    weights = dropout(scores.softmax(dim=-1), dropout_p)
     return torch.bmm(weights, v.reshape(B * H_kv, T, D)).view(B, H, T, D)

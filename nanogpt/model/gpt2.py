@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from nanogpt.model.attention import causal_attention
 from nanogpt.model.config import HuggingFaceNames, ModelConfig
+from nanogpt.model.dropout import Dropout
 from nanogpt.model.kv_cache import KVCache
 from nanogpt.model.language_model import LanguageModel
 
@@ -58,7 +59,7 @@ class Block(nn.Module):
         self.attn = Attention(config, layer)
         self.ln_2 = nn.LayerNorm(config.n_embd, eps=config.norm_eps)
         self.mlp = MLP(config)
-        self.drop = nn.Dropout(config.dropout)
+        self.drop = Dropout(config.dropout)
 
     def forward(self, x: Tensor, cache: KVCache | None) -> Tensor:
         """(B, T, C) to (B, T, C)."""
@@ -80,7 +81,7 @@ class GPT2(LanguageModel):
             {
                 "wte": nn.Embedding(config.vocab_size, config.n_embd),
                 "wpe": nn.Embedding(config.block_size, config.n_embd),
-                "drop": nn.Dropout(config.dropout),
+                "drop": Dropout(config.dropout),
                 "h": nn.ModuleList(Block(config, layer) for layer in range(config.n_layer)),
                 "ln_f": nn.LayerNorm(config.n_embd, eps=config.norm_eps),
             }

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from nanogpt.model.attention import causal_attention
 from nanogpt.model.config import HuggingFaceNames, ModelConfig
+from nanogpt.model.dropout import Dropout
 from nanogpt.model.kv_cache import KVCache
 from nanogpt.model.language_model import LanguageModel
 
@@ -107,7 +108,7 @@ class Block(nn.Module):
         self.self_attn = Attention(config, layer)
         self.post_attention_layernorm = nn.RMSNorm(config.n_embd, eps=config.norm_eps)
         self.mlp = MLP(config)
-        self.drop = nn.Dropout(config.dropout)
+        self.drop = Dropout(config.dropout)
 
     def forward(self, x: Tensor, cos_sin: tuple[Tensor, Tensor], cache: KVCache | None) -> Tensor:
         """(B, T, C) to (B, T, C)."""
@@ -125,7 +126,7 @@ class Llama(LanguageModel):
         self.model = nn.ModuleDict(
             {
                 "embed_tokens": nn.Embedding(config.vocab_size, config.n_embd),
-                "drop": nn.Dropout(config.dropout),
+                "drop": Dropout(config.dropout),
                 "layers": nn.ModuleList(Block(config, layer) for layer in range(config.n_layer)),
                 "norm": nn.RMSNorm(config.n_embd, eps=config.norm_eps),
             }

@@ -25,12 +25,12 @@ def check_minimum(
 ) -> None:  # fmt: skip
     """Raise UserError if training certainly needs more than `free_mib`, by default what this process can still take.
 
-    Counted are weights, gradients and AdamW's moments, and each block's input, all in fp32; with `frozen` weights, as
-    under an adapter, only the weights and one input. `section` of params.yaml has the `batch_size`.
+    Counted are weights, gradients and the one moment that Muon keeps (AdamW keeps two), and each block's input, all in
+    fp32; with `frozen` weights, as under an adapter, only the weights and one input. `section` of params.yaml has the `batch_size`.
     """
     free = (memory.available_mib() if free_mib is None else free_mib) * MIB
     per_sequence = 4 * config.block_size * config.n_embd * (1 if frozen else config.n_layer)
-    fixed = _count_weights(config) * (4 if frozen else 16)
+    fixed = _count_weights(config) * (4 if frozen else 12)
     if (needed := fixed + per_sequence) > free:
         raise UserError(
             f"the model of section {section} is too large for the memory here: it needs at least {_gib(needed)}, and "

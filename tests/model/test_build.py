@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 from small_models import each_arch, every_shape, lively, tiny, tokens
-from torch import nn
 
 from nanogpt.model.build import build_model, count_parameters, linear_names, new_model
 from nanogpt.model.config import ModelSettings
+from nanogpt.model.dropout import Dropout
 from nanogpt.runtime.errors import BadSetting
 
 
@@ -112,7 +112,7 @@ def test_dropout_acts_in_training_alone(arch):
 @each_arch
 def test_each_dropout_acts_alone(arch):
     model, ids = lively(tiny(arch, dropout=0.5, n_layer=1)).train(), tokens(tiny(arch))
-    places = [(m, "p") for m in model.modules() if isinstance(m, nn.Dropout)]
+    places = [(m, "p") for m in model.modules() if isinstance(m, Dropout)]
     places += [(m, "dropout") for m in model.modules() if isinstance(getattr(m, "dropout", None), float)]
     assert len(places) == 3  # on the embeddings, on the attention's weights, on what a block adds
     for kept in range(len(places)):

@@ -71,6 +71,15 @@ def test_a_run_that_does_not_reach_the_loss(peer, project, monkeypatch):
         shakespeare.compare_times(peer, [1, 2])
 
 
+@pytest.mark.parametrize(("target", "reached"), [(9.0, True), (0.5, False)])
+def test_a_run_alone(project, monkeypatch, target, reached):
+    monkeypatch.setattr(shakespeare, "GPU_TARGET", target)
+    found = shakespeare.train_best(seed=1)
+    assert 1 < found["best_val_nats"] < 5
+    assert ("minutes_to_14697" in found) == reached
+    assert 0 < found.get("minutes_to_14697", 0.1) < 2
+
+
 @pytest.mark.parametrize("name", ["train.py", "data/shakespeare_char/prepare.py"])
 def test_a_folder_that_is_not_nanogpt(peer, project, name):
     (peer / name).unlink()

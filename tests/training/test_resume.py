@@ -31,6 +31,7 @@ CASES = {
     "the best weights": {"settings": {"keep": "best", "eval_every": 1, "lr": 0.3, "min_lr": 0.3}},
     "until patience ends": {"settings": {"patience": 4, "eval_every": 1, "lr": 0.3, "min_lr": 0.3}},
     "lora": {"lora": True, "model": {"dropout": 0.2}},
+    "lora by muon": {"lora": True, "settings": {"optimizer": "muon", "lr": 0.01}},
 }
 
 
