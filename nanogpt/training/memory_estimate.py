@@ -26,7 +26,8 @@ def check_minimum(
     """Raise UserError if training certainly needs more than `free_mib`, by default what this process can still take.
 
     Counted are weights, gradients and the one moment that Muon keeps (AdamW keeps two), and each block's input, all in
-    fp32; with `frozen` weights, as under an adapter, only the weights and one input. `section` of params.yaml has the `batch_size`.
+    fp32; with `frozen` weights, as under an adapter, only the weights and one input. `section` of params.yaml has the
+    `batch_size`.
     """
     free = (memory.available_mib() if free_mib is None else free_mib) * MIB
     per_sequence = 4 * config.block_size * config.n_embd * (1 if frozen else config.n_layer)

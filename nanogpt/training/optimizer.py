@@ -52,11 +52,9 @@ def build_optimizer(model: nn.Module, settings: TrainSettings, dtype: torch.dtyp
     matrices = _block_matrices(model) if settings.optimizer == "muon" else []
     known = {id(p) for p in matrices}
     others = [p for p in model.parameters() if id(p) not in known]
-    adamw = build_adamw(
-        others, settings.lr, (settings.beta1, settings.beta2), settings.weight_decay,
-        _embeddings_and_head(model), settings.embedding_lr,
-    )  # fmt: skip
-    return MuonAndAdamW(Muon(matrices, settings.lr, settings.weight_decay, dtype), adamw) if matrices else adamw
+    common = settings.lr, (settings.beta1, settings.beta2), settings.weight_decay
+    adamw = build_adamw(others, *common, _embeddings_and_head(model), settings.embedding_lr)
+    return MuonAndAdamW(Muon(matrices, *common, dtype), adamw) if matrices else adamw
 
 
 def build_adamw(

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from nanogpt.training.muon import orthogonalize
+from nanogpt.training.muon import Muon, orthogonalize
 from nanogpt.training.optimizer import build_adamw, build_optimizer
 from nanogpt.training.schedule import learning_rate
 
@@ -63,9 +63,9 @@ def test_the_learning_rates_way(training, warmup, steps, schedule):
 
 @pytest.mark.parametrize("arch", ["base", "optimized"])
 def test_muon_has_the_blocks_matrices_and_adamw_the_rest(tiny, training, arch):
-    """Matrices as torch's own Muon moves them, which has bfloat16 alone; all else as AdamW does."""
+    """Matrices as NorMuon does, from steps of torch's own Muon, which has bfloat16 alone; all else as AdamW does."""
     model = tiny(arch, n_embd=64)
-    settings = training(optimizer="muon", lr=0.01, weight_decay=0.2)
+    settings = training(optimizer="muon", lr=0.01, weight_decay=0.2, beta1=0.8, beta2=0.7)
     groups = dict.fromkeys(("muon", "adamw"))
     copies = {name: copy.deepcopy(model) for name in groups}
     blocks = {
@@ -77,21 +77,37 @@ def test_muon_has_the_blocks_matrices_and_adamw_the_rest(tiny, training, arch):
     theirs = {
         "muon": torch.optim.Muon(
             [p for name, p in copies["muon"].named_parameters() if name in blocks],
-            0.01, 0.2, 0.95, ns_steps=3, adjust_lr_fn="match_rms_adamw",
+            1.0, 0.0, 0.8, ns_steps=3, adjust_lr_fn="match_rms_adamw",
         ),
         "adamw": build_optimizer(copies["adamw"], replace(settings, optimizer="adamw"), torch.bfloat16),
     }  # fmt: skip
     random = torch.Generator().manual_seed(1)
-    for _ in range(3):
+    expected = {name: model.get_parameter(name).detach().double() for name in blocks}
+    squares = dict.fromkeys(blocks, 0.0)
+    for k in range(1, 4):
+        before = {name: copies["muon"].get_parameter(name).detach().clone() for name in blocks}
         for name, parameter in model.named_parameters():
             parameter.grad = torch.randn(parameter.shape, generator=random)
             for other in copies.values():
                 other.get_parameter(name).grad = parameter.grad.clone()
         for optimizer in (ours, *theirs.values()):
             optimizer.step()
+        for name in blocks:
+            step = (before[name] - copies["muon"].get_parameter(name).detach()).double()
+            squares[name] = 0.7 * squares[name] + 0.3 * step.square().mean(1)
+            step = step / (squares[name] / (1 - 0.7**k)).sqrt()[:, None]
+            step = step * torch.dist(before[name], copies["muon"].get_parameter(name)) / step.norm()
+            expected[name] = (1 - 0.01 * 0.2) * expected[name] - 0.01 * step
     for name, parameter in model.named_parameters():
-        expected = copies["muon" if name in blocks else "adamw"].get_parameter(name)
-        torch.testing.assert_close(parameter, expected, rtol=0, atol=1e-4 if name in blocks else 0)
+        other = expected[name].float() if name in blocks else copies["adamw"].get_parameter(name)
+        torch.testing.assert_close(parameter, other, rtol=0, atol=1e-4 if name in blocks else 0)
+
+
+def test_muon_leaves_a_matrix_without_a_gradient_where_it_is():
+    matrix = torch.nn.Parameter(torch.ones(3, 4))
+    matrix.grad = torch.zeros(3, 4)
+    Muon([matrix], 0.1, (0.9, 0.9), 0.0, torch.float32).step()
+    assert torch.equal(matrix, torch.ones(3, 4))
 
 
 @pytest.mark.parametrize("shape", [(6, 6), (5, 9), (9, 5)])
