@@ -7,8 +7,10 @@ from nanogpt.runtime.cli import Flags, override
 def main() -> None:
     """Read the settings and fine-tune."""
     flags = Flags(__doc__)
-    flags.add_argument("--base-checkpoint", help="model to adapt, scored on --data only (default: models/pretrain)")
+    flags.add_argument("--base-checkpoint", help="model to adapt (default: models/pretrain)")
     flags.add_argument("--data", default="data/finetune", help="folder of bins (default: %(default)s)")
+    first_help = "bins that the model was trained on, to score and replay (default: data/pretrain for its own)"
+    flags.add_argument("--first-domain", help=first_help)
     flags.add_argument("--r", type=int, help="rank, in place of lora.r")
     flags.add_argument("--kind", choices=["lora", "rslora", "dora"], help="in place of lora.kind")
     flags.add_length("lora")
@@ -25,6 +27,7 @@ def main() -> None:
     settings = override(given.lora, args)
     out, metrics = (args.out, args.out) if args.out else ("models/lora", "metrics")
     base, first_domain = (args.base_checkpoint, None) if args.base_checkpoint else ("models/pretrain", "data/pretrain")
+    first_domain = args.first_domain or first_domain
     training = settings.training(given.train)
     found = finetune(given.seed, settings, training, base, args.data, first_domain, out, metrics, args.overwrite)
     data = "" if args.data == flags.get_default("data") else f" --data {args.data}"

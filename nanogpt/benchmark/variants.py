@@ -23,7 +23,7 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 DTYPES: dict[str, Dtype] = {"fp32": "float32", "bf16": "bfloat16"}
 ADAPTER = LoraSettings(
     r=8, alpha=8.0, dropout=0.0, target_modules="all-linear", kind="lora",
-    max_steps=2, max_minutes=None, batch_size=1, optimizer="adamw", lr=1e-4, min_lr=1e-5, warmup_steps=0,
+    max_steps=2, max_minutes=None, batch_size=1, replay=0.0, optimizer="adamw", lr=1e-4, min_lr=1e-5, warmup_steps=0,
 )  # fmt: skip
 
 

@@ -7,13 +7,14 @@ from pathlib import Path
 from nanogpt.checkpoint.folder import load_checkpoint
 from nanogpt.checkpoint.identity import model_identity
 from nanogpt.checkpoint.model_card import adapter_card
-from nanogpt.data.tokens.batches import Windows
+from nanogpt.data.tokens.batches import Replay, Windows
 from nanogpt.data.tokens.bins import Bin
 from nanogpt.lora.adapter import display_name, save_adapter
 from nanogpt.lora.adapter_file import CONFIG
 from nanogpt.lora.attach import attach_adapter
 from nanogpt.lora.settings import LoraSettings
 from nanogpt.model.score import score_domains, score_figures
+from nanogpt.runtime.errors import BadSetting
 from nanogpt.runtime.metrics_file import write_metrics
 from nanogpt.runtime.outputs import check_outputs, training_files
 from nanogpt.training.loop import resolve_run, train
@@ -29,14 +30,17 @@ def finetune(
     """Score `base`, train an adapter for it, score again, write the adapter to `out`; returns the metrics.
 
     `data` and `first_domain` are folders of bins in the base's tokens: the text to adapt to, and the one that the base
-    was trained on, to measure what is forgotten (None leaves that out). `training` is from `LoraSettings.training`.
-    Both scores are in fp32 on the device, threads and kernels of training. Curves and metrics go to `metrics_folder`.
-    An interrupted call is resumed by the next one with equal arguments. Raises UserError as `train` does,
-    and if an output may not be written (`check_outputs`).
+    was trained on, to measure what is forgotten and for `lora.replay` (None where it is not known). `training` is from
+    `LoraSettings.training`. Both scores are in fp32 on the device, threads and kernels of training. Curves and metrics
+    go to `metrics_folder`. An interrupted call is resumed by the next one with equal arguments. Raises UserError as
+    `train` does, if an output may not be written (`check_outputs`), and for a replay of text that is not known.
     """
     started = time.monotonic()
     inputs = [base, data, *([] if first_domain is None else [first_domain])]
     check_outputs({out: CONFIG} | training_files(metrics_folder, "lora-finetune"), inputs, overwrite)
+    if lora.replay and first_domain is None:
+        reason = "the text that the model was trained on is not known"
+        raise BadSetting("lora.replay", lora.replay, reason, "name its bins with --first-domain, or choose 0.0")
     lora, training = resolve_warmup(lora), resolve_warmup(training)
     net, tok = load_checkpoint(base)
     sha256 = model_identity(base)  # of the files that were loaded: others may be there after training
@@ -48,6 +52,10 @@ def finetune(
     windows = [Windows(split, net.config.block_size, seed, whole) for split in (train_data, val_data)]
     inputs = {"seed": seed, "base": sha256, "lora": asdict(lora), "train": training.fingerprint_inputs()}
     inputs["data"] = [tok.sha256, train_data.counts.sha256, val_data.counts.sha256]
+    if lora.replay:
+        old = Bin.open(first_domain, "train", tok)
+        windows[0] = Replay(windows[0], Windows(old, net.config.block_size, seed, whole), lora.replay)
+        inputs["data"].append(old.counts.sha256)
     with resumable_run("lora-finetune", lora.kind, inputs, training.checkpoint_every, {}, started) as run:
         device, _ = resolve_run(net.config, training, run).apply()
         before = score_domains(net.to(device), domains, tok.byte_lengths())

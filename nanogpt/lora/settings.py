@@ -22,6 +22,7 @@ class LoraSettings(CheckedSettings):
     max_steps: PositiveInt
     max_minutes: Minutes
     batch_size: PositiveInt
+    replay: Annotated[float, Require(lambda x: 0 <= x < 1, "not a share below 1", "choose 0.0 to 0.5")]
     optimizer: Literal["adamw", "muon"]
     lr: LearningRate
     min_lr: float

@@ -81,7 +81,7 @@ def project(tmp_path_factory, tiny, byte, training, write_bins) -> Path:
     root = tmp_path_factory.mktemp("project")
     write_bins(root / "data" / "pretrain", byte, name="cats")
     write_bins(root / "data" / "finetune", byte, texts=["WE STUDY A THING. " * 5] * 8, name="loud")
-    lora = LoraSettings(4, 8.0, 0.0, "all-linear", "lora", 30, None, 4, "adamw", 0.02, 0.002, 3)
+    lora = LoraSettings(4, 8.0, 0.0, "all-linear", "lora", 30, None, 4, 0.0, "adamw", 0.02, 0.002, 3)
     model = tiny("optimized")
     pretrain, finetune = (
         Windows(Bin.open(root / "data" / role, "train", byte), 16, 1) for role in ("pretrain", "finetune")

@@ -19,7 +19,7 @@ SHAPE = {"n_layer": 2, "n_head": 2, "n_kv_head": 1, "n_embd": 16}
 
 def settings(**changed) -> LoraSettings:
     values = {"r": 3, "alpha": 6.0, "dropout": 0.0, "target_modules": "all-linear", "kind": "lora", "max_steps": 12}
-    values |= {"max_minutes": None, "optimizer": "adamw"}
+    values |= {"max_minutes": None, "optimizer": "adamw", "replay": 0.0}
     return LoraSettings(**values | {"batch_size": 4, "lr": 0.02, "min_lr": 0.002, "warmup_steps": 2} | changed)
 
 

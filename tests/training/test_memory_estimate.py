@@ -58,6 +58,6 @@ def test_the_estimate_is_close_to_measured_peaks(changed, batch_size, dtype, tar
     model = build_model(ModelConfig(**config | {"tie_embeddings": True, "qk_norm": False} | changed))
     if targets:
         model = attach_adapter(
-            model, LoraSettings(32, 32.0, 0.0, targets, "lora", 10, None, 4, "adamw", 1e-3, 1e-4, 0), 1
+            model, LoraSettings(32, 32.0, 0.0, targets, "lora", 10, None, 4, 0.0, "adamw", 1e-3, 1e-4, 0), 1
         )
     assert estimate_training_mib(model, batch_size, dtype) == pytest.approx(peak_mib, rel=0.4)

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("inside")
 
 
 def adapted(model):
-    settings = LoraSettings(4, 4.0, 0.1, "all", "lora", 20, None, 4, "adamw", 1e-3, 1e-4, 2)
+    settings = LoraSettings(4, 4.0, 0.1, "all", "lora", 20, None, 4, 0.0, "adamw", 1e-3, 1e-4, 2)
     return attach_adapter(model, settings, seed=1)
 
 

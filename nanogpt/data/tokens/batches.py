@@ -1,4 +1,4 @@
-"""Batches of a bin whose order is a pure function of (seed, sample number).
+"""Batches of one bin or two whose order is a pure function of (seed, sample number).
 
 So there is nothing to save for resuming, and the order does not depend on the batch size.
 """
@@ -14,7 +14,24 @@ if TYPE_CHECKING:
     import torch
 
 
-class Windows:
+class Samples:
+    """Numbered samples of `block_size` tokens, served in batches."""
+
+    block_size: int
+
+    def rows(self, samples: np.ndarray) -> np.ndarray:
+        """(n,) int64 sample numbers to their (n, block_size + 1) int64 tokens: a window and its last target."""
+        raise NotImplementedError
+
+    def batch(self, step: int, batch_size: int) -> tuple["torch.Tensor", "torch.Tensor"]:
+        """Inputs and targets of a step, each (batch_size, block_size) int64."""
+        import torch  # here, so that the stage that writes bins starts without it
+
+        rows = torch.from_numpy(self.rows(step * batch_size + np.arange(batch_size)))  # (B, T + 1)
+        return rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
+
+
+class Windows(Samples):
     """Batches of a bin in an order that depends on the seed and the sample's number alone.
 
     An epoch cuts the stream into windows of `block_size` tokens from a random offset, and yields `per_epoch` of them in
@@ -43,14 +60,10 @@ class Windows:
         epochs, places = np.divmod(samples, self.per_epoch)
         return np.array([self._order(e)[p] for e, p in zip(epochs.tolist(), places.tolist(), strict=True)], np.int64)
 
-    def batch(self, step: int, batch_size: int) -> tuple["torch.Tensor", "torch.Tensor"]:
-        """Inputs and targets of a step, each (batch_size, block_size) int64."""
-        import torch  # here, so that the stage that writes bins starts without it
-
-        starts = self.starts(step * batch_size + np.arange(batch_size))
-        rows = np.stack([self.bin.tokens[start : start + self.block_size + 1] for start in starts])  # (B, T + 1)
-        rows = torch.from_numpy(rows.astype(np.int64))
-        return rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
+    def rows(self, samples: np.ndarray) -> np.ndarray:
+        """(n,) int64 sample numbers to their (n, block_size + 1) int64 tokens: a window and its last target."""
+        windows = [self.bin.tokens[start : start + self.block_size + 1] for start in self.starts(samples)]
+        return np.array(windows, np.int64).reshape(len(samples), self.block_size + 1)
 
     def _order(self, epoch: int) -> np.ndarray:
         """(per_epoch,) int64 window starts of an epoch; the last epoch asked for is kept."""
@@ -72,3 +85,22 @@ class Windows:
             end = int(self._ends[np.searchsorted(self._ends, start, side="right") - 1])
             starts.append(min(last, end if end > starts[-1] else start))
         return np.array(starts, np.int64)
+
+
+class Replay(Samples):
+    """Windows of a new text, among which those of an old one are spread evenly: `share` of all, from 0 to below 1.
+
+    Of the first n samples, floor(n * share) are of the old text, each text in its own order.
+    """
+
+    def __init__(self, new: Windows, old: Windows, share: float):
+        self.new, self.old, self.share, self.block_size = new, old, share, new.block_size
+
+    def rows(self, samples: np.ndarray) -> np.ndarray:
+        """(n,) int64 sample numbers to their (n, block_size + 1) int64 tokens: a window and its last target."""
+        before, after = (np.floor(n * self.share).astype(np.int64) for n in (samples, samples + 1))
+        replayed = after > before
+        rows = np.empty((len(samples), self.block_size + 1), np.int64)
+        rows[replayed] = self.old.rows(before[replayed])
+        rows[~replayed] = self.new.rows((samples - before)[~replayed])
+        return rows

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanogpt.data.tokens.batches import Windows
+from nanogpt.data.tokens.batches import Replay, Windows
 from nanogpt.data.tokens.bins import Bin, Counts, tokenizer_of_bins
 from nanogpt.runtime.errors import UserError
 
@@ -99,6 +99,26 @@ def test_a_batch_is_a_function_of_seed_and_sample(step, split):
     pieces = [other.batch(step * parts + part, rows) for part in reversed(range(parts))][::-1]
     assert x.tolist() == [row for piece, _ in pieces for row in piece.tolist()]
     assert y.tolist() == [row for _, piece in pieces for row in piece.tolist()]
+
+
+@settings(deadline=None, max_examples=40)
+@given(share=st.floats(0, 0.99), size=st.integers(1, 20), step=st.integers(0, 30))
+def test_replay_is_an_even_share_of_both_texts_in_their_order(share, size, step):
+    """Tokens of the old text are made to be above those of the new."""
+    new, old = (
+        Windows(counting(300), 7, 1),
+        Windows(Bin("old", "train", counting(400).tokens + 1000, 0, Counts()), 7, 2),
+    )
+    n = size * (step + 1)
+    batches = [Replay(new, old, share).batch(i, size)[0] for i in range(step + 1)]
+    rows = [row for batch in batches for row in batch.tolist()]
+    replayed = [row for row in rows if row[0] >= 1000]
+    assert len(replayed) == int(n * share)
+    assert replayed == old.rows(np.arange(len(replayed)))[:, :-1].tolist()
+    fresh = [row for row in rows if row[0] < 1000]
+    assert fresh == new.rows(np.arange(len(fresh)))[:, :-1].tolist()
+    for i in range(n):
+        assert abs(sum(row[0] >= 1000 for row in rows[:i]) - i * share) <= 1
 
 
 def test_targets_are_the_next_tokens():
