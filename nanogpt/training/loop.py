@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from nanogpt.data.tokens.batches import Windows
+from nanogpt.data.tokens.batches import Replay, Windows
 from nanogpt.hardware import memory
 from nanogpt.hardware.auto import ComputeSetup, describe_machine, resolve_auto
 from nanogpt.hardware.compilation import ASSUMED_FLOPS_PER_S
@@ -47,7 +47,7 @@ def resolve_run(config: ModelConfig, settings: TrainSettings, run: ResumableRun 
 
 
 def train(
-    model: nn.Module, train_data: Windows, val_data: Windows, settings: TrainSettings, seed: int,
+    model: nn.Module, train_data: Windows | Replay, val_data: Windows, settings: TrainSettings, seed: int,
     run: ResumableRun | None = None, section: str = "train",
 ) -> RunRecord:  # fmt: skip
     """Train the parameters of `model` that require gradients, in place.

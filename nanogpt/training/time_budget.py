@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from nanogpt.data.tokens.batches import Windows
+from nanogpt.data.tokens.batches import Replay, Windows
 from nanogpt.hardware.device import autocast
 from nanogpt.model.score import validate
 from nanogpt.training.optimizer import build_optimizer
@@ -19,7 +19,7 @@ MEASURED_S, MIN_STEPS = 5.0, 4
 
 
 def steps_in_budget(
-    model: nn.Module, loss_of: Callable[[Tensor, Tensor], Tensor], train_data: Windows, val_data: Windows,
+    model: nn.Module, loss_of: Callable[[Tensor, Tensor], Tensor], train_data: Windows | Replay, val_data: Windows,
     settings: TrainSettings, device: torch.device, dtype: torch.dtype,
 ) -> int:  # fmt: skip
     """Return how many steps, with their validations, fit into `settings.max_minutes`, less the time this call takes.

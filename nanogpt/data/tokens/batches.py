@@ -14,24 +14,7 @@ if TYPE_CHECKING:
     import torch
 
 
-class Samples:
-    """Numbered samples of `block_size` tokens, served in batches."""
-
-    block_size: int
-
-    def rows(self, samples: np.ndarray) -> np.ndarray:
-        """(n,) int64 sample numbers to their (n, block_size + 1) int64 tokens: a window and its last target."""
-        raise NotImplementedError
-
-    def batch(self, step: int, batch_size: int) -> tuple["torch.Tensor", "torch.Tensor"]:
-        """Inputs and targets of a step, each (batch_size, block_size) int64."""
-        import torch  # here, so that the stage that writes bins starts without it
-
-        rows = torch.from_numpy(self.rows(step * batch_size + np.arange(batch_size)))  # (B, T + 1)
-        return rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
-
-
-class Windows(Samples):
+class Windows:
     """Batches of a bin in an order that depends on the seed and the sample's number alone.
 
     An epoch cuts the stream into windows of `block_size` tokens from a random offset, and yields `per_epoch` of them in
@@ -65,6 +48,10 @@ class Windows(Samples):
         windows = [self.bin.tokens[start : start + self.block_size + 1] for start in self.starts(samples)]
         return np.array(windows, np.int64).reshape(len(samples), self.block_size + 1)
 
+    def batch(self, step: int, batch_size: int) -> tuple["torch.Tensor", "torch.Tensor"]:
+        """Inputs and targets of a step, each (batch_size, block_size) int64."""
+        return _inputs_and_targets(self.rows(step * batch_size + np.arange(batch_size)))
+
     def _order(self, epoch: int) -> np.ndarray:
         """(per_epoch,) int64 window starts of an epoch; the last epoch asked for is kept."""
         if epoch != self._epoch:
@@ -87,7 +74,7 @@ class Windows(Samples):
         return np.array(starts, np.int64)
 
 
-class Replay(Samples):
+class Replay:
     """Windows of a new text, among which those of an old one are spread evenly: `share` of all, from 0 to below 1.
 
     Of the first n samples, floor(n * share) are of the old text, each text in its own order.
@@ -104,3 +91,14 @@ class Replay(Samples):
         rows[replayed] = self.old.rows(before[replayed])
         rows[~replayed] = self.new.rows((samples - before)[~replayed])
         return rows
+
+    def batch(self, step: int, batch_size: int) -> tuple["torch.Tensor", "torch.Tensor"]:
+        """Inputs and targets of a step, each (batch_size, block_size) int64."""
+        return _inputs_and_targets(self.rows(step * batch_size + np.arange(batch_size)))
+
+
+def _inputs_and_targets(rows: np.ndarray) -> tuple["torch.Tensor", "torch.Tensor"]:
+    import torch  # here, so that the stage that writes bins starts without it
+
+    rows = torch.from_numpy(rows)  # (B, T + 1)
+    return rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
