@@ -1,4 +1,4 @@
-"""Train a LoRA adapter for models/pretrain on data/finetune: models/lora, metrics and curves."""
+"""Train a LoRA adapter for models/pretrain on data/finetune, or all its weights: models/lora, metrics and curves."""
 
 from nanogpt.runtime import process
 from nanogpt.runtime.cli import Flags, override
@@ -12,7 +12,7 @@ def main() -> None:
     first_help = "bins that the model was trained on, to score and replay (default: data/pretrain for its own)"
     flags.add_argument("--first-domain", help=first_help)
     flags.add_argument("--r", type=int, help="rank, in place of lora.r")
-    flags.add_argument("--kind", choices=["lora", "rslora", "dora"], help="in place of lora.kind")
+    flags.add_argument("--kind", choices=["lora", "rslora", "dora", "full"], help="in place of lora.kind")
     flags.add_length("lora")
     flags.add_output("--out", help="adapter folder to write, metrics inside it (default: models/lora and metrics/)")
     args = flags.parse_args()
@@ -31,8 +31,9 @@ def main() -> None:
     training = settings.training(given.train)
     found = finetune(given.seed, settings, training, base, args.data, first_domain, out, metrics, args.overwrite)
     data = "" if args.data == flags.get_default("data") else f" --data {args.data}"
+    made = "all weights" if settings.kind == "full" else "an adapter"
     print(
-        f"{out}: adapter for {base} trained on {args.data}, validation {found['val']['bpb']:.3f} bits per byte "
+        f"{out}: {made} of {base} trained on {args.data}, validation {found['val']['bpb']:.3f} bits per byte "
         f"({metrics}/lora-finetune.json); next: python -m stages.merge --lora-checkpoint {out}{data}"
     )
 

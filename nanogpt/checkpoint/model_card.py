@@ -32,14 +32,18 @@ def pretrained_card(
     return _card(f"nanogpt {config.arch}", "transformers", config, facts, settings, MODEL_USE[file_format])
 
 
-def adapter_card(model, base: str, train: Bin, val: Bin, before: Score, after: Score, settings: dict) -> str:
-    """The card of a LoRA adapter for the model in the folder `base`."""
+def finetuned_card(
+    model, base: str, train: Bin, val: Bin, before: Score, after: Score, settings: dict, full: bool
+) -> str:
+    """The card of a LoRA adapter for the model in the folder `base`, or of that model with all weights trained."""
     facts = {
-        "adapter for": base,
+        "fine-tuned from" if full else "adapter for": base,
         **_data("trained on", train),
-        "bits per byte without it": f"{before.bpb:.4f}",
+        "bits per byte before": f"{before.bpb:.4f}",
         **_result(val, after),
     }
+    if full:
+        return _card(f"{base}, fine-tuned", "transformers", model.config, facts, settings, MODEL_USE["safetensors"])
     return _card(f"LoRA adapter for {base}", "peft", model.config, facts, settings, ADAPTER_USE)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from nanogpt.checkpoint.folder import load_checkpoint
 from nanogpt.inference.completions import complete
 from nanogpt.inference.settings import SampleSettings
-from nanogpt.lora.adapter import open_adapted
+from nanogpt.lora.adapter import open_finetuned
 
 
 def print_samples(
@@ -17,8 +17,7 @@ def print_samples(
     `interactive` reads prompts from the terminal until an empty one. Raises UserError for models that cannot be read.
     """
     if adapter:
-        adapted, tok = open_adapted(adapter, checkpoint)
-        model = adapted.get_base_model()
+        model, tok = open_finetuned(adapter, checkpoint)
     else:
         model, tok = load_checkpoint(checkpoint or "models/merged")
     prompts = iter(lambda: input("prompt> "), "") if interactive else settings.prompts

@@ -12,7 +12,7 @@ from nanogpt.data.tokens.tokenizer import Tokenizer
 from nanogpt.hardware.device import configure_torch
 from nanogpt.inference.completions import complete
 from nanogpt.inference.settings import SampleSettings
-from nanogpt.lora.adapter import open_adapted
+from nanogpt.lora.adapter import open_finetuned
 from nanogpt.model.score import Score, score_domains, score_figures
 from nanogpt.runtime import atomic
 from nanogpt.runtime.errors import UserError
@@ -81,7 +81,7 @@ def _open_models(
     """Load all models first, so that a wrong path is reported before minutes of scoring."""
     models = {PRETRAINED: load_checkpoint(base)}
     if adapter is not None:
-        models["adapted"] = _open_adapter(adapter, base)
+        models["adapted"] = open_finetuned(adapter, base)
     if merged is not None:
         models["merged"] = load_checkpoint(merged)
     for path in also:
@@ -91,15 +91,10 @@ def _open_models(
             models[path] = load_checkpoint(path)
             continue
         try:
-            models[path] = _open_adapter(path, None)
+            models[path] = open_finetuned(path)
         except UserError:  # the model that it names has moved or changed
-            models[path] = _open_adapter(path, base)
+            models[path] = open_finetuned(path, base)
     return models
-
-
-def _open_adapter(adapter: Path | str, base: Path | str | None) -> tuple[nn.Module, Tokenizer]:
-    adapted, tok = open_adapted(adapter, base)
-    return adapted.get_base_model(), tok
 
 
 @contextlib.contextmanager

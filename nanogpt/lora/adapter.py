@@ -11,9 +11,9 @@ from nanogpt.checkpoint.folder import load_checkpoint
 from nanogpt.checkpoint.identity import model_identity
 from nanogpt.data.tokens.tokenizer import Tokenizer
 from nanogpt.lora.adapter_file import BASE, CONFIG, Adapter, read_adapter, read_weights
-from nanogpt.lora.attach import adaptable_modules
+from nanogpt.lora.attach import adaptable_modules, embedding_ends
 from nanogpt.runtime import atomic
-from nanogpt.runtime.errors import UserError
+from nanogpt.runtime.errors import UserError, shorten
 
 if TYPE_CHECKING:
     from peft import PeftModel  # takes seconds to import: the functions below do it when needed
@@ -61,6 +61,22 @@ def open_adapted(folder: Path | str, base: Path | str | None = None) -> tuple["P
         remedy = "name the adapter's own with --base-checkpoint, or train the adapter again"
         raise UserError(f"{reason}: merged already, or trained again; {remedy}")
     return load_adapter(folder, model), tok
+
+
+def open_finetuned(folder: Path | str, base: Path | str | None = None) -> tuple[nn.Module, Tokenizer]:
+    """Load what the lora-finetune stage wrote, and its tokenizer: an adapter on its base, or a model folder.
+
+    Raises UserError as `open_adapted` and `load_checkpoint` do.
+    """
+    if is_whole_model(folder):
+        return load_checkpoint(folder)
+    adapted, tok = open_adapted(folder, base)
+    return adapted.get_base_model(), tok
+
+
+def is_whole_model(folder: Path | str) -> bool:
+    """Whether the folder holds a model and no adapter, as fine-tuning with `lora.kind` full writes it."""
+    return Path(folder, "config.json").is_file() and not Path(folder, CONFIG).is_file()
 
 
 def load_adapter(folder: Path | str, model: nn.Module) -> "PeftModel":
@@ -111,6 +127,15 @@ def _tensor_shapes(model: nn.Module, adapter: Adapter) -> dict[str, tuple[int, .
     r, modules, shapes = adapter.lora["r"], adaptable_modules(model), {}
     if r > model.config.n_embd:
         raise UserError(f"the adapter's rank of {r} is above the model's width of {model.config.n_embd}")
+    for name, ids in (adapter.lora["trainable_token_indices"] or {}).items():
+        names = [end for end in embedding_ends(model) if f".{end}".endswith(f".{name}")]
+        if not names:
+            raise UserError(f"this model has no embeddings of its own in {shorten(repr(name))}")
+        if max(ids) >= model.config.vocab_size:
+            raise UserError(
+                f"the adapter has an embedding for token {max(ids)}, and the model has {model.config.vocab_size}"
+            )
+        shapes[f"base_model.model.{names[0]}.token_adapter.trainable_tokens_delta"] = (len(ids), model.config.n_embd)
     for target in adapter.lora["target_modules"]:  # a name, or the end of a path, as in PEFT
         names = [name for name in modules if f".{name}".endswith(f".{target}")]
         if not names:

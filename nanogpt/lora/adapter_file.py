@@ -2,7 +2,7 @@
 
 The folder holds PEFT's two files and our base.json: which model the adapter was trained on, identified by SHA-256 of
 its content, not by path. PEFT's config can name classes to import, weights to start anew and layers to copy: only the
-keys of plain LoRA are read, and a folder that uses any other is refused.
+keys of LoRA and of trained embeddings are read, and a folder that uses any other is refused.
 """
 
 import json
@@ -19,8 +19,16 @@ from nanogpt.runtime.errors import UserError, shorten
 
 CONFIG, WEIGHTS, BASE = "adapter_config.json", "adapter_model.safetensors", "base.json"
 _FLOATS = {"F64", "F32", "F16", "BF16"}
-_JSON_BYTES = 1 << 20  # PEFT's config has 1 KiB
+_JSON_BYTES = 1 << 22  # PEFT's config has 1 KiB, and for each trained embedding the token's number
 _RETRAIN = "train the adapter again"
+
+
+def _are_rows(value: object) -> bool:
+    """Whether these are modules with token ids, each once."""
+    return isinstance(value, dict) and all(
+        isinstance(ids, list) and ids and all(type(i) is int and i >= 0 for i in ids) and len(set(ids)) == len(ids)
+        for ids in value.values()
+    )
 
 
 # The keys of PEFT's config that describe plain LoRA, rsLoRA and DoRA: default and test of the value.
@@ -31,6 +39,7 @@ _LORA_KEYS = {
     "target_modules": (
         None, lambda value: isinstance(value, list) and value and all(isinstance(name, str) and name for name in value)
     ),
+    "trainable_token_indices": (None, lambda value: value is None or _are_rows(value)),
     "use_rslora": (False, lambda value: value in (True, False)),
     "use_dora": (False, lambda value: value in (True, False)),
 }  # fmt: skip

@@ -1,12 +1,14 @@
-"""Body of the lora-finetune stage: trains an adapter for a model on a second domain."""
+"""Body of the lora-finetune stage: trains an adapter for a model, or all of its weights, on a second domain."""
 
 import time
 from dataclasses import asdict
 from pathlib import Path
 
-from nanogpt.checkpoint.folder import load_checkpoint
+import numpy as np
+
+from nanogpt.checkpoint.folder import load_checkpoint, output_marker, save_checkpoint
 from nanogpt.checkpoint.identity import model_identity
-from nanogpt.checkpoint.model_card import adapter_card
+from nanogpt.checkpoint.model_card import finetuned_card
 from nanogpt.data.tokens.batches import Replay, Windows
 from nanogpt.data.tokens.bins import Bin
 from nanogpt.lora.adapter import display_name, save_adapter
@@ -29,6 +31,8 @@ def finetune(
 ) -> dict:  # fmt: skip
     """Score `base`, train an adapter for it, score again, write the adapter to `out`; returns the metrics.
 
+    With `lora.kind` full all weights are trained, and `out` is a model folder.
+
     `data` and `first_domain` are folders of bins in the base's tokens: the text to adapt to, and the one that the base
     was trained on, to measure what is forgotten and for `lora.replay` (None where it is not known). `training` is from
     `LoraSettings.training`. Both scores are in fp32 on the device, threads and kernels of training. Curves and metrics
@@ -37,7 +41,12 @@ def finetune(
     """
     started = time.monotonic()
     inputs = [base, data, *([] if first_domain is None else [first_domain])]
-    check_outputs({out: CONFIG} | training_files(metrics_folder, "lora-finetune"), inputs, overwrite)
+    full = lora.kind == "full"
+    check_outputs(
+        {out: output_marker(out) if full else CONFIG} | training_files(metrics_folder, "lora-finetune"),
+        inputs,
+        overwrite,
+    )
     if lora.replay and first_domain is None:
         reason = "the text that the model was trained on is not known"
         raise BadSetting("lora.replay", lora.replay, reason, "name its bins with --first-domain, or choose 0.0")
@@ -59,14 +68,18 @@ def finetune(
     with resumable_run("lora-finetune", lora.kind, inputs, training.checkpoint_every, {}, started) as run:
         device, _ = resolve_run(net.config, training, run).apply()
         before = score_domains(net.to(device), domains, tok.byte_lengths())
-        adapted = attach_adapter(net, lora, seed)
+        tokens = np.union1d(train_data.tokens, tok.eot).tolist()
+        adapted = net if full else attach_adapter(net, lora, seed, tokens)
         record = train(net, *windows, training, seed, run, section="lora")
         after = score_domains(net, domains, tok.byte_lengths())
         training, lora = fix_steps(training, record.max_steps), fix_steps(lora, record.max_steps)
         settings = {"seed": seed, "lora": lora, "train": training}
         scores = before["finetune"], after["finetune"]
-        card = adapter_card(net, display_name(base), train_data, val_data, *scores, settings)
-        save_adapter(adapted, out, base, sha256, card)
+        card = finetuned_card(net, display_name(base), train_data, val_data, *scores, settings, full)
+        if full:
+            save_checkpoint(out, net, tok, card=card)
+        else:
+            save_adapter(adapted, out, base, sha256, card)
         record.save(metrics_folder, "lora-finetune")
         metrics = record.metrics(after["finetune"], val_data, started)
         metrics |= {"before": score_figures(before), "after": score_figures(after, before)}

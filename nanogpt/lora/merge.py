@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from nanogpt.checkpoint.folder import output_marker, read_card, save_checkpoint
+from nanogpt.checkpoint.folder import load_checkpoint, output_marker, read_card, save_checkpoint
 from nanogpt.checkpoint.model_card import merged_card
 from nanogpt.checkpoint.settings import CheckpointSettings, Dtype
 from nanogpt.data.tokens.batches import Windows
 from nanogpt.data.tokens.bins import Bin
-from nanogpt.lora.adapter import display_name, find_base, open_adapted
+from nanogpt.lora.adapter import display_name, find_base, is_whole_model, open_adapted
 from nanogpt.runtime.errors import UserError
 from nanogpt.runtime.metrics_file import write_metrics
 from nanogpt.runtime.outputs import check_outputs
@@ -35,16 +35,16 @@ def merge_folder(
 ) -> dict[str, float]:  # fmt: skip
     """Merge an adapter folder into its base and save the result as a model folder, or a .pt file.
 
-    `base` is the model folder that the adapter was trained on, or None for the one that the adapter names; `data` is
+    A model folder, with all of its weights trained, is saved as it is. `base` is the model folder that the adapter was trained on, or None for the one that the adapter names; `data` is
     the folder of bins that the models are compared on, whose differences are returned (see `merge_adapter`). Raises
     UserError if an input does not fit or an output may not be written (see `check_outputs`).
     """
     remove_committed_runs()
-    base = base or find_base(adapter)
-    check_outputs({out: output_marker(out), metrics_file: None}, [base, adapter, data], overwrite)
-    adapted, tok = open_adapted(adapter, base)
-    merged, figures = merge_adapter(adapted, Bin.open(data, "val", tok), settings.dtype)
-    parts = {display_name(part): read_card(part) for part in (base, adapter)}
+    parts = [adapter] if is_whole_model(adapter) else [base or find_base(adapter), adapter]
+    check_outputs({out: output_marker(out), metrics_file: None}, [*parts, data], overwrite)
+    model, tok = load_checkpoint(adapter) if is_whole_model(adapter) else open_adapted(adapter, parts[0])
+    merged, figures = merge_adapter(model, Bin.open(data, "val", tok), settings.dtype)
+    parts = {display_name(part): read_card(part) for part in parts}
     card = merged_card(merged.config, parts, settings.format)
     save_checkpoint(out, merged, tok, settings, card)
     write_metrics(metrics_file, figures)
@@ -52,19 +52,22 @@ def merge_folder(
 
 
 @torch.no_grad()
-def merge_adapter(adapted: "PeftModel", data: Bin, dtype: Dtype = "float32") -> tuple[nn.Module, dict[str, float]]:
+def merge_adapter(
+    adapted: "PeftModel | nn.Module", data: Bin, dtype: Dtype = "float32"
+) -> tuple[nn.Module, dict[str, float]]:
     """Add an adapter to the weights, for LoRA W + (alpha / r) B A, and check that the outputs stay the same.
 
     The adapted model is compared with the merged one, and with the merged one rounded to `dtype` as it will be saved,
-    on the first WINDOWS windows of `data`. If embedding and head share their weights and the adapter is on one of
-    them, the merged model has them separately. Returns the merged model in fp32, and by how much its logits and its
+    on the first WINDOWS windows of `data`. If embedding and head share their weights and a low-rank adapter of another
+    program is on one of them, the merged model has them separately. Returns the merged model in fp32, and by how much its logits and its
     loss (nats) differ, under "saved_…" those of the rounded one. `adapted` is not changed. Raises UserError if a loss
     differs by more than BOUNDS.
     """
     adapted.eval()
     model = copy.deepcopy(adapted)
-    _untie(model.get_base_model())
-    model = model.merge_and_unload().eval()
+    if hasattr(model, "merge_and_unload"):  # with an adapter
+        _untie(model.get_base_model())
+        model = model.merge_and_unload().eval()
     figures = saved = _compare_outputs(adapted, model, data, "float32", "train the adapter again")
     if dtype != "float32":
         rounded = copy.deepcopy(model).to(getattr(torch, dtype)).float()
@@ -73,8 +76,7 @@ def merge_adapter(adapted: "PeftModel", data: Bin, dtype: Dtype = "float32") -> 
 
 
 def _compare_outputs(adapted: nn.Module, merged: nn.Module, data: Bin, dtype: Dtype, remedy: str) -> dict[str, float]:
-    config = adapted.get_base_model().config
-    windows = Windows(data, config.block_size, seed=0)
+    windows = Windows(data, merged.config.block_size, seed=0)
     count = min(WINDOWS, windows.per_epoch)
     largest = mean = change = torch.zeros((), dtype=torch.float64)
     for i in range(count):  # one at a time: the logits of a large vocabulary take much memory
@@ -93,7 +95,7 @@ def _compare_outputs(adapted: nn.Module, merged: nn.Module, data: Bin, dtype: Dt
 def _untie(model: nn.Module) -> None:
     """Give a tied head a copy of its weights if an adapter changes the head or the embedding."""
     tied = [model.lm_head, model.get_submodule(model.hf.embedding)]
-    if model.config.tie_embeddings and any(hasattr(module, "base_layer") for module in tied):
+    if model.config.tie_embeddings and any(hasattr(module, "lora_A") for module in tied):
         head = getattr(model.lm_head, "base_layer", model.lm_head)
         head.weight = nn.Parameter(head.weight.detach().clone(), requires_grad=False)
         model.config = dataclasses.replace(model.config, tie_embeddings=False)

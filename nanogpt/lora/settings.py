@@ -18,7 +18,7 @@ class LoraSettings(CheckedSettings):
     alpha: Annotated[float, Require(lambda x: x > 0, "must be above 0", "r or twice r is usual")]
     dropout: Dropout
     target_modules: Annotated[Targets, Require(len, "names no module", "write all-linear")]
-    kind: Literal["lora", "rslora", "dora"]
+    kind: Literal["lora", "rslora", "dora", "full"]
     max_steps: PositiveInt
     max_minutes: Minutes
     batch_size: PositiveInt

@@ -1,6 +1,6 @@
 """The shape of a model: section `model` of params.yaml, and the whole with the tokenizer's vocabulary."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 from nanogpt.runtime.errors import BadSetting
@@ -87,3 +87,7 @@ class ModelConfig(ModelSettings):
     norm_eps: float = 1e-5
     activation: Literal["gelu_new", "gelu"] = "gelu_new"  # base: GELU in its tanh form, or exact
     rope_theta: float = 10_000.0  # optimized: base of the rotary positions' wavelengths
+
+    def to_dict(self) -> dict:
+        """The fields, with tied embeddings under the name by which PEFT asks for them."""
+        return asdict(self) | {"tie_word_embeddings": self.tie_embeddings}

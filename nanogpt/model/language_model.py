@@ -30,6 +30,14 @@ class LanguageModel(nn.Module, ABC):
         if not self.lm_head.weight.is_meta:  # on the meta device, `build_with_weights` assigns the weights of a file
             self.initialise()
 
+    def get_input_embeddings(self) -> nn.Module:
+        """The embedding of tokens, as PEFT asks for it."""
+        return self.get_submodule(self.hf.embedding)
+
+    @property
+    def _tied_weights_keys(self) -> list[str]:  # read by PEFT
+        return ["lm_head.weight"] if self.config.tie_embeddings else []
+
     @torch.no_grad()
     def initialise(self) -> None:
         """Draw normal weights, smaller ones where 2 * n_layer outputs add up in the residual stream; zero biases."""

@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from nanogpt.model.head import as_product
+
 Reduction = Literal["mean", "none"]
 
 IGNORED = -100
@@ -26,17 +28,18 @@ def head_loss(head: nn.Module, hidden: Tensor, targets: Tensor, reduction: Reduc
     Returns a scalar, the mean over the targets that are not ignored (0 if all are), or with "none" (B, T), 0 where
     ignored. Products run in autocast's dtype, or in that of `hidden`.
 
-    For a plain linear head on a CPU the weight is used directly, see `FusedLoss`. Any other head, such as one with an
-    adapter, is called as a module, and so is a head if the gradient of each single loss is needed.
+    On a CPU a head that is a product of matrices, plain or with an adapter, is not called: see `as_product` and
+    `FusedLoss`. Any other head is called as a module, and so is one if the gradient of each single loss is needed.
     """
     rows, ids = hidden.flatten(0, 1), targets.flatten()  # (B*T, D), (B*T,)
-    grad, plain = torch.is_grad_enabled(), _is_unwrapped_linear(head) and hidden.device.type == "cpu"
-    if plain and (reduction == "mean" or not grad):
+    grad = torch.is_grad_enabled()
+    product = as_product(head, rows) if hidden.device.type == "cpu" and (reduction == "mean" or not grad) else None
+    if product:
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else rows.dtype
         with torch.autocast("cpu", enabled=False):
             if grad:
-                return FusedLoss.apply(rows, head.weight, ids, dtype)
-            losses = Softmax(rows.to(dtype), head.weight.to(dtype), ids).losses
+                return FusedLoss.apply(product.features, product.weight, ids, dtype, product.frozen)
+            losses = Softmax(product.features.to(dtype), product.weight.to(dtype), ids).losses
     else:
         size = len(ids) if grad else TOKENS_AT_ONCE  # with gradients all logits are held anyway
         wide, parts = (
@@ -48,24 +51,20 @@ def head_loss(head: nn.Module, hidden: Tensor, targets: Tensor, reduction: Reduc
     return losses.view_as(targets) if reduction == "none" else losses.sum() / (ids != IGNORED).sum().clamp(min=1)
 
 
-def _is_unwrapped_linear(head: nn.Module) -> bool:
-    """Whether calling the head only multiplies by its weight."""
-    hooked = head._forward_hooks or head._forward_pre_hooks or "forward" in vars(head)
-    return type(head) is nn.Linear and head.bias is None and not hooked
-
-
 class FusedLoss(torch.autograd.Function):
     """Mean cross entropy of a linear head, with its gradients computed in the forward pass.
 
-    hidden (N, D), weight (V, D), targets (N,) int64, dtype of the products. Of the N x V logits only exponentials
-    in that dtype are held, for as many tokens as fit in KEPT_BYTES. After Wijmans et al. 2024,
+    hidden (N, D), weight (V, D) whose first `frozen` columns need no gradient, targets (N,) int64, dtype of the
+    products. Of the N x V logits only exponentials in that dtype are held, for as many tokens as fit in KEPT_BYTES. After Wijmans et al. 2024,
     https://arxiv.org/abs/2411.09009, and Hsu et al. 2024, https://arxiv.org/abs/2410.10989: because the loss is a
     scalar, its gradients are known up to a factor before the backward pass, and no logits are held until then.
     """
 
     @staticmethod
-    def forward(ctx, hidden: Tensor, weight: Tensor, targets: Tensor, dtype: torch.dtype) -> Tensor:  # noqa: D102
-        ctx.dtypes = hidden.dtype, weight.dtype
+    def forward(  # noqa: D102
+        ctx, hidden: Tensor, weight: Tensor, targets: Tensor, dtype: torch.dtype, frozen: int
+    ) -> Tensor:
+        ctx.dtypes, ctx.frozen = (hidden.dtype, weight.dtype), frozen
         for_hidden, for_weight = ctx.needs_input_grad[:2]
         h, w = hidden.to(dtype), weight.to(dtype)  # cast once, not for each product
         n = (targets != IGNORED).sum().clamp(min=1)
@@ -78,15 +77,16 @@ class FusedLoss(torch.autograd.Function):
             if for_hidden:
                 grad_hidden.append(softmax.grad_hidden(n))
             if for_weight:
-                part = softmax.grad_weight(n)
+                part = softmax.grad_weight(n, frozen)
                 grad_weight = part if grad_weight is None else grad_weight.to(softmax.wide).add_(part)
         slope = torch.cat(slopes)[:, None]  # (N, 1)
+        h = h[:, frozen:]
         ctx.save_for_backward(torch.cat(grad_hidden) if for_hidden else None, grad_weight, h, slope, targets)
         return torch.cat(losses).sum() / n
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:  # noqa: D102
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:  # noqa: D102
         grad_hidden, grad_weight, h, slope, targets = ctx.saved_tensors
         if grad_hidden is not None:
             grad_hidden = (grad_hidden * grad).to(ctx.dtypes[0])
@@ -96,8 +96,8 @@ class FusedLoss(torch.autograd.Function):
             grad_weight.index_add_(0, targets.clamp(min=0), h * slope)
             if grad != 1:
                 grad_weight *= grad
-            grad_weight = grad_weight.to(ctx.dtypes[1])
-        return grad_hidden, grad_weight, None, None
+            grad_weight = F.pad(grad_weight.to(ctx.dtypes[1]), (ctx.frozen, 0))
+        return grad_hidden, grad_weight, None, None, None
 
 
 class Softmax:
@@ -156,9 +156,10 @@ class Softmax:
             grad.addcmul_(torch.mm(e, self.w[ids]), scale)
         return grad
 
-    def grad_weight(self, n: Tensor) -> Tensor:
-        """The same by the weight, (V, D) in the products' dtype, without the targets' part."""
-        grad = torch.empty_like(self.w)
+    def grad_weight(self, n: Tensor, frozen: int) -> Tensor:
+        """The same by the weight but for its first `frozen` columns, in the products' dtype, without the targets' part."""
+        h = self.h[:, frozen:]
+        grad = h.new_empty(len(self.w), h.shape[1])
         for ids, e, scale in self._scaled_blocks(n):
-            torch.mm(e.T, (self.h * scale).to(e.dtype), out=grad[ids])
+            torch.mm(e.T, (h * scale).to(e.dtype), out=grad[ids])
         return grad

@@ -77,6 +77,6 @@ def _check_models(
     config = model_config(model, vocab_size)
     if device.type == "cpu":
         check_minimum(config, train.batch_size)
-        check_minimum(config, lora.batch_size, "lora", frozen=True)
+        check_minimum(config, lora.batch_size, "lora", frozen=lora.kind != "full")
     with torch.device("meta"):
         check_adapter(build_model(replace(config, n_layer=1)), lora)

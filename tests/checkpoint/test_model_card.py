@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from ruamel.yaml import YAML
 
-from nanogpt.checkpoint.model_card import adapter_card, merged_card, pretrained_card
+from nanogpt.checkpoint.model_card import finetuned_card, merged_card, pretrained_card
 from nanogpt.data.tokens.bins import Bin, Counts
 from nanogpt.model.build import count_parameters
 
@@ -42,6 +42,9 @@ def test_cards_of_an_adapter_and_of_a_merged_model_name_their_parts(tiny, byte, 
     text = merged_card(tiny("base").config, {"models/pretrain": base, "models/lora": None}, "safetensors")
     assert "models/pretrain and models/lora" in text and "## nanogpt base" in text and "footer" in text
     assert text.count("library_name") == 1
-    text = adapter_card(tiny("base"), "models/pretrain", *data, Score(), Score(), {})
+    text = finetuned_card(tiny("base"), "models/pretrain", *data, Score(), Score(), {}, full=False)
     assert "| adapter for | models/pretrain |" in text
     assert "PeftModel.from_pretrained" in text
+    text = finetuned_card(tiny("base"), "models/pretrain", *data, Score(), Score(), {}, full=True)
+    assert "| fine-tuned from | models/pretrain |" in text
+    assert "PeftModel" not in text and "AutoModelForCausalLM" in text

@@ -1,10 +1,11 @@
 import copy
 import json
+import re
 from pathlib import Path
 
 import pytest
 import torch
-from adapters import SHAPE, Saved, fill, ids_of, peft_logits, saved, settings
+from adapters import SHAPE, TOKENS, Saved, fill, ids_of, peft_logits, saved, settings
 
 from nanogpt.checkpoint.folder import load_checkpoint, save_checkpoint
 from nanogpt.checkpoint.identity import model_identity
@@ -19,7 +20,7 @@ LINEAR = {
     "base": ["c_attn", "c_proj", "c_fc"],
     "optimized": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
 }
-ENDS = {"base": ["c_attn", "wte", "wpe", "lm_head"], "optimized": ["q_proj", "embed_tokens", "lm_head"]}
+OTHERS = {"base": ["wte", "wpe", "lm_head"], "optimized": ["embed_tokens", "lm_head"]}
 
 
 @pytest.fixture(scope="module", params=["base", "optimized"])
@@ -76,7 +77,13 @@ def test_a_new_adapter_is_drawn_from_the_seed_and_changes_nothing_yet(tiny):
 def test_an_unknown_target_names_those_that_exist(tiny, arch):
     with pytest.raises(UserError, match=r"lora\.target_modules = .* has no module 'nowhere'; choose from ") as caught:
         attach_adapter(tiny(arch), settings(target_modules=[LINEAR[arch][0], "nowhere"]), 1)
-    assert all(name in str(caught.value) for name in (*LINEAR[arch], *ENDS[arch]))
+    assert all(name in str(caught.value) for name in (*LINEAR[arch], *OTHERS[arch]))
+
+
+@pytest.mark.parametrize(("arch", "end"), [("base", "wte"), ("base", "lm_head"), ("optimized", "embed_tokens")])
+def test_an_end_that_shares_its_weights_is_no_target(tiny, arch, end):
+    with pytest.raises(BadSetting, match=rf"target_modules.*: {end} shares its weights with .*; write all, which"):
+        attach_adapter(tiny(arch, tie_embeddings=True), settings(target_modules=[end]), 1)
 
 
 def test_another_architecture_or_shape(plain, tiny):
@@ -90,10 +97,13 @@ def test_another_architecture_or_shape(plain, tiny):
     assert not [name for name, _ in model.named_modules() if "lora" in name]  # left as it was
 
 
-@pytest.mark.parametrize(("tied", "targets"), [(True, "all"), (False, "all-linear")])
+@pytest.mark.parametrize(
+    ("tied", "targets"), [(True, "all"), (False, "all"), (False, "all-linear"), (False, "lm_head")]
+)
 @pytest.mark.parametrize("arch", ["base", "optimized"])
 @pytest.mark.parametrize("kind", ["lora", "rslora", "dora"])
-def test_every_kind_is_the_same_when_loaded_here_and_by_peft(tiny, byte, tmp_path, kind, arch, tied, targets):
+def test_every_kind_is_the_same_when_loaded_merged_and_in_peft(tiny, byte, tmp_path, kind, arch, tied, targets):
+    targets = targets if targets.startswith("all") else [targets]
     done = saved(tmp_path, tiny(arch, tie_embeddings=tied), byte, kind=kind, target_modules=targets)
     with torch.no_grad():
         assert (done.fresh()(done.ids) - done.logits).abs().max() > 0.1
@@ -101,7 +111,8 @@ def test_every_kind_is_the_same_when_loaded_here_and_by_peft(tiny, byte, tmp_pat
         torch.testing.assert_close(adapted(done.ids), done.logits, rtol=0, atol=5e-6)
     assert tok.sha256 == byte.sha256
     assert not adapted.training and not any(p.requires_grad for p in adapted.parameters())
-    torch.testing.assert_close(peft_logits(done), done.logits, rtol=0, atol=1e-4)
+    for logits in peft_logits(done):
+        torch.testing.assert_close(logits, done.logits, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("arch", ["base", "optimized"])
@@ -110,15 +121,17 @@ def test_the_adapter_learns_and_the_base_does_not(tiny, byte, write_bins, tmp_pa
     model = tiny(arch, **SHAPE)
     before = copy.deepcopy(model.state_dict())
     lora = settings(kind=kind, target_modules="all")
-    attach_adapter(model, lora, 1)
+    attach_adapter(model, lora, 1, TOKENS)
     windows = Windows(Bin.open(write_bins(tmp_path / "data", byte), "train", byte), 16, 1)
     losses = train(model, windows, windows, lora.training(training()), 1).train_losses
     assert losses[-1] < losses[0] - 0.2
     for name, tensor in model.state_dict().items():
-        if "lora_B" in name or "embedding_B" in name:
+        if "lora_B" in name:
             assert tensor.abs().max() > 0, name
-        elif "lora_" not in name:
-            assert torch.equal(tensor, before[name.replace(".base_layer.", ".")]), name
+        elif name.endswith("trainable_tokens_delta.default"):
+            assert not torch.equal(tensor, before[name.split(".token_adapter")[0] + ".weight"][TOKENS]), name
+        elif "lora_" not in name and "trainable_tokens" not in name:
+            assert torch.equal(tensor, before[re.sub(r"(\.token_adapter)?\.base_layer\.", ".", name)]), name
 
 
 def test_a_rank_above_the_width(tiny):

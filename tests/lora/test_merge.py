@@ -1,7 +1,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from adapters import fill, saved, settings
+from adapters import TOKENS, fill, saved, settings
 
 from nanogpt.checkpoint.folder import load_checkpoint, save_checkpoint
 from nanogpt.data.tokens.batches import Windows
@@ -22,7 +22,10 @@ def val(tmp_path_factory, byte, write_bins) -> Bin:
 def by_hand(done, name: str, kind: str, alpha: float = 6.0, r: int = 3) -> torch.Tensor:
     """The merged weight in float64, from the papers' formulas."""
     before, adapter = done.before[name].double(), {key: tensor.double() for key, tensor in done.tensors().items()}
+    rows = f"base_model.model.{name.removesuffix('.weight')}.token_adapter.trainable_tokens_delta"
     prefix = f"base_model.model.{name.removesuffix('.weight')}.lora_"
+    if rows in adapter:
+        return before.index_copy(0, torch.tensor(TOKENS), adapter[rows])
     if f"{prefix}A.weight" in adapter:
         delta, row_of = adapter[f"{prefix}B.weight"] @ adapter[f"{prefix}A.weight"], 1
     elif f"{prefix}embedding_A" in adapter:
@@ -36,20 +39,23 @@ def by_hand(done, name: str, kind: str, alpha: float = 6.0, r: int = 3) -> torch
     return weight
 
 
-@pytest.mark.parametrize(("tied", "targets"), [(True, "all"), (True, "all-linear"), (False, "all")])
+@pytest.mark.parametrize(("tied", "targets"), [(True, "all"), (True, "all-linear"), (False, "all"), (False, "ends")])
 @pytest.mark.parametrize("arch", ["base", "optimized"])
 @pytest.mark.parametrize("kind", ["lora", "rslora", "dora"])
 def test_merged_is_what_the_papers_say(tiny, byte, val, tmp_path, kind, arch, tied, targets):
+    ends = [tiny(arch).hf.embedding.split(".")[-1], "lm_head"]
+    targets = ends if targets == "ends" else targets
     done = saved(tmp_path, tiny(arch, tie_embeddings=tied), byte, kind=kind, target_modules=targets)
     merged, figures = merge_adapter(open_adapted(done.adapter)[0], val)
     changed = set()
     for name, tensor in merged.state_dict().items():
-        torch.testing.assert_close(tensor, by_hand(done, name, kind).float(), rtol=1e-5, atol=1e-5)
+        source = f"{merged.hf.embedding}.weight" if tied and name == "lm_head.weight" else name
+        torch.testing.assert_close(tensor, by_hand(done, source, kind).float(), rtol=1e-5, atol=1e-5)
         if not torch.equal(tensor, done.before[name]):
             changed.add(name.split(".")[-2])
-    assert changed == set(check_adapter(done.fresh(), settings(target_modules=targets)))
-    # tied ends part where an adapter changes them
-    assert merged.config.tie_embeddings == (tied and targets == "all-linear")
+    adapted = set(check_adapter(done.fresh(), settings(target_modules=targets)))
+    assert changed == adapted | set(ends if targets == "all" else [])
+    assert merged.config.tie_embeddings == tied
     assert 0 <= figures["mean_abs_logit_difference"] <= figures["max_abs_logit_difference"] < 1e-4
     assert figures["loss_change_nats"] < 1e-5
     # a plain model: it saves, loads and is a Hugging Face model like any other

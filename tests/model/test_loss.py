@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from adapters import fill, ids_of, settings
+from adapters import TOKENS, fill, ids_of, settings
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -304,35 +304,57 @@ def test_a_head_that_is_not_plain_is_called(change):
         assert change == "normed" or (plain(head, hidden, targets) - expected).abs() > 1e-3
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
 @pytest.mark.parametrize("kind", ["lora", "rslora", "dora"])
-@pytest.mark.parametrize(("arch", "tied"), [("base", True), ("optimized", False)])
-def test_an_adapter_on_the_head_learns_what_plain_algebra_says(tiny, arch, tied, kind):
-    """logits = h (W + s B A)^T, and with DoRA its rows at a length of their own, which the gradient holds fixed."""
-    model = tiny(arch, tie_embeddings=tied)
-    adapted = fill(attach_adapter(model, settings(kind=kind, target_modules=["lm_head"]), 1))
-    ids, targets = ids_of(model), ids_of(model).flip(0)
-    targets[0, :4] = IGNORED
-    found = adapted(ids, targets)
-    found.backward()
-    head, hidden = model.lm_head, model.hidden(ids).detach().double()
-    A, B = (getattr(head, f"lora_{which}")["default"].weight for which in "AB")
-    a, b = (p.detach().double().requires_grad_() for p in (A, B))
-    weight = head.base_layer.weight.detach().double() + 6 / (3**0.5 if kind == "rslora" else 3) * b @ a
-    if kind == "dora":
-        length = head.lora_magnitude_vector["default"].weight.detach().double()
-        weight = (length / weight.norm(dim=1).detach())[:, None] * weight
-    expected = F.cross_entropy((hidden @ weight.T).mT, targets)
-    expected.backward()
-    assert found.item() == pytest.approx(expected.item(), abs=1e-5)
+def test_an_adapter_on_the_head_is_as_peft_calls_it(small_blocks, tiny, kind, dropout):
+    """In float64 losses and gradients agree with those of the logits that PEFT's own layer makes."""
+    model = tiny(tie_embeddings=False).double()
+    lora = settings(kind=kind, dropout=dropout, target_modules=["lm_head"])
+    head = fill(attach_adapter(model, lora, 1)).train().get_base_model().lm_head.double()
+    hidden = torch.randn(2, 7, 16, dtype=torch.float64, requires_grad=True)
+    targets = torch.randint(len(head.weight), (2, 7))
+    targets[0, 2] = IGNORED
+    learned = [hidden, *(p for p in head.parameters() if p.requires_grad)]
+    assert len(learned) == (4 if kind == "dora" else 3)
+
+    def loss_of(of) -> torch.Tensor:
+        torch.manual_seed(3)  # the same elements drop
+        return of()
+
+    exact = loss_of(lambda: F.cross_entropy(head(hidden).mT, targets))
+    with Results() as seen:
+        found = loss_of(lambda: head_loss(head, hidden, targets))
+        mine = torch.autograd.grad(found, learned)
+    torch.testing.assert_close(found, exact, atol=1e-12, rtol=0)
+    for grad, wanted in zip(mine, torch.autograd.grad(exact, learned), strict=True):
+        assert wanted.norm() > 1e-4
+        torch.testing.assert_close(grad, wanted, atol=1e-12, rtol=1e-10)
+    assert (len(head.weight), 16) not in seen.products or kind == "dora"  # no product for the frozen weight's gradient
     with torch.no_grad():
-        assert adapted(ids, targets).item() == pytest.approx(expected.item(), abs=1e-5)
-        each = adapted(ids, targets, reduction="none").double()
-        exact = F.cross_entropy((hidden @ weight.T).mT, targets, reduction="none")
-        torch.testing.assert_close(each, exact, atol=1e-5, rtol=0)
-        assert (each - plain(head.base_layer, hidden, targets, "none")).abs().max() > 0.1
-    for mine, wanted in ((A.grad, a.grad), (B.grad, b.grad)):
-        assert wanted.norm() > 1e-3
-        torch.testing.assert_close(mine.double(), wanted, atol=1e-6, rtol=1e-4)
+        head.eval()
+        each = F.cross_entropy(head(hidden).mT, targets, reduction="none")
+        torch.testing.assert_close(head_loss(head, hidden, targets, "none"), each, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_trained_rows_of_the_head_learn_and_the_others_do_not(tiny, tied):
+    """By algebra in float64: the logits' weight has the adapter's rows, whose gradient is that of these rows alone."""
+    model = tiny(tie_embeddings=tied)
+    adapted, rows = fill(attach_adapter(model, settings(target_modules="all"), 1, TOKENS)), torch.tensor(TOKENS)
+    ids = ids_of(model)
+    targets = ids.flip(0)
+    adapted(ids, targets).backward()
+    hidden = model.hidden(ids)
+    delta = (model.get_input_embeddings() if tied else model.lm_head).token_adapter.trainable_tokens_delta["default"]
+    through_hidden = torch.zeros_like(delta)
+    if tied:  # the embedding's part, through PEFT's own layer with the head fixed
+        logits = F.linear(hidden, model.lm_head.weight.detach())
+        (through_hidden,) = torch.autograd.grad(F.cross_entropy(logits.mT, targets), delta)
+    trained = delta.detach().double().requires_grad_()
+    weight = model.lm_head.original_module.weight.double().index_copy(0, rows, trained)
+    F.cross_entropy((hidden.detach().double() @ weight.T).mT, targets).backward()
+    torch.testing.assert_close(delta.grad - through_hidden, trained.grad.float(), atol=1e-6, rtol=1e-4)
+    assert model.lm_head.original_module.weight.grad is None
 
 
 def test_a_frozen_head_costs_no_product_for_its_gradient(tiny):

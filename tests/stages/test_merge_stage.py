@@ -57,3 +57,17 @@ def test_a_merge_that_changes_the_model_writes_nothing(project, run_stage):
     assert re.search(r"in bfloat16 changed the loss by .* more than 0\.02; nothing .* in float32", message)
     assert not list(Path().glob("*merged*"))
     assert not run_stage("merge")
+
+
+def test_a_model_with_all_weights_trained_goes_the_same_way(project, run_stage):
+    assert not run_stage("lora_finetune", "--kind", "full", "--max-steps", "3", "--out", "whole")
+    before, trained = (load_checkpoint(name)[0].state_dict() for name in ("models/pretrain", "whole"))
+    assert not [name for name, tensor in trained.items() if torch.equal(tensor, before[name])]
+    assert "fine-tuned from | models/pretrain" in read_card("whole")
+    assert not run_stage("merge", "--lora-checkpoint", "whole", "--output-dir", "merged")
+    merged = load_checkpoint("merged")[0].state_dict()
+    assert all(torch.equal(tensor, merged[name]) for name, tensor in trained.items())
+    flags = "--lora-checkpoint whole --also merged --prompt once --max-tokens 2 --out page.md"
+    assert not run_stage("sample", *flags.split())
+    figures = json.loads(Path("page.json").read_text())
+    assert figures["adapted"] == figures["merged"] != figures["pretrained"]

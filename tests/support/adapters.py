@@ -14,6 +14,7 @@ from nanogpt.lora.adapter import save_adapter
 from nanogpt.lora.attach import attach_adapter
 from nanogpt.lora.settings import LoraSettings
 
+TOKENS = [3, 97, 101, 32]  # whose embeddings are trained with the targets "all"
 SHAPE = {"n_layer": 2, "n_head": 2, "n_kv_head": 1, "n_embd": 16}
 
 
@@ -32,7 +33,7 @@ def fill(adapted):
     """Give an adapter weights as if it had learned."""
     generator = torch.Generator().manual_seed(0)
     for name, parameter in adapted.named_parameters():
-        if "lora_" in name:
+        if "lora_" in name or "trainable_tokens" in name:
             noise = 0.1 * torch.randn(parameter.shape, generator=generator)
             parameter.data = parameter.data * (1 + noise) if "magnitude" in name else noise
     return adapted.eval()
@@ -60,19 +61,20 @@ def saved(folder: Path, model, tok, **changed) -> Saved:
     """Save `model`, and on it an adapter with weights drawn at random."""
     base, before = folder / "base", copy.deepcopy(model.state_dict())
     save_checkpoint(base, model, tok)
-    adapted = fill(attach_adapter(model, settings(**changed), 1))
+    adapted = fill(attach_adapter(model, settings(**changed), 1, TOKENS))
     save_adapter(adapted, folder / "adapter", base)
     return Saved(base, folder / "adapter", before, ids_of(model), adapted(ids_of(model)))
 
 
 @torch.no_grad()
-def peft_logits(done: Saved) -> torch.Tensor:
-    """Logits of the same adapter through transformers and PEFT alone."""
+def peft_logits(done: Saved) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits of the same adapter through transformers and PEFT alone, on its base and merged by PEFT."""
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
     model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(done.base), done.adapter)
-    return model.eval()(done.ids).logits
+    adapted = model.eval()(done.ids).logits
+    return adapted, model.merge_and_unload()(done.ids).logits
 
 
 def copy_adapter(adapter: Path, folder: Path, **changed) -> Path:
