@@ -11,10 +11,11 @@ from nanogpt.model.dropout import dropout
 MATMUL_UP_TO = 512
 
 
-def causal_attention(q: Tensor, k: Tensor, v: Tensor, dropout_p: float) -> Tensor:
+def causal_attention(q: Tensor, k: Tensor, v: Tensor, dropout_p: float, starts: Tensor | None = None) -> Tensor:
     """Causal attention of the newest T of S positions over all S; groups of query heads share a key/value head.
 
-    q: (B, H, T, D); k, v: (B, H_kv, S, D) with H a multiple of H_kv and S >= T; returns (B, H, T, D).
+    q: (B, H, T, D); k, v: (B, H_kv, S, D) with H a multiple of H_kv and S >= T; returns (B, H, T, D). With `starts`
+    (B, T), where S = T, each position sees none before its start.
     Grouped-query attention: Ainslie et al. 2023, https://arxiv.org/abs/2305.13245.
     """
     B, H, T, D = q.shape
@@ -25,24 +26,30 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor, dropout_p: float) -> Tenso
         q = q.reshape(B, H_kv, H // H_kv, D)
         return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout_p).reshape(B, H, 1, D)
     # torch aligns its own causal mask with the oldest key; newer positions after a filled cache need another mask.
-    mask = None if T == S else torch.ones(T, S, dtype=torch.bool, device=q.device).tril(S - T)
+    visible = torch.ones(T, S, dtype=torch.bool, device=q.device).tril(S - T)
+    if starts is not None:
+        visible = visible & (torch.arange(S, device=q.device) >= starts[:, None, :, None])  # (B, 1, T, S)
     if T == S <= MATMUL_UP_TO and q.device.type == "cpu":
-        return _attention_by_matmul(q, k, v, dropout_p)
+        return _attention_by_matmul(q, k, v, visible, dropout_p)
+    whole = T == S and starts is None
     # enable_gqa uses the flash kernel on a CPU and was faster, forwards and backwards, than repeating k and v.
     return F.scaled_dot_product_attention(
-        q, k, v, attn_mask=mask, dropout_p=dropout_p, is_causal=T == S, enable_gqa=H_kv != H
+        q, k, v, None if whole else visible, dropout_p=dropout_p, is_causal=whole, enable_gqa=H_kv != H
     )
 
 
-def _attention_by_matmul(q: Tensor, k: Tensor, v: Tensor, dropout_p: float) -> Tensor:
-    """Causal attention as two matrix products and a softmax, with all scores in memory.
+def _attention_by_matmul(q: Tensor, k: Tensor, v: Tensor, visible: Tensor, dropout_p: float) -> Tensor:
+    """Attention as two matrix products and a softmax, with all scores in memory; `visible` is (T, T) or (B, 1, T, T).
 
     The queries of a group are concatenated, so that a key/value head is multiplied once.
     """
     B, H, T, D = q.shape
     H_kv = k.size(1)
     rows = q.reshape(B * H_kv, -1, D)  # (B * H_kv, H / H_kv * T, D)
-    later = torch.full((T, T), -torch.inf, dtype=q.dtype, device=q.device).triu(1).repeat(H // H_kv, 1)
-    scores = torch.baddbmm(later, rows, k.reshape(B * H_kv, T, D).mT, alpha=D**-0.5)  # (B * H_kv, H / H_kv * T, T)
+    hidden = torch.zeros(visible.shape, dtype=q.dtype, device=q.device).masked_fill_(~visible, -torch.inf)
+    if hidden.dim() == 4:
+        hidden = hidden.expand(B, H_kv, T, T).reshape(B * H_kv, T, T)
+    hidden = torch.cat([hidden] * (H // H_kv), dim=-2)  # (B * H_kv or none, H / H_kv * T, T)
+    scores = torch.baddbmm(hidden, rows, k.reshape(B * H_kv, T, D).mT, alpha=D**-0.5)  # (B * H_kv, H / H_kv * T, T)
     weights = dropout(scores.softmax(dim=-1), dropout_p)
     return torch.bmm(weights, v.reshape(B * H_kv, T, D)).view(B, H, T, D)

@@ -26,12 +26,12 @@ class Attention(nn.Module):
         self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd)
         self.c_proj = nn.Linear(config.n_embd, config.n_embd)
 
-    def forward(self, x: Tensor, cache: KVCache | None) -> Tensor:
-        """(B, T, C) to (B, T, C)."""
+    def forward(self, x: Tensor, cache: KVCache | None, starts: Tensor | None) -> Tensor:
+        """(B, T, C) to (B, T, C); `starts` as in `causal_attention`."""
         q, k, v = self.c_attn(x).unflatten(-1, (3, -1, self.head_dim)).permute(2, 0, 3, 1, 4)  # each (B, H, T, D)
         if cache is not None:
             k, v = cache.update(self.layer, k, v)  # (B, H, S, D)
-        y = causal_attention(q, k, v, self.dropout if self.training else 0.0)  # (B, H, T, D)
+        y = causal_attention(q, k, v, self.dropout if self.training else 0.0, starts)  # (B, H, T, D)
         return self.c_proj(y.transpose(1, 2).flatten(2))
 
 
@@ -61,9 +61,9 @@ class Block(nn.Module):
         self.mlp = MLP(config)
         self.drop = Dropout(config.dropout)
 
-    def forward(self, x: Tensor, cache: KVCache | None) -> Tensor:
-        """(B, T, C) to (B, T, C)."""
-        x = x + self.drop(self.attn(self.ln_1(x), cache))
+    def forward(self, x: Tensor, cache: KVCache | None, starts: Tensor | None) -> Tensor:
+        """(B, T, C) to (B, T, C); `starts` as in `causal_attention`."""
+        x = x + self.drop(self.attn(self.ln_1(x), cache, starts))
         return x + self.drop(self.mlp(self.ln_2(x)))
 
 
@@ -102,10 +102,12 @@ class GPT2(LanguageModel):
     def hidden(self, ids: Tensor, cache: KVCache | None = None, last: bool = False) -> Tensor:
         """Hidden states before the output head, (B, T or 1, C); arguments as in `forward`."""
         start, T = 0 if cache is None else cache.length, ids.size(1)
-        positions = torch.arange(start, start + T, device=ids.device)
+        starts = self.starts(ids) if cache is None else None  # a cache holds one document a row
+        positions = torch.arange(start, start + T, device=ids.device)  # (T,), or within their documents (B, T)
+        positions = positions if starts is None else positions - starts
         x = self.transformer.drop(self.transformer.wte(ids) + self.transformer.wpe(positions))  # (B, T, C)
         for block in self.transformer.h:
-            x = block(x, cache)
+            x = block(x, cache, starts)
         if cache is not None:
             cache.length += T
         return self.transformer.ln_f(x[:, -1:] if last else x)

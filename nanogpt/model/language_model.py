@@ -17,6 +17,7 @@ class LanguageModel(nn.Module, ABC):
     """Base class of both architectures; a subclass sets `hf`, builds its body, then calls `add_head`."""
 
     hf: HuggingFaceNames
+    document_start: int | None = None  # the end token's id, to keep the documents of a row apart
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -64,6 +65,13 @@ class LanguageModel(nn.Module, ABC):
         """
         x = self.hidden(ids, cache, last)
         return self.lm_head(x) if targets is None else head_loss(self.lm_head, x, targets, reduction)
+
+    def starts(self, ids: Tensor) -> Tensor | None:
+        """Where the document of each of the tokens (B, T) starts in its row, (B, T) int64; None to see all of the row."""
+        if self.document_start is None:
+            return None
+        places = torch.arange(ids.size(1), device=ids.device)
+        return torch.where(ids == self.document_start, places, 0).cummax(dim=1).values
 
     @abstractmethod
     def hidden(self, ids: Tensor, cache: KVCache | None = None, last: bool = False) -> Tensor:

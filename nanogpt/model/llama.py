@@ -70,8 +70,10 @@ class Attention(nn.Module):
         norm = partial(HeadNorm, config.head_dim, config.norm_eps) if config.qk_norm else nn.Identity
         self.q_norm, self.k_norm = norm(), norm()
 
-    def forward(self, x: Tensor, cos_sin: tuple[Tensor, Tensor], cache: KVCache | None) -> Tensor:
-        """(B, T, C) to (B, T, C); `cos_sin` is from `rope_cos_sin`."""
+    def forward(
+        self, x: Tensor, cos_sin: tuple[Tensor, Tensor], cache: KVCache | None, starts: Tensor | None
+    ) -> Tensor:
+        """(B, T, C) to (B, T, C); `cos_sin` is from `rope_cos_sin`, `starts` as in `causal_attention`."""
         # q: (B, H, T, D); k and v: (B, H_kv, T, D)
         q, k, v = (
             project(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
@@ -80,7 +82,7 @@ class Attention(nn.Module):
         q, k = apply_rope(self.q_norm(q), *cos_sin), apply_rope(self.k_norm(k), *cos_sin)
         if cache is not None:
             k, v = cache.update(self.layer, k, v)  # (B, H_kv, S, D)
-        y = causal_attention(q, k, v, self.dropout if self.training else 0.0)  # (B, H, T, D)
+        y = causal_attention(q, k, v, self.dropout if self.training else 0.0, starts)  # (B, H, T, D)
         return self.o_proj(y.transpose(1, 2).flatten(2))
 
 
@@ -110,9 +112,11 @@ class Block(nn.Module):
         self.mlp = MLP(config)
         self.drop = Dropout(config.dropout)
 
-    def forward(self, x: Tensor, cos_sin: tuple[Tensor, Tensor], cache: KVCache | None) -> Tensor:
-        """(B, T, C) to (B, T, C)."""
-        x = x + self.drop(self.self_attn(self.input_layernorm(x), cos_sin, cache))
+    def forward(
+        self, x: Tensor, cos_sin: tuple[Tensor, Tensor], cache: KVCache | None, starts: Tensor | None
+    ) -> Tensor:
+        """(B, T, C) to (B, T, C); `starts` as in `causal_attention`."""
+        x = x + self.drop(self.self_attn(self.input_layernorm(x), cos_sin, cache, starts))
         return x + self.drop(self.mlp(self.post_attention_layernorm(x)))
 
 
@@ -137,9 +141,10 @@ class Llama(LanguageModel):
         """Hidden states before the output head, (B, T or 1, C); arguments as in `forward`."""
         start, T = 0 if cache is None else cache.length, ids.size(1)
         cos_sin = rope_cos_sin(start, T, self.config.head_dim, ids.device, self.config.rope_theta)
+        starts = self.starts(ids) if cache is None else None  # a cache holds one document a row
         x = self.model.drop(self.model.embed_tokens(ids))  # (B, T, C)
         for block in self.model.layers:
-            x = block(x, cos_sin, cache)
+            x = block(x, cos_sin, cache, starts)
         if cache is not None:
             cache.length += T
         return self.model.norm(x[:, -1:] if last else x)

@@ -8,6 +8,7 @@ from transformers import AutoModelForCausalLM
 from nanogpt.checkpoint.folder import save_checkpoint
 from nanogpt.data.prepare.train_tokenizer import train_tokenizer
 from nanogpt.data.tokens.settings import TokenizerSettings
+from nanogpt.model import attention
 from nanogpt.model.build import build_model, count_parameters
 from nanogpt.model.llama import apply_rope, mlp_width, rope_cos_sin
 
@@ -70,3 +71,20 @@ def test_rotation_stays_exact_in_half_precision():
     cos, sin = rope_cos_sin(1000, 2, 8, torch.device("cpu"))
     assert cos.dtype == sin.dtype == torch.float32
     assert cos[1, 0].item() == pytest.approx(torch.tensor(1001.0, dtype=torch.float64).cos().item(), abs=1e-4)
+
+
+@pytest.mark.parametrize("kernel", ["products", "torch"])
+@every_shape
+@torch.no_grad()
+def test_documents_of_a_row_are_kept_apart(config, kernel, monkeypatch):
+    """Each is read as if it were alone, at any place of the row."""
+    monkeypatch.setattr(attention, "MATMUL_UP_TO", 512 if kernel == "products" else 0)
+    model, end = lively(config).double().eval(), 1
+    documents = [torch.tensor([end, *ids]) for ids in ([4, 5, 6], [], [7, 8], [2, 3, 2, 9])]
+    alone = torch.cat([model(document[None])[0] for document in documents])
+    row = torch.cat(documents)[None]
+    assert (model(row)[0] - alone).abs().max() > 1e-3
+    model.document_start = end
+    torch.testing.assert_close(model(row)[0], alone, rtol=0, atol=1e-5)  # rotations are in fp32
+    rows = torch.cat([row, row.roll(3, 1)])  # in the second the last document goes on from the row before
+    torch.testing.assert_close(model(rows)[1, 3:6], alone[:3], rtol=0, atol=1e-5)  # rotations are in fp32
