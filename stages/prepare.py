@@ -20,6 +20,7 @@ def main() -> None:
     flags.add_argument("--path", help="file or folder of your own text, for --source files")
     flags.add_argument("--pattern", help="which files of the folder, like '**/*.txt'")
     flags.add_argument("--field", help="the field of .jsonl, .csv and .parquet that holds the text")
+    flags.add_argument("--format", choices=["text", "chat"], help="chat: records of prompts and answers")
     flags.add_argument("--strict", action=BooleanOptionalAction, help="stop at a bad record, or count it and go on")
     flags.add_argument("--tokenizer", metavar="FOLDER", help="use its tokenizer, like that of models/pretrain")
     flags.add_output("--out", help="folder to write (default: data/<role>)")

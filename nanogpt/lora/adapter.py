@@ -9,7 +9,7 @@ from torch import nn
 
 from nanogpt.checkpoint.folder import load_checkpoint
 from nanogpt.checkpoint.identity import model_identity
-from nanogpt.data.tokens.tokenizer import Tokenizer
+from nanogpt.data.tokens.tokenizer import Tokenizer, load_tokenizer
 from nanogpt.lora.adapter_file import BASE, CONFIG, Adapter, read_adapter, read_weights
 from nanogpt.lora.attach import adaptable_modules, embedding_ends
 from nanogpt.runtime import atomic
@@ -20,17 +20,21 @@ if TYPE_CHECKING:
 
 
 def save_adapter(
-    adapted: "PeftModel", folder: Path | str, base: Path | str, sha256: str | None = None, card: str | None = None
-) -> None:
+    adapted: "PeftModel", folder: Path | str, base: Path | str, sha256: str | None = None, card: str | None = None,
+    tok: Tokenizer | None = None,
+) -> None:  # fmt: skip
     """Write an adapter in PEFT's format, and beside it which model it belongs to.
 
     `base` is that model's folder or .pt file and `sha256` its identity, computed if it is not given; `card` is the
-    folder's README.md. Equal adapters give equal bytes.
+    folder's README.md. The tokenizer is saved too if the adapter gave its model a chat template. Equal adapters give
+    equal bytes.
     """
     hf = adapted.get_base_model().hf
     with atomic.replace_folder(folder, CONFIG) as target:
         adapted.save_pretrained(target, save_embedding_layers=False)
         (target / "README.md").unlink(missing_ok=True)  # PEFT's empty form of a model card
+        if tok is not None and tok.chat:
+            tok.save(target)
         if card is not None:
             (target / "README.md").write_text(card, encoding="utf-8", newline="\n")
         config = json.loads((target / CONFIG).read_text(encoding="utf-8"))
@@ -60,6 +64,11 @@ def open_adapted(folder: Path | str, base: Path | str | None = None) -> tuple["P
         reason = f"{folder} was trained on {found.origin}, and {base} is another model ({identity[:12]})"
         remedy = "name the adapter's own with --base-checkpoint, or train the adapter again"
         raise UserError(f"{reason}: merged already, or trained again; {remedy}")
+    if Path(folder, "tokenizer.json").is_file():
+        own = load_tokenizer(folder)
+        if own.sha256 != tok.sha256:
+            raise UserError(f"{folder}: its tokenizer is another than that of {base}; train the adapter again")
+        tok = own  # with a chat template
     return load_adapter(folder, model), tok
 
 

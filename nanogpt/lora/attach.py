@@ -42,7 +42,7 @@ def attach_adapter(
 
 
 def check_adapter(model: nn.Module, settings: "LoraSettings") -> list[str]:
-    """Return the leaf names of the modules with a low-rank adapter. Raises as `attach_adapter`, also on the meta device.
+    """Return the leaf names of the modules to put LoRA on. Raises as `attach_adapter`, also on the meta device.
 
     "all-linear" and "all" are those of the blocks, without the head. An embedding or a head with which others are tied
     is refused: PEFT merges such an adapter into both, which then compute something else.
@@ -61,13 +61,13 @@ def check_adapter(model: nn.Module, settings: "LoraSettings") -> list[str]:
             raise BadSetting("lora.target_modules", wanted, reason, f"choose from {choice}, or write all-linear")
         if name in ends:
             reason = f"{name} shares its weights with the model's other end, so that no adapter can be merged into it"
-            remedy = "write all, which trains the embeddings of the new text's tokens, or pretrain with tie_embeddings: false"
+            remedy = "write all, which trains the rows of the new text's tokens, or pretrain with tie_embeddings: false"
             raise BadSetting("lora.target_modules", wanted, reason, remedy)
     return list(wanted)
 
 
 def embedding_ends(model: nn.Module) -> list[str]:
-    """The names of the modules whose rows belong to tokens: the embedding, and the head unless it shares its weights."""
+    """The names of the modules whose rows belong to tokens: the embedding, and the head unless the two are tied."""
     return [model.hf.embedding, *([] if model.config.tie_embeddings else ["lm_head"])]
 
 

@@ -57,6 +57,7 @@ def finetune(
     if first_domain is not None:
         domains["pretrain"] = Bin.open(first_domain, "val", tok)
     train_data, val_data = Bin.open(data, "train", tok), domains["finetune"]
+    tok.chat = train_data.prompts is not None
     whole = training.windows == "documents"
     windows = [Windows(split, net.config.block_size, seed, whole) for split in (train_data, val_data)]
     inputs = {"seed": seed, "base": sha256, "lora": asdict(lora), "train": training.fingerprint_inputs()}
@@ -79,7 +80,7 @@ def finetune(
         if full:
             save_checkpoint(out, net, tok, card=card)
         else:
-            save_adapter(adapted, out, base, sha256, card)
+            save_adapter(adapted, out, base, sha256, card, tok)
         record.save(metrics_folder, "lora-finetune")
         metrics = record.metrics(after["finetune"], val_data, started)
         metrics |= {"before": score_figures(before), "after": score_figures(after, before)}

@@ -35,9 +35,10 @@ def merge_folder(
 ) -> dict[str, float]:  # fmt: skip
     """Merge an adapter folder into its base and save the result as a model folder, or a .pt file.
 
-    A model folder, with all of its weights trained, is saved as it is. `base` is the model folder that the adapter was trained on, or None for the one that the adapter names; `data` is
-    the folder of bins that the models are compared on, whose differences are returned (see `merge_adapter`). Raises
-    UserError if an input does not fit or an output may not be written (see `check_outputs`).
+    A model folder, with all of its weights trained, is saved as it is. `base` is the model folder that the adapter was
+    trained on, or None for the one that the adapter names; `data` is the folder of bins that the models are compared
+    on, whose differences are returned (see `merge_adapter`). Raises UserError if an input does not fit or an output may
+    not be written (see `check_outputs`).
     """
     remove_committed_runs()
     parts = [adapter] if is_whole_model(adapter) else [base or find_base(adapter), adapter]
@@ -59,9 +60,9 @@ def merge_adapter(
 
     The adapted model is compared with the merged one, and with the merged one rounded to `dtype` as it will be saved,
     on the first WINDOWS windows of `data`. If embedding and head share their weights and a low-rank adapter of another
-    program is on one of them, the merged model has them separately. Returns the merged model in fp32, and by how much its logits and its
-    loss (nats) differ, under "saved_…" those of the rounded one. `adapted` is not changed. Raises UserError if a loss
-    differs by more than BOUNDS.
+    program is on one of them, the merged model has them separately. Returns the merged model in fp32, and by how much
+    its logits and its loss (nats) differ, under "saved_…" those of the rounded one. `adapted` is not changed. Raises
+    UserError if a loss differs by more than BOUNDS.
     """
     adapted.eval()
     model = copy.deepcopy(adapted)

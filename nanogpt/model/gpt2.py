@@ -26,7 +26,7 @@ class Attention(nn.Module):
         self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd)
         self.c_proj = nn.Linear(config.n_embd, config.n_embd)
 
-    def forward(self, x: Tensor, cache: KVCache | None, starts: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, cache: KVCache | None, starts: Tensor | None = None) -> Tensor:
         """(B, T, C) to (B, T, C); `starts` as in `causal_attention`."""
         q, k, v = self.c_attn(x).unflatten(-1, (3, -1, self.head_dim)).permute(2, 0, 3, 1, 4)  # each (B, H, T, D)
         if cache is not None:
@@ -61,7 +61,7 @@ class Block(nn.Module):
         self.mlp = MLP(config)
         self.drop = Dropout(config.dropout)
 
-    def forward(self, x: Tensor, cache: KVCache | None, starts: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, cache: KVCache | None, starts: Tensor | None = None) -> Tensor:
         """(B, T, C) to (B, T, C); `starts` as in `causal_attention`."""
         x = x + self.drop(self.attn(self.ln_1(x), cache, starts))
         return x + self.drop(self.mlp(self.ln_2(x)))

@@ -67,7 +67,7 @@ class LanguageModel(nn.Module, ABC):
         return self.lm_head(x) if targets is None else head_loss(self.lm_head, x, targets, reduction)
 
     def starts(self, ids: Tensor) -> Tensor | None:
-        """Where the document of each of the tokens (B, T) starts in its row, (B, T) int64; None to see all of the row."""
+        """Where the documents of the tokens (B, T) start in their rows, (B, T) int64; None to see all of a row."""
         if self.document_start is None:
             return None
         places = torch.arange(ids.size(1), device=ids.device)

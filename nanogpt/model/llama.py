@@ -71,7 +71,7 @@ class Attention(nn.Module):
         self.q_norm, self.k_norm = norm(), norm()
 
     def forward(
-        self, x: Tensor, cos_sin: tuple[Tensor, Tensor], cache: KVCache | None, starts: Tensor | None
+        self, x: Tensor, cos_sin: tuple[Tensor, Tensor], cache: KVCache | None, starts: Tensor | None = None
     ) -> Tensor:
         """(B, T, C) to (B, T, C); `cos_sin` is from `rope_cos_sin`, `starts` as in `causal_attention`."""
         # q: (B, H, T, D); k and v: (B, H_kv, T, D)
@@ -113,7 +113,7 @@ class Block(nn.Module):
         self.drop = Dropout(config.dropout)
 
     def forward(
-        self, x: Tensor, cos_sin: tuple[Tensor, Tensor], cache: KVCache | None, starts: Tensor | None
+        self, x: Tensor, cos_sin: tuple[Tensor, Tensor], cache: KVCache | None, starts: Tensor | None = None
     ) -> Tensor:
         """(B, T, C) to (B, T, C); `starts` as in `causal_attention`."""
         x = x + self.drop(self.self_attn(self.input_layernorm(x), cos_sin, cache, starts))

@@ -12,7 +12,7 @@ from nanogpt.model.head import as_product
 
 Reduction = Literal["mean", "none"]
 
-IGNORED = -100
+IGNORED = -100  # a target that is not learned: torch's `ignore_index`
 IDS_AT_ONCE = 2048  # of the vocabulary: their logits for 2048 tokens, 8 MiB in bf16, stay in the CPU's cache
 KEPT_BYTES = 1 << 28  # of exponentials held between two products: 2,668 tokens in bf16 at GPT-2's vocabulary
 MAX_UNSHIFTED = 40.0  # nats: exponentials with a log-sum below this are in range without subtracting the maximum
@@ -55,9 +55,10 @@ class FusedLoss(torch.autograd.Function):
     """Mean cross entropy of a linear head, with its gradients computed in the forward pass.
 
     hidden (N, D), weight (V, D) whose first `frozen` columns need no gradient, targets (N,) int64, dtype of the
-    products. Of the N x V logits only exponentials in that dtype are held, for as many tokens as fit in KEPT_BYTES. After Wijmans et al. 2024,
-    https://arxiv.org/abs/2411.09009, and Hsu et al. 2024, https://arxiv.org/abs/2410.10989: because the loss is a
-    scalar, its gradients are known up to a factor before the backward pass, and no logits are held until then.
+    products. Of the N x V logits only exponentials in that dtype are held, for as many tokens as fit in KEPT_BYTES.
+    After Wijmans et al. 2024, https://arxiv.org/abs/2411.09009, and Hsu et al. 2024, https://arxiv.org/abs/2410.10989:
+    because the loss is a scalar, its gradients are known up to a factor before the backward pass, and no logits are
+    held until then.
     """
 
     @staticmethod
@@ -157,7 +158,7 @@ class Softmax:
         return grad
 
     def grad_weight(self, n: Tensor, frozen: int) -> Tensor:
-        """The same by the weight but for its first `frozen` columns, in the products' dtype, without the targets' part."""
+        """The same by the weight's columns from `frozen` on, in the products' dtype, without the targets' part."""
         h = self.h[:, frozen:]
         grad = h.new_empty(len(self.w), h.shape[1])
         for ids, e, scale in self._scaled_blocks(n):

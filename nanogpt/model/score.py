@@ -89,12 +89,13 @@ class Score:
 
 @torch.no_grad()
 def score_documents(
-    model: nn.Module, documents: Iterable[np.ndarray], byte_lengths: np.ndarray, batch_tokens: int = BATCH_TOKENS
-) -> Score:
+    model: nn.Module, documents: Iterable[np.ndarray], byte_lengths: np.ndarray, batch_tokens: int = BATCH_TOKENS,
+    prompts: np.ndarray | None = None,
+) -> Score:  # fmt: skip
     """Score every document whole, from its start to its end token, in fp32 on the model's device.
 
-    `documents` are arrays of token ids, end token first and last. A document longer than the
-    model's block is read in overlapping windows, so that every token past the first block is
+    `documents` are arrays of token ids, end token first and last; with `prompts` (see `Bin`) only their answers count.
+    A document longer than the model's block is read in overlapping windows, so that every token past the first block is
     predicted from at least half a block. `byte_lengths` is the tokenizer's (vocab_size,) table.
     Figures agree only if threads and fp32 kernels are the same: see `configure_torch`.
     Raises UserError if a loss is not finite.
@@ -102,20 +103,25 @@ def score_documents(
     model.eval()
     device = next(model.parameters()).device
     documents = list(documents)
+    prompts = np.zeros(len(documents), np.int64) if prompts is None else prompts
     nats = np.zeros(len(documents))
-    for owners, ids, targets in _batches_of_similar_length(documents, model.config.block_size, batch_tokens):
+    for owners, ids, targets in _batches_of_similar_length(documents, prompts, model.config.block_size, batch_tokens):
         losses = model(ids.to(device), targets.to(device), reduction="none")  # (B, T)
         # np.add.at: a batch may hold several windows of one document. MPS has no float64
         np.add.at(nats, owners, losses.cpu().double().sum(1).numpy())
     if not np.isfinite(nats).all():
         raise UserError("the model's loss is not finite: its weights are damaged, or its training diverged")
-    tokens = np.array([len(document) - 1 for document in documents], np.int64)
-    n_bytes = np.array([byte_lengths[document[1:]].sum() for document in documents], np.int64)
+    answers = [document[1 + skipped :] for document, skipped in zip(documents, prompts, strict=True)]
+    tokens = np.array([len(answer) for answer in answers], np.int64)
+    n_bytes = np.array([byte_lengths[answer].sum() for answer in answers], np.int64)
     return Score(nats, tokens, n_bytes)
 
 
-def _overlapping_windows(document: np.ndarray, block_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _overlapping_windows(
+    document: np.ndarray, skipped: int, block_size: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     ids, targets = document[:-1], document[1:].astype(np.int64)
+    targets[:skipped] = IGNORED
     start = scored = 0
     while scored < len(ids):
         end = min(len(ids), start + block_size)
@@ -126,14 +132,16 @@ def _overlapping_windows(document: np.ndarray, block_size: int) -> Iterator[tupl
 
 
 def _batches_of_similar_length(
-    documents: list[np.ndarray], block_size: int, batch_tokens: int
+    documents: list[np.ndarray], prompts: np.ndarray, block_size: int, batch_tokens: int
 ) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:
     """Batch windows of similar length, padded on the right.
 
     Yields the number of each row's document, (B,), its ids and its targets, each (B, T) int64.
     """
     windows = [
-        (i, *window) for i, document in enumerate(documents) for window in _overlapping_windows(document, block_size)
+        (i, *window)
+        for i, document in enumerate(documents)
+        for window in _overlapping_windows(document, int(prompts[i]), block_size)
     ]
     windows.sort(key=lambda window: len(window[1]))
     while windows:
@@ -161,7 +169,10 @@ def validate(model: nn.Module, windows: Windows, batches: int, batch_size: int) 
 
 def score_domains(model: nn.Module, domains: dict[str, Bin], byte_lengths: np.ndarray) -> dict[str, Score]:
     """Score all documents of each domain's bin."""
-    return {domain: score_documents(model, data.documents(), byte_lengths) for domain, data in domains.items()}
+    return {
+        domain: score_documents(model, data.documents(), byte_lengths, prompts=data.prompts)
+        for domain, data in domains.items()
+    }
 
 
 def score_figures(scores: dict[str, Score], before: dict[str, Score] | None = None) -> dict[str, dict[str, float]]:

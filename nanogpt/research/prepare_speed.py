@@ -73,7 +73,9 @@ def _run_in_process(function, *args):
 
 
 def _read_corpus(text: Path) -> Corpus:
-    return files.load(DataSettings("files", None, 0.01, str(text), "*", "text"), files.FilesSettings(strict=True))
+    return files.load(
+        DataSettings("files", None, 0.01, str(text), "*", "text", "text"), files.FilesSettings(strict=True)
+    )
 
 
 def _train(text: Path, folder: Path, settings: TokenizerSettings) -> tuple[float, float]:

@@ -61,6 +61,7 @@ def train(
     to stop, once the current step is done and saved.
     """
     check_value("seed", Seed, seed)
+    model.document_start = train_data.document_start
     setup = resolve_run(model.config, settings, run)
     device, dtype = setup.apply()
     if run and device.type == "cpu":
@@ -141,6 +142,7 @@ def train(
     if stop.requested:  # since the last step
         raise KeyboardInterrupt
     _load_weights(model, best)
+    model.document_start = None
     return record
 
 

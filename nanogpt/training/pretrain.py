@@ -40,13 +40,14 @@ def pretrain(
     origin = describe_origin(training.init_from)
     train_data, val_data = (Bin.open(data, split, tok) for split in ("train", "val"))
     whole = training.windows == "documents"
+    tok.chat = train_data.prompts is not None
     windows = [Windows(split, net.config.block_size, seed, whole) for split in (train_data, val_data)]
     inputs = {"seed": seed, "init_from": origin, "model": asdict(net.config), "train": training.fingerprint_inputs()}
     inputs["data"] = [tok.sha256, train_data.counts.sha256, val_data.counts.sha256]
     content = config_and_tokenizer(net, tok)
     with resumable_run("pretrain", net.config.arch, inputs, training.checkpoint_every, content, started) as run:
         record = train(net, *windows, training, seed, run)
-        score = score_documents(net, val_data.documents(), tok.byte_lengths())
+        score = score_documents(net, val_data.documents(), tok.byte_lengths(), prompts=val_data.prompts)
         settings = {"seed": seed, "model": net.config, "train": fix_steps(training, record.max_steps)}
         card = pretrained_card(net, tok, origin, train_data, val_data, score, settings, checkpoint.format)
         save_checkpoint(out, net, tok, checkpoint, card)

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from nanogpt.data.sources.document import Corpus, Document
 from nanogpt.data.tokens.bins import DTYPES, SPLITS, Counts
+from nanogpt.data.tokens.chat import split_answer
 from nanogpt.data.tokens.tokenizer import Tokenizer
 from nanogpt.runtime.checksums import sha256
 from nanogpt.runtime.cores import usable_cores
@@ -52,19 +53,23 @@ def write_corpus(folder: Path, corpus: Corpus, tokenizer: Tokenizer, val_fractio
     """
     dtype = "uint16" if tokenizer.vocab_size <= 2**16 else "uint32"
     paths = {split: folder / f"{split}.bin" for split in SPLITS}
+    prompt_paths = {split: folder / f"{split}-prompts.bin" for split in SPLITS if corpus.chat}
     counts = {split: Counts(tokens=1, bits=Fraction()) for split in SPLITS}  # fractions add up without rounding
     skipped, read = Counter[str](), Counter[str]()
     with contextlib.ExitStack() as stack:
         digests = stack.enter_context(_open_digests(folder))
         bins = {split: stack.enter_context(path.open("wb")) for split, path in paths.items()}
+        prompts = {split: stack.enter_context(path.open("wb")) for split, path in prompt_paths.items()}
         bar = stack.enter_context(tqdm(desc="text to tokens", unit="B", unit_scale=True, mininterval=1, disable=None))
         for file in bins.values():
             file.write(np.array([tokenizer.eot], DTYPES[dtype]).tobytes())
         placed = _assign_splits(corpus.documents(skipped), val_fraction)
         new = (_remove_repeated(batch, digests, read, keep=corpus.exact) for batch in _batches(placed))
-        for encoded in _encode_batches(new, tokenizer, DTYPES[dtype]):
-            for split, (ids, counted) in encoded.items():
+        for encoded in _encode_batches(new, tokenizer, DTYPES[dtype], corpus.chat):
+            for split, (ids, lengths, counted) in encoded.items():
                 bins[split].write(ids)
+                if corpus.chat:
+                    prompts[split].write(lengths)
                 _add_counts(counts[split], counted)
                 bar.update(counted.bytes)
         overlap = digests.execute(COUNT_OVERLAP).fetchone()[0]
@@ -79,6 +84,7 @@ def write_corpus(folder: Path, corpus: Corpus, tokenizer: Tokenizer, val_fractio
         count.bits = None if count.bits is None else float(count.bits)
         count.bytes_per_token = count.bytes / count.tokens
         count.sha256 = sha256(paths[split])
+        count.prompts_sha256 = sha256(prompt_paths[split]) if corpus.chat else ""
     manifest = {
         "source": corpus.name,
         "revision": corpus.revision,
@@ -147,34 +153,44 @@ def _batches(placed: Iterable[tuple[str, Document]]) -> Iterator[list[tuple[str,
     yield batch
 
 
-Encoded = dict[str, tuple[bytes, Counts]]  # for each split what to append to its bin, and what that holds
+# For each split what to append to its bin and to its prompts, and what that holds.
+Encoded = dict[str, tuple[bytes, bytes, Counts]]
 
 
 def _encode_batches(
-    batches: Iterable[list[tuple[str, Document]]], tokenizer: Tokenizer, dtype: str
+    batches: Iterable[list[tuple[str, Document]]], tokenizer: Tokenizer, dtype: str, chat: bool
 ) -> Iterator[Encoded]:
     """Encode the batches on all cores, a few of them at a time; yield them in their order."""
     cores = usable_cores()
     waiting: deque[Future[Encoded]] = deque()
     with ThreadPoolExecutor(cores) as pool:
         for batch in batches:
-            waiting.append(pool.submit(_encode_batch, batch, tokenizer, dtype))
+            waiting.append(pool.submit(_encode_batch, batch, tokenizer, dtype, chat))
             if len(waiting) > 2 * cores:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
 
 
-def _encode_batch(batch: list[tuple[str, Document]], tokenizer: Tokenizer, dtype: str) -> Encoded:
+def _encode_batch(batch: list[tuple[str, Document]], tokenizer: Tokenizer, dtype: str, chat: bool) -> Encoded:
     ids: dict[str, list[np.ndarray]] = {split: [np.empty(0, np.uint32)] for split in SPLITS}
+    prompts: dict[str, list[int]] = {split: [] for split in SPLITS}
     counts = {split: Counts(bits=Fraction()) for split in SPLITS}
     for split, document in batch:
-        array = tokenizer.encode_array(document.text)
+        # a context and its answer are encoded apart, as they are when the model writes the answer
+        parts = [tokenizer.encode_array(part) for part in (split_answer(document.text) if chat else [document.text])]
+        array = np.concatenate(parts)
+        prompts[split].append(len(parts[0]))
         ids[split] += array, np.array([tokenizer.eot], np.uint32)
         bits = None if document.bits is None else Fraction(document.bits)
         size, replaced = len(document.text.encode()), tokenizer.unknown(document.text)
         _add_counts(counts[split], Counts(1, len(array) + 1, size, bits, replaced))
-    return {split: (np.concatenate(ids[split]).astype(dtype).tobytes(), counts[split]) for split in SPLITS}
+    return {
+        split: (
+            np.concatenate(ids[split]).astype(dtype).tobytes(), np.array(prompts[split], "<u4").tobytes(), counts[split]
+        )
+        for split in SPLITS
+    }  # fmt: skip
 
 
 def _add_counts(counts: Counts, more: Counts) -> None:

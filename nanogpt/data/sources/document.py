@@ -38,7 +38,7 @@ class Corpus:
     `documents(skipped)` adds to `skipped` what it could not use, counted by reason. `exact` says that the texts are
     drawn from a known distribution, to which repeated ones belong. `revision` identifies the state of the source where
     it has versions; `tokenizer` is the kind for `tokenizer.kind: auto`. `size` is the number of documents where
-    they are generated on demand, else None.
+    they are generated on demand, else None. The texts of a `chat` are conversations, see `tokens/chat.py`.
     """
 
     name: str
@@ -48,6 +48,7 @@ class Corpus:
     revision: str | None = None
     tokenizer: Literal["bpe", "char"] = "bpe"
     size: int | None = None
+    chat: bool = False
 
 
 @dataclass(frozen=True)
@@ -60,9 +61,13 @@ class DataSettings(CheckedSettings):
     path: str
     pattern: str
     field: str
+    format: Literal["text", "chat"]
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.format == "chat" and self.source not in ("files", "tinystories", "scientific_papers"):
+            reason = f"{self.source} has no records of prompts and answers"
+            raise BadSetting("format", "chat", reason, "choose text, or the source files")
         if self.num_samples is None and self.source in ENDLESS:
             remedy = "say how many documents to take, like 50000"
             raise BadSetting("num_samples", None, f"{self.source} has no end", remedy)

@@ -2,21 +2,23 @@
 
 In a .txt file a line `<|endoftext|>` stands between documents; a file without such a line is split
 at blank lines, so texts of several paragraphs need the marker. The other three hold one document a
-line or row, in the field that the settings name. Everything is UTF-8; all but .parquet may be compressed
-as .gz or .zst. Documents of nothing but white space are skipped, and white space at both ends is removed.
-Of a folder, hidden files and folders (`.name`) are not read, and files with other endings are skipped
-and counted.
+line or row, in the field that the settings name, or with `format: chat` a conversation. Everything is UTF-8;
+all but .parquet may be compressed as .gz or .zst. Documents of nothing but white space are skipped, and white
+space at both ends is removed. Of a folder, hidden files and folders (`.name`) are not read, and files with other
+endings are skipped and counted.
 """
 
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 
 from nanogpt.data.sources import records
+from nanogpt.data.sources.chats import read_chats
 from nanogpt.data.sources.document import Corpus, DataSettings, Document
 from nanogpt.runtime.errors import UserError
 
@@ -44,8 +46,9 @@ def load(settings: DataSettings, options: FilesSettings) -> Corpus:
     broken line, a field that is no text, more than 32 Mi characters).
     """
     paths, others = _find_files(settings)
+    read = read_chats if settings.format == "chat" else partial(records.read_texts, field=settings.field)
     for path in paths:
-        next(records.read_texts(path, settings.field), None)
+        next(read(path), None)
     if others:
         endings = ", ".join(sorted({path.suffix or path.name for path in others}))
         print(f"{settings.path}: {len(others)} file(s) skipped for their ending ({endings})", file=sys.stderr)
@@ -53,7 +56,7 @@ def load(settings: DataSettings, options: FilesSettings) -> Corpus:
     def documents(skipped: Counter[str]) -> Iterator[Document]:
         if others:
             skipped["files with another ending"] += len(others)
-        texts = islice(_texts(paths, settings.field, options.strict, skipped), settings.num_samples)
+        texts = islice(_texts(paths, read, options.strict, skipped), settings.num_samples)
         first = next(texts, None)
         if first is None:
             only = ", ".join(f"{count} {reason}" for reason, count in skipped.items()) or "white space"
@@ -61,12 +64,14 @@ def load(settings: DataSettings, options: FilesSettings) -> Corpus:
             raise UserError(f"{settings.path}: no document in {len(paths)} file(s), only {only}; {remedy}")
         yield from map(Document, chain([first], texts))
 
-    return Corpus(settings.path, "your own", documents)
+    return Corpus(settings.path, "your own", documents, chat=settings.format == "chat")
 
 
-def _texts(paths: list[Path], field: str, strict: bool, skipped: Counter[str]) -> Iterator[str]:
+def _texts(
+    paths: list[Path], read: Callable[[Path], Iterator[str | records.BadRecord]], strict: bool, skipped: Counter[str]
+) -> Iterator[str]:
     for path in paths:
-        for record in records.read_texts(path, field):
+        for record in read(path):
             if isinstance(record, records.BadRecord):
                 if strict:
                     remedy = "set data.files.strict: false to pass over such records, counted"

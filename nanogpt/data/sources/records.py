@@ -54,6 +54,56 @@ def read_texts(path: Path, field: str) -> Iterator[str | BadRecord]:
     return READERS[_ending(path)](path, field)
 
 
+def read_objects(path: Path) -> Iterator[tuple[str, dict] | BadRecord]:
+    """Yield the records of a .jsonl, .csv or .parquet file with all their fields, and where each is, for messages.
+
+    Raises UserError for damage, and for a .txt file, which has no fields.
+    """
+    ending = _ending(path)
+    if ending.startswith(".txt"):
+        raise UserError(f"{path}: a .txt file has no fields for prompts and answers; write it as .jsonl")
+    return _parquet_objects(path) if ending == ".parquet" else _objects_of_lines(path, ".csv" in ending)
+
+
+def _objects_of_lines(path: Path, is_csv: bool) -> Iterator[tuple[str, dict] | BadRecord]:
+    with _open(path) as file:
+        if is_csv:
+            rows = _rows(path, file)
+            header = next(rows, (1, []))
+            if isinstance(header, BadRecord):
+                raise UserError(header.message)
+            for row in rows:
+                if isinstance(row, BadRecord):
+                    yield row
+                else:  # fields that a row lacks are missing in its record
+                    yield f"{path}, line {row[0]}", dict(zip(header[1], row[1], strict=False))
+            return
+        for number, line in enumerate(_lines(file), 1):
+            where = f"{path}, line {number}"
+            if line is None:
+                yield _too_long(where, "divide the text into several records")
+            elif line.strip():
+                yield _undecoded(path, number, line) or _json_object(where, line)
+
+
+def _json_object(where: str, line: str) -> tuple[str, dict] | BadRecord:
+    found = _parse_json(where, line, {"prompt": "a question", "completion": "an answer"})
+    return found if isinstance(found, BadRecord) else (where, found)
+
+
+def _parquet_objects(path: Path) -> Iterator[tuple[str, dict] | BadRecord]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(path, buffer_size=BUFFER, pre_buffer=False) as file:
+            rows = chain.from_iterable(batch.to_pylist() for batch in file.iter_batches(ROWS, use_threads=False))
+            for number, row in enumerate(rows, 1):
+                yield f"{path}, row {number}", row
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise _unreadable(path, error) from None
+
+
 def _ending(path: Path) -> str:
     return "".join(path.suffixes[-2:]).lower() if path.suffix.lower() in PACKED else path.suffix.lower()
 
@@ -123,7 +173,7 @@ def _jsonl(path: Path, field: str) -> Iterator[str | BadRecord]:
                 yield _undecoded(path, number, line) or _json_text(where, line, field)
 
 
-def _json_text(where: str, line: str, field: str) -> str | BadRecord:
+def _parse_json(where: str, line: str, example: dict[str, str]) -> dict | BadRecord:
     try:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -131,9 +181,16 @@ def _json_text(where: str, line: str, field: str) -> str | BadRecord:
             "not valid JSON", f"{where}: not valid JSON ({error}); a .jsonl file has one JSON object a line"
         )
     if not isinstance(record, dict):
-        example = json.dumps({field: "the text"}, ensure_ascii=False)
+        example = json.dumps(example, ensure_ascii=False)
         message = f"{where}: not a JSON object but {shorten(line, 40)}; write it as {example}"
         return BadRecord("not a JSON object", message)
+    return record
+
+
+def _json_text(where: str, line: str, field: str) -> str | BadRecord:
+    record = _parse_json(where, line, {field: "the text"})
+    if isinstance(record, BadRecord):
+        return record
     if field not in record:
         return BadRecord("no such field", _no_field(where, field, list(record)))
     text, where = record[field], f"{where}: the field {field!r}"

@@ -1,7 +1,8 @@
 """Bins, opened for reading: a corpus as two flat files of token ids.
 
 A stream is eot, document, eot, document, eot …, little-endian uint16, or uint32 where the vocabulary needs it.
-`manifest.json` beside the bins says what they hold.
+`manifest.json` beside the bins says what they hold. Of conversations, `<split>-prompts.bin` has the number of tokens of
+each document that come before its answer, and are not learned, as little-endian uint32.
 """
 
 import contextlib
@@ -10,6 +11,7 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +31,7 @@ class Counts:
     """What a bin holds: `tokens` with the end tokens, `bytes` of UTF-8 without them.
 
     `bits` is the sum of `Document.bits`, None where one is unknown; `replaced` are characters that
-    the tokenizer does not know; `sha256` is that of the file.
+    the tokenizer does not know; `sha256` is that of the file, `prompts_sha256` that of the prompts' file, "" for none.
     """
 
     documents: int = 0
@@ -39,6 +41,7 @@ class Counts:
     replaced: int = 0
     bytes_per_token: float = 0.0
     sha256: str = ""
+    prompts_sha256: str = ""
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,8 @@ class Bin:
     """One bin, open for reading.
 
     `tokens` is (len,) uint16 or uint32, mapped from the file and read-only; `eot` is the end token;
-    `source`, `counts` and `licence` are what the manifest says of it.
+    `source`, `counts` and `licence` are what the manifest says of it. `prompts` is None, or (documents,) uint32: how
+    many tokens of each document come before the answer that is learned.
     """
 
     source: str
@@ -55,6 +59,7 @@ class Bin:
     eot: int
     counts: Counts
     licence: str = ""
+    prompts: np.ndarray | None = None
 
     @classmethod
     def open(cls, folder: os.PathLike | str, split: str, tokenizer: Tokenizer) -> "Bin":
@@ -73,10 +78,13 @@ class Bin:
                 f"({tokenizer.kind}); prepare the text again with the model's own tokenizer"
             )
         verify_checksums(folder, ["manifest.json", "tokenizer/tokenizer.json", "tokenizer/tokenizer_config.json"])
-        if sha256(path) != counts.sha256:
-            raise UserError(f"{path}: damaged, its SHA-256 is not what manifest.json says; {REMEDY}")
+        prompts = folder / f"{split}-prompts.bin" if counts.prompts_sha256 else None
+        for file, digest in ((path, counts.sha256), (prompts, counts.prompts_sha256)):
+            if file and (not file.exists() or sha256(file) != digest):
+                raise UserError(f"{file}: damaged, its SHA-256 is not what manifest.json says; {REMEDY}")
         tokens = np.memmap(path, dtype, "r")
-        return cls(manifest["source"], split, tokens, tokenizer.eot, counts, manifest["licence"])
+        lengths = None if prompts is None else np.fromfile(prompts, "<u4")
+        return cls(manifest["source"], split, tokens, tokenizer.eot, counts, manifest["licence"], lengths)
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -88,6 +96,17 @@ class Bin:
         """
         for start, end in itertools.pairwise(self.ends().tolist()):
             yield self.tokens[start : end + 1]
+
+    @cached_property
+    def learned(self) -> np.ndarray | None:
+        """(len,) bool: whether a token is learned, which those of prompts are not; None where all are."""
+        if self.prompts is None:
+            return None
+        first = self.ends()[:-1] + 1
+        steps = np.zeros(len(self) + 1, np.int8)  # no two documents start, and no two answers, at one place
+        np.add.at(steps, first, -1)
+        np.add.at(steps, first + self.prompts, 1)
+        return np.cumsum(steps[:-1], dtype=np.int8) == 0
 
     def ends(self) -> np.ndarray:
         """(documents + 1,) int64 positions of the end tokens: one before the first document, one behind each."""

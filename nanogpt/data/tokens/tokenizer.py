@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from nanogpt.data.tokens.chat import TEMPLATE
 from nanogpt.runtime import atomic
 from nanogpt.runtime.errors import UserError
 
@@ -33,11 +34,12 @@ class Tokenizer(ABC):
 
     `pieces[id]` is the UTF-8 of each id, empty for the end token `eot` = `n_tokens` - 1 and for the ids
     from `n_tokens` up, which exist only to round `vocab_size`, the rows of the embedding, up to a
-    multiple of 64.
+    multiple of 64. `chat` says that the model it belongs to has learned to answer in the template of `chat.py`.
     """
 
     def __init__(self, kind: str, pieces: Sequence[bytes]):
         self.kind = kind
+        self.chat = False
         self.eot = len(pieces)
         self.n_tokens = len(pieces) + 1
         self.vocab_size = -(-self.n_tokens // 64) * 64
@@ -92,7 +94,7 @@ class Tokenizer(ABC):
             "unk_token": EOT,
             "clean_up_tokenization_spaces": False,
             "nanogpt": {"kind": self.kind},
-        }
+        } | ({"chat_template": TEMPLATE} if self.chat else {})
         atomic.write_text(folder / "tokenizer.json", json.dumps(document, ensure_ascii=False))
         atomic.write_text(folder / "tokenizer_config.json", json.dumps(config, indent=2) + "\n")
 
@@ -205,8 +207,10 @@ def load_tokenizer(folder: os.PathLike | str) -> Tokenizer:
     try:
         document = json.loads(path.read_text("utf-8"))
         config = path.with_name("tokenizer_config.json")
-        label = json.loads(config.read_text("utf-8")).get("nanogpt", {}) if config.exists() else {}
-        return _from_documents(document, label)
+        options = json.loads(config.read_text("utf-8")) if config.exists() else {}
+        tokenizer = _from_documents(document, options.get("nanogpt", {}))
+        tokenizer.chat = options.get("chat_template") == TEMPLATE
+        return tokenizer
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; name a folder that holds a tokenizer, or run `dvc repro`") from None
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:

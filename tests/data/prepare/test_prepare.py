@@ -20,7 +20,9 @@ CHAR = TokenizerSettings("char", 0, "error")
 
 
 def own(path) -> Corpus:
-    return files.load(DataSettings("files", None, 0.1, str(path), "*", "text"), files.FilesSettings(strict=True))
+    return files.load(
+        DataSettings("files", None, 0.1, str(path), "*", "text", "text"), files.FilesSettings(strict=True)
+    )
 
 
 def test_a_folder_with_bins_and_the_tokenizer_trained_on_them(tmp_path):
@@ -49,7 +51,7 @@ def test_a_size_that_does_not_fit_is_refused_before_anything_is_written(tmp_path
     monkeypatch.setattr(load.shutil, "disk_usage", lambda path: SimpleNamespace(free=10**6))
 
     def stories(count: int) -> Corpus:
-        settings = DataSettings("stories", count, 0.1, "", "", "")
+        settings = DataSettings("stories", count, 0.1, "", "", "", "text")
         return load.SOURCES["stories"](settings, load.GeneratorSettings(1))
 
     for refuse in (load.validate_corpus, lambda corpus: prepare_corpus(tmp_path / "out", corpus, 0.1, CHAR)):

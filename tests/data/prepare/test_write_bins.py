@@ -86,8 +86,8 @@ def test_the_manifest_counts(tmp_path):
         "duplicates_removed": 0,
         "overlap": 0,
         "splits": {
-            "train": train | {"replaced": 0, "sha256": sha256["train"]},
-            "val": val | {"replaced": 0, "sha256": sha256["val"]},
+            "train": train | {"replaced": 0, "sha256": sha256["train"], "prompts_sha256": ""},
+            "val": val | {"replaced": 0, "sha256": sha256["val"], "prompts_sha256": ""},
         },
     }
     assert Bin.open(tmp_path, "val", BYTE).counts == Counts(1, 4, 2, 0.1, 0, 0.5, sha256["val"])

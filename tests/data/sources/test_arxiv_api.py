@@ -40,7 +40,7 @@ def own(server, **changed) -> ArxivSettings:
 
 
 def corpus(server, documents: int, **changed):
-    return load(DataSettings("arxiv_api", documents, 0.1, "", "*", "text"), own(server, **changed))
+    return load(DataSettings("arxiv_api", documents, 0.1, "", "*", "text", "text"), own(server, **changed))
 
 
 def texts(server, documents: int, **changed) -> list[str]:

@@ -31,7 +31,9 @@ TINY = Grammar(
 
 
 def load(name: str, count: int, seed: int) -> Corpus:
-    settings = DataSettings(source=name, num_samples=count, val_fraction=0.1, path="", pattern="", field="")
+    settings = DataSettings(
+        source=name, num_samples=count, val_fraction=0.1, path="", pattern="", field="", format="text"
+    )
     return generated_corpus(name, SOURCES[name].GRAMMAR, settings, GeneratorSettings(seed))
 
 

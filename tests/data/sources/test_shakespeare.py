@@ -41,7 +41,9 @@ def server():
 
 
 def load(url: str, documents: int | None = None):
-    return shakespeare.load(DataSettings("shakespeare", documents, 0.1, "", "*", "text"), ShakespeareSettings(url))
+    return shakespeare.load(
+        DataSettings("shakespeare", documents, 0.1, "", "*", "text", "text"), ShakespeareSettings(url)
+    )
 
 
 def whole(corpus) -> str:

@@ -114,9 +114,9 @@ def test_replay_is_an_even_share_of_both_texts_in_their_order(share, size, step)
     rows = [row for batch in batches for row in batch.tolist()]
     replayed = [row for row in rows if row[0] >= 1000]
     assert len(replayed) == int(n * share)
-    assert replayed == old.rows(np.arange(len(replayed)))[:, :-1].tolist()
+    assert replayed == old.rows(np.arange(len(replayed)))[:, 0].tolist()
     fresh = [row for row in rows if row[0] < 1000]
-    assert fresh == new.rows(np.arange(len(fresh)))[:, :-1].tolist()
+    assert fresh == new.rows(np.arange(len(fresh)))[:, 0].tolist()
     for i in range(n):
         assert abs(sum(row[0] >= 1000 for row in rows[:i]) - i * share) <= 1
 
