@@ -156,3 +156,21 @@ def test_the_loss_of_windows_reads_no_window_twice(tiny, byte, write_bins, tmp_p
     model = tiny()
     assert validate(model, windows, 10_000, 4) == validate(model, windows, whole, 4)
     assert math.isfinite(validate(model, windows, 1, 10_000))  # fewer windows than a batch
+
+
+def test_of_a_conversation_the_answer_counts(tiny):
+    """By hand: the answer's tokens, each predicted from all before it, also where the document is longer than a block."""
+    model, lengths = tiny().double(), np.arange(320)
+    docs, prompts = documents(5, 9, 30), np.array([3, 8, 20])[: len(documents(5, 9, 30))]
+    found = score_documents(model, docs, lengths, prompts=prompts)
+    whole = score_documents(model, docs, lengths)
+    assert (found.document_tokens == whole.document_tokens - prompts).all()
+    for i, (document, skipped) in enumerate(zip(docs, prompts, strict=True)):
+        assert found.document_bytes[i] == document[1 + skipped :].sum()
+        if len(document) <= 17:
+            ids = torch.from_numpy(document.astype(np.int64))[None]
+            with torch.no_grad():
+                logp = model.eval()(ids[:, :-1]).log_softmax(-1).gather(-1, ids[:, 1:, None])[0, :, 0]
+            assert found.document_nats[i] == pytest.approx(-logp[skipped:].sum().item(), rel=1e-9)
+        else:
+            assert 0 < found.document_nats[i] < whole.document_nats[i]

@@ -37,7 +37,7 @@ for line in sys.stdin:
     os.chdir(job["folder"])
     hub.PATIENCE, hub.PAUSES_S = job["patience"], (0.1, 0.2)
     try:
-        settings = DataSettings("tinystories", job["num_samples"], 0.1, "", "", "", "text")
+        settings = DataSettings("tinystories", job["num_samples"], 0.1, "", "", "", job["own"].pop("format", "text"))
         loaded = hub.load(settings, hub.HubSettings(**job["own"]))
         skipped = Counter()
         answer = {"texts": [document.text for document in loaded.documents(skipped)], "skipped": skipped}

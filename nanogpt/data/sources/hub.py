@@ -2,7 +2,7 @@
 
 Only data files (Parquet, JSON lines, CSV, text) are read; no code of a repository ever runs. Of one
 field, the text is taken as it is. Several fields, like title and abstract, are each put on one line and
-joined by an empty one.
+joined by an empty one. With `format: chat` the fields are those of a conversation: [prompt, completion] or [messages].
 
 `datasets` finds the files of a split and reads all but Parquet. That is read here, a row group at a time
 and in this thread: the threads by which `datasets` reads it outlive an early end and abort the process or
@@ -21,8 +21,10 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
+from nanogpt.data.sources.chats import conversations
 from nanogpt.data.sources.document import Corpus, DataSettings
 from nanogpt.data.sources.pages import Pages
+from nanogpt.data.sources.records import BadRecord
 from nanogpt.runtime.errors import BadSetting, UserError, shorten
 from nanogpt.runtime.ranges import CheckedSettings, Require
 from nanogpt.runtime.workdir import work_folder
@@ -57,28 +59,30 @@ def load(settings: DataSettings, dataset: HubSettings) -> Corpus:
     revision, split or field that does not exist or is not open, for damaged files, and where the hub
     gives no good answer for a minute.
     """
-    pages = Pages(work_folder("corpora", settings.source, asdict(dataset)))
-    pages.fetch(settings.num_samples, lambda states: _fetch_pages(dataset, settings.source, pages))
+    chat = settings.format == "chat"
+    pages = Pages(work_folder("corpora", settings.source, asdict(dataset) | ({"format": "chat"} if chat else {})))
+    pages.fetch(settings.num_samples, lambda states: _fetch_pages(dataset, settings.source, pages, chat))
     if not pages.documents:
         reason = f"no text in it in split {dataset.split} of {dataset.repo}"
         raise BadSetting(f"data.{settings.source}.fields", dataset.fields, reason, "name the field that holds the text")
     state = pages.states[-1]
     documents = partial(pages.read_documents, settings.num_samples)
-    return Corpus(dataset.repo, state["licence"], documents, revision=state["revision"])
+    return Corpus(dataset.repo, state["licence"], documents, revision=state["revision"], chat=chat)
 
 
-def _fetch_pages(dataset: HubSettings, source: str, pages: Pages) -> Iterator[tuple[list[str], dict]]:
+def _fetch_pages(dataset: HubSettings, source: str, pages: Pages, chat: bool) -> Iterator[tuple[list[str], dict]]:
     """Yield the pages after those that exist. The state of each says where the next begins."""
     with _translate_errors(dataset, source, pages):
         _configure_libraries(dataset)
         state = pages.states[-1] if pages.states else _initial_state(dataset)
         texts, skipped = list[str](), Counter[str]()
-        for record, position in _read_records(dataset, state["revision"], state["position"]):
-            if text := _join_fields([record.get(field) for field in dataset.fields]):
-                texts.append(text)
-            else:
-                skipped["no text"] += 1
-            if len(texts) == PAGE:
+        for record, position in _read_records(dataset, state["revision"], state["position"], chat):
+            for text in _texts_of(record, dataset, chat):
+                if isinstance(text, str):
+                    texts.append(text)
+                else:
+                    skipped[text.reason] += 1
+            if len(texts) >= PAGE:
                 yield texts, state | {"position": position, "skipped": skipped}
                 texts, skipped = [], Counter()
         yield texts, state | {"skipped": skipped, "end": True}
@@ -95,6 +99,13 @@ def _initial_state(dataset: HubSettings) -> dict:
     return {"revision": info.sha, "licence": licence, "position": [0, 0]}
 
 
+def _texts_of(record: dict, dataset: HubSettings, chat: bool) -> Iterator[str | BadRecord]:
+    if chat:
+        yield from conversations(dataset.repo, {field: record.get(field) for field in dataset.fields})
+    else:
+        yield _join_fields([record.get(field) for field in dataset.fields]) or BadRecord("no text", dataset.repo)
+
+
 def _join_fields(values: list) -> str:
     """One text of a record's values; of several, those that hold text."""
     texts = [value for value in values if isinstance(value, str)]
@@ -104,7 +115,9 @@ def _join_fields(values: list) -> str:
     return "\n\n".join(line for line in lines if line)
 
 
-def _read_records(dataset: HubSettings, commit: str, position: list[int]) -> Iterator[tuple[dict, list[int]]]:
+def _read_records(
+    dataset: HubSettings, commit: str, position: list[int], chat: bool
+) -> Iterator[tuple[dict, list[int]]]:
     """The records from a position [file, row] on, each with the position after it."""
     import datasets
 
@@ -115,12 +128,12 @@ def _read_records(dataset: HubSettings, commit: str, position: list[int]) -> Ite
             reason = f"no such split in {dataset.repo}, there is {', '.join(urls)}"
             raise BadSetting("split", dataset.split, reason, "choose one of these")
         if all(url.endswith(".parquet") for url in urls[dataset.split]):
-            files = [partial(_read_parquet, dataset, url) for url in urls[dataset.split]]
+            files = [partial(_read_parquet, dataset, url, chat) for url in urls[dataset.split]]
         else:
             stream = builder.as_streaming_dataset(split=dataset.split)
             if stream.features:
                 kinds = {name: getattr(kind, "dtype", type(kind).__name__) for name, kind in stream.features.items()}
-                _check_fields(dataset, kinds)
+                _check_fields(dataset, kinds, chat)
             files = [stream.shard(stream.num_shards, number).skip for number in range(stream.num_shards)]
     number, row = position
     for records_from in files[number:]:
@@ -130,7 +143,7 @@ def _read_records(dataset: HubSettings, commit: str, position: list[int]) -> Ite
         number, row = number + 1, 0
 
 
-def _read_parquet(dataset: HubSettings, url: str, row: int) -> Iterator[dict]:
+def _read_parquet(dataset: HubSettings, url: str, chat: bool, row: int) -> Iterator[dict]:
     """The rows of a file from `row` on; row groups before it are not fetched."""
     import huggingface_hub
     import pyarrow.parquet
@@ -141,7 +154,7 @@ def _read_parquet(dataset: HubSettings, url: str, row: int) -> Iterator[dict]:
         parquet = pyarrow.parquet.ParquetFile(
             file, buffer_size=BUFFER, pre_buffer=False, page_checksum_verification=True
         )
-        _check_fields(dataset, {field.name: str(field.type) for field in parquet.schema_arrow})
+        _check_fields(dataset, {field.name: str(field.type) for field in parquet.schema_arrow}, chat)
         group = 0
         while group < parquet.num_row_groups and row >= (rows := parquet.metadata.row_group(group).num_rows):
             group, row = group + 1, row - rows
@@ -151,9 +164,9 @@ def _read_parquet(dataset: HubSettings, url: str, row: int) -> Iterator[dict]:
             row = max(0, row - len(batch))
 
 
-def _check_fields(dataset: HubSettings, kinds: dict[str, str]) -> None:
+def _check_fields(dataset: HubSettings, kinds: dict[str, str], chat: bool) -> None:
     for field in dataset.fields:
-        if kinds.get(field) not in TEXT:
+        if field not in kinds or (not chat and kinds[field] not in TEXT):
             there = ", ".join(f"{name} ({kind})" for name, kind in kinds.items())
             reason = f"no text in {field!r} of {dataset.repo}, there is {there}"
             raise BadSetting("fields", dataset.fields, reason, "name fields of text")

@@ -1,5 +1,6 @@
 """What comes from the hub, and what is kept of it."""
 
+import io
 import json
 import os
 
@@ -39,6 +40,24 @@ def test_title_and_abstract_are_a_line_each(hub, load, repo):
     assert loaded["texts"] == [*joined(3), "Alone."]
     assert loaded["skipped"] == {"no text": 1}
     assert loaded["licence"] == f"see https://huggingface.co/datasets/{repo}"
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_conversations(hub, load, repo, kind):
+    turns = [[("user", f"{n}?"), ("assistant", f"{n}!"), ("user", "And?"), ("assistant", "Yes.")] for n in range(20)]
+    records = [{"messages": [{"role": role, "content": text} for role, text in turn]} for turn in turns]
+    if kind == "parquet":
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(records), sink := io.BytesIO())
+        hub.commit(repo, {STORIES: sink.getvalue()})
+    else:
+        hub.commit(repo, {ABSTRACTS: json_lines([*records, {"messages": []}])})
+    loaded = load(repo, fields=["messages"], format="chat")
+    first = [f"User: {n}?\n\nAssistant: {n}!" for n in range(20)]
+    assert loaded["texts"] == [text for one in first for text in (one, f"{one}\n\nUser: And?\n\nAssistant: Yes.")]
+    assert loaded["skipped"] == ({} if kind == "parquet" else {"no answer to a prompt": 1})
+    pairs = [{"prompt": f"{n}?", "completion": f"{n}!"} for n in range(20)]
+    hub.commit(repo, {ABSTRACTS: json_lines(pairs)})
+    assert load(repo, fields=["prompt", "completion"], format="chat")["texts"] == first
 
 
 @pytest.mark.parametrize("name", ["stories.csv", "stories.txt", "stories.jsonl", "stories.json"])

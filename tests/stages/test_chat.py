@@ -1,0 +1,50 @@
+"""From records of prompts and answers to a model that answers, through the scripts as they are called."""
+
+import json
+import random
+import shutil
+from pathlib import Path
+
+import torch
+
+COLOURS = {"sky": "blue", "grass": "green", "coal": "black", "snow": "white"}
+
+
+
+
+def test_a_model_learns_to_answer(project, run_stage, capsys):
+    """The small project's model by characters is replaced by one that can write these words."""
+    shutil.rmtree("data/finetune")
+    draw = random.Random(0)
+    names = [draw.choice(list(COLOURS)) for _ in range(400)]
+    records = [{"prompt": f"{name} {i}?", "completion": COLOURS[name]} for i, name in enumerate(names)]
+    Path("chats.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    Path("text.txt").write_text("\n\n".join(f"the {name} is {colour}" for name, colour in COLOURS.items()))
+    sizes = {"n_layer: 3": "n_layer: 2", "n_embd: 256": "n_embd: 32", "block_size: 256": "block_size: 64"}
+    params = Path("params.yaml").read_text().replace("kind: auto ", "kind: byte ")
+    for old, new in sizes.items():
+        params = params.replace(f"  {old}", f"  {new}", 1)
+    Path("params.yaml").write_text(params)
+    for name in ("models", "data/pretrain"):
+        shutil.rmtree(name)
+    own = "--source files --val-fraction 0.1 --strict"
+    assert not run_stage("prepare", *f"--role pretrain {own} --path chats.jsonl --field prompt".split())
+    assert not run_stage("prepare", *f"--role finetune {own} --path chats.jsonl --format chat".split())
+    assert not run_stage("pretrain", *"--max-steps 5 --out models/pretrain --overwrite".split())
+    assert not run_stage("lora_finetune", *"--kind full --max-steps 150 --out models/chat".split())
+    capsys.readouterr()
+    assert not run_stage("sample", *"--checkpoint models/chat --prompt".split(), "sky 1?", *"--temperature 0".split())
+    assert capsys.readouterr().out.startswith("User: sky 1?\n\nAssistant: blue\n")
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    theirs, tok = (kind.from_pretrained("models/chat") for kind in (AutoModelForCausalLM, AutoTokenizer))
+    ids = tok.apply_chat_template(
+        [{"role": "user", "content": "coal 7?"}], add_generation_prompt=True, return_tensors="pt"
+    )
+    with torch.no_grad():
+        written = theirs.generate(ids["input_ids"], max_new_tokens=10, do_sample=False)
+    assert tok.decode(written[0], skip_special_tokens=True).endswith("Assistant: black")
+    # an adapter takes the template along
+    assert not run_stage("lora_finetune", *"--max-steps 2 --out models/lora".split())
+    assert not run_stage("merge")
+    assert "chat_template" in Path("models/merged/tokenizer_config.json").read_text()
