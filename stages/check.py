@@ -5,7 +5,7 @@ from nanogpt.runtime.cli import Flags
 
 
 def main() -> None:
-    """Raises UserError for the first mistake; otherwise writes the constant file data/checked."""
+    """Raises UserError for the first mistake; otherwise writes data/checked and data/tokenizer-text."""
     Flags(__doc__).parse_args()
     from nanogpt.pipeline.check import check_project
 

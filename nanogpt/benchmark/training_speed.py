@@ -8,7 +8,7 @@ import pandas as pd
 from nanogpt.benchmark import step_parts
 from nanogpt.benchmark.settings import BenchmarkSettings
 from nanogpt.benchmark.timing import Times, time_in_turns
-from nanogpt.benchmark.variants import CPU, DTYPES, Variant, build_training_step
+from nanogpt.benchmark.variants import ADAPTER, CPU, DTYPES, Variant, build_training_step
 from nanogpt.hardware.compilation import missing_for_compile
 from nanogpt.hardware.device import choose_dtype
 from nanogpt.model.build import ARCHITECTURES, build_model, count_parameters, model_flops
@@ -42,7 +42,7 @@ def measure_training(settings: BenchmarkSettings) -> dict[str, dict[str, float] 
         plain = {"base_bf16_compiled": Variant("base", dtype, compile=True, plain=True)} if compiles else {}
         without_amx = Variant("optimized", "auto", isa=HIDE_AMX)
         groups.insert(0, base | plain | {"optimized_bf16": full, "without_amx_optimized": without_amx})
-    groups.append({"full": full, "lora": Variant("optimized", dtype, full.compile, adapter=True)})
+    groups.append({"full": full, "lora": Variant("optimized", dtype, full.compile, adapter=ADAPTER)})
     groups_times = [time_variants(variants, settings) for variants in groups]
     parts = {
         "parts": partial(step_parts.build_parts, "", "optimized", dtype, settings),

@@ -1,5 +1,6 @@
 """The check stage: finds mistakes in settings and sources before any other stage runs and DVC deletes its outs."""
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import torch
 
 from nanogpt.checkpoint.identity import holds_checkpoint
 from nanogpt.data.prepare.train_tokenizer import AUTO_SIZES, validate_vocabulary
+from nanogpt.data.sources.document import Corpus
 from nanogpt.data.sources.load import load_corpus, validate_corpus
 from nanogpt.data.tokens.settings import TokenizerSettings
 from nanogpt.hardware.compilation import check_compiler
@@ -26,10 +28,12 @@ OUTPUTS = ("models", "metrics", "data/pretrain", "data/finetune")
 VOCABULARIES = {"gpt2": 50304, "byte": 320, "char": 64}  # rows of the embedding, for char the fewest possible
 
 
-def check_project(out: Path | str = "data/checked") -> str:
+def check_project(out: Path | str = "data/checked", more: Path | str = "data/tokenizer-text") -> str:
     """Check params.yaml, the sources and this machine as the stages will, and write the constant file `out`.
 
-    Corpora from outside are read from end to end. Returns a line for the user. Raises UserError for the first mistake.
+    `more` says which text besides its own data.pretrain's tokenizer learns from: "none", or with `tokenizer.train_on`
+    both a SHA-256 of all texts of data.finetune, so that a change of them is one of its own for DVC. Corpora from
+    outside are read from end to end. Returns a line for the user. Raises UserError for the first mistake.
     """
     with params.read_document() as document:  # which adds the line of the key to a BadSetting
         given = params.convert_document(document, SECTIONS)
@@ -48,9 +52,18 @@ def check_project(out: Path | str = "data/checked") -> str:
         validate_vocabulary(tokens)
         for corpus in corpora:
             validate_corpus(corpus)
+    both = tokens.train_on == "both" and tokens.kind in ("bpe", "char")
+    atomic.write_text(more, f"{_digest(corpora[1]) if both else 'none'}\n")
     atomic.write_text(out, "params.yaml and the sources were read without complaint\n")
     sources = " and ".join(dict.fromkeys(settings.source for settings in roles.values()))
     return f"{out}: no mistake in params.yaml, the sources ({sources}) and this machine; `dvc repro` runs the stages"
+
+
+def _digest(corpus: Corpus) -> str:
+    digest = hashlib.sha256()
+    for text in corpus.texts():
+        digest.update(text.encode() + b"\0")
+    return digest.hexdigest()
 
 
 def _check_inputs(paths: dict[str, str]) -> None:

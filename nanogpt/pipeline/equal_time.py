@@ -121,7 +121,7 @@ def run_plan(plan: Plan, text: str | None) -> dict:
     ]
     code += [sha256(Path(settings["data.pretrain.path"]))] if text else []
     finished = _run(*DVC, "exp", "list", "--all-commits", "--name-only").split()
-    documents = [document.text for document in test.documents(Counter())]
+    documents = list(test.texts())
     scores: dict[str, list[dict]] = {run: [] for run in plan.runs}
     for seed in plan.seeds:
         names: dict[str, str] = {}

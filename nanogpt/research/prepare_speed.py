@@ -6,7 +6,6 @@ import multiprocessing
 import statistics
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -31,7 +30,7 @@ def measure_prepare(corpus: Corpus, tokens: TokenizerSettings, megabytes: int, r
     with tempfile.TemporaryDirectory() as scratch:
         text, folder = Path(scratch, "text.jsonl"), Path(scratch, "tokenizer")
         with text.open("w", encoding="utf-8") as file:
-            for line in repeat_texts((document.text for document in corpus.documents(Counter())), megabytes * 10**6):
+            for line in repeat_texts(corpus.texts(), megabytes * 10**6):
                 file.write(json.dumps({"text": line}) + "\n")
         train_s, train_peak = _run_in_process(_train, text, folder, tokens.resolve_auto(corpus.tokenizer))
         prepared, encoded_s = [], []
@@ -80,7 +79,7 @@ def _read_corpus(text: Path) -> Corpus:
 
 def _train(text: Path, folder: Path, settings: TokenizerSettings) -> tuple[float, float]:
     start = time.perf_counter()
-    trained = train_tokenizer(settings, (document.text for document in _read_corpus(text).documents(Counter())))
+    trained = train_tokenizer(settings, _read_corpus(text).texts())
     seconds = time.perf_counter() - start
     if not isinstance(trained, BytePairs):
         raise UserError(f"tokenizer.kind = {settings.kind}: not an encoding of tiktoken; choose gpt2, bpe or byte")
@@ -96,7 +95,7 @@ def _prepare(text: Path, folder: Path, out: Path) -> tuple[float, float]:
 
 def _encode(text: Path, folder: Path) -> float:
     encoding = load_tokenizer(folder).encoding
-    seconds, texts = 0.0, (document.text for document in _read_corpus(text).documents(Counter()))
+    seconds, texts = 0.0, _read_corpus(text).texts()
     while batch := list(itertools.islice(texts, 1000)):
         start = time.perf_counter()
         encoding.encode_ordinary_batch(batch)

@@ -5,7 +5,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -78,7 +77,7 @@ def _train(folder: Path, seeds: Iterable[int]) -> tuple[list[dict], str]:
     prepare_corpus(folder / "data", corpus, given.data.pretrain.val_fraction, given.tokenizer)
     outs = [(seed, folder / f"model-{seed}") for seed in seeds]
     runs = [pretrain(seed, given.model, given.train, given.checkpoint, folder / "data", out, out) for seed, out in outs]
-    return runs, "".join(document.text for document in corpus.documents(Counter()))
+    return runs, "".join(corpus.texts())
 
 
 def _run_nanogpt(peer: Path | str, folder: Path, text: str) -> tuple[float, float]:

@@ -77,7 +77,7 @@ def test_the_yardstick_is_not_tuned():
 
 def test_an_adapter_alone_learns():
     (model, _), batch = build_twins("optimized")
-    step = variants.build_own_step(model, Variant("optimized", "float32", adapter=True), SETTINGS, batch)
+    step = variants.build_own_step(model, Variant("optimized", "float32", adapter=variants.ADAPTER), SETTINGS, batch)
     learning = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert len(learning) == 2 * 2 * 7 and all(".lora_A." in name or ".lora_B." in name for name in learning)
     assert all(p.numel() == 8 * max(p.shape) for n, p in model.named_parameters() if n in learning)  # of rank 8

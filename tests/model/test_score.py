@@ -159,9 +159,9 @@ def test_the_loss_of_windows_reads_no_window_twice(tiny, byte, write_bins, tmp_p
 
 
 def test_of_a_conversation_the_answer_counts(tiny):
-    """By hand: the answer's tokens, each predicted from all before it, also where the document is longer than a block."""
+    """By hand: the answer's tokens, each predicted from all before it, even of a document longer than a block."""
     model, lengths = tiny().double(), np.arange(320)
-    docs, prompts = documents(5, 9, 30), np.array([3, 8, 20])[: len(documents(5, 9, 30))]
+    docs, prompts = documents(5, 9, 30), np.array([3, 8, 20])
     found = score_documents(model, docs, lengths, prompts=prompts)
     whole = score_documents(model, docs, lengths)
     assert (found.document_tokens == whole.document_tokens - prompts).all()

@@ -74,3 +74,4 @@ def test_what_can_run_passes(project, tmp_path, settings):
     project(settings | {"data.pretrain.num_samples": 300, "data.finetune.num_samples": 300})
     assert "stories and abstracts" in check_project()
     assert (tmp_path / "data/checked").read_text() == "params.yaml and the sources were read without complaint\n"
+    assert (tmp_path / "data/tokenizer-text").read_text() == "none\n"

@@ -118,6 +118,11 @@ def test_own_text_is_noticed_when_edited(clone):
     assert stages_run(clone.dvc("repro", "prepare@finetune")) == ["check", "prepare@finetune"]
     own.write_text("\n\n".join(f"My own text, edited, number {i}." for i in range(300)))
     assert stages_run(clone.dvc("repro", "prepare@finetune")) == ["check", "prepare@finetune"]
+    both = ["check", "prepare@pretrain", "prepare@finetune"]
+    clone.set(**{"tokenizer.train_on": "both"})
+    assert stages_run(clone.dvc("repro", "prepare@finetune")) == both
+    own.write_text("\n\n".join(f"Other words, number {i}." for i in range(300)))
+    assert stages_run(clone.dvc("repro", "prepare@finetune")) == both
     own.unlink()
     clone.git("checkout", "--quiet", "HEAD", ".")
     clone.dvc("checkout", "--quiet")

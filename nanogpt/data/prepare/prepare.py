@@ -1,6 +1,5 @@
 """From a corpus to a folder that training reads: token bins, their manifest, the tokenizer."""
 
-from collections import Counter
 from pathlib import Path
 
 from nanogpt.data.prepare.train_tokenizer import train_tokenizer
@@ -34,25 +33,28 @@ def prepare_role(
     inputs = [path for path in (tokenizer or shared, settings.path if settings.source == "files" else None) if path]
     check_outputs({out: "manifest.json"}, inputs, overwrite)
     tokens = load_tokenizer(tokenizer) if tokenizer else shared or load_from_checkpoint(init_from) or training
-    manifest = prepare_corpus(out, load_corpus(settings, data), settings.val_fraction, tokens)
+    both = role == "pretrain" and training.train_on == "both" and isinstance(tokens, TokenizerSettings)
+    more = load_corpus(data.finetune, data) if both else None
+    manifest = prepare_corpus(out, load_corpus(settings, data), settings.val_fraction, tokens, more)
     counts = ", ".join(f"{one['tokens']:,} tokens ({split})" for split, one in manifest["splits"].items())
     return f"{out}: {manifest['source']} in {manifest['tokenizer']} tokens, {counts}; see {out}/manifest.json"
 
 
 def prepare_corpus(
-    out: Path | str, corpus: Corpus, val_fraction: float, tokens: TokenizerSettings | Tokenizer | Path | str
-) -> dict:
+    out: Path | str, corpus: Corpus, val_fraction: float, tokens: TokenizerSettings | Tokenizer | Path | str,
+    more: Corpus | None = None,
+) -> dict:  # fmt: skip
     """Write a corpus as a folder of bins, which appears complete or not at all; return its manifest.
 
-    `tokens` are settings, to train a tokenizer on this corpus, or a tokenizer, either saved as
+    `tokens` are settings, to train a tokenizer on this corpus, and on `more`, or a tokenizer, either saved as
     `<out>/tokenizer`; or the folder of a tokenizer, which is not copied (`tokenizer_of_bins` finds it).
     Raises UserError for unusable text, and for more of it than fits on the disk.
     """
     validate_size(corpus, out)
     with atomic.replace_folder(out, "manifest.json") as folder:
         if isinstance(tokens, TokenizerSettings):
-            texts = (document.text for document in corpus.documents(Counter()))
-            tokens = train_tokenizer(tokens.resolve_auto(corpus.tokenizer), texts)
+            texts = [one.texts() for one in (corpus, more) if one]
+            tokens = train_tokenizer(tokens.resolve_auto(corpus.tokenizer), *texts)
         if isinstance(tokens, Tokenizer):
             tokens.save(folder / "tokenizer")
         else:

@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from multiprocessing.connection import Connection
 from typing import Literal
 
@@ -23,11 +24,11 @@ REPLACEMENT = "\ufffd"
 END = b"\xff"  # no text in UTF-8
 
 
-def train_tokenizer(settings: TokenizerSettings, texts: Iterable[str]) -> Tokenizer:
+def train_tokenizer(settings: TokenizerSettings, *corpora: Iterable[str]) -> Tokenizer:
     """Return a tokenizer of the kind that the settings name, other than auto.
 
-    char learns its characters from all `texts`, bpe its pieces from their first SAMPLE_BYTES; a small
-    corpus may give bpe fewer tokens than `vocab_size`. Raises UserError where gpt2's vocabulary can be
+    char learns its characters from all texts of `corpora`, bpe its pieces from their first SAMPLE_BYTES, the same share
+    of each; small corpora may give bpe fewer tokens than `vocab_size`. Raises UserError where gpt2's vocabulary can be
     neither found nor fetched, or the training of bpe is ended by the system.
     """
     if settings.kind == "gpt2":
@@ -35,9 +36,11 @@ def train_tokenizer(settings: TokenizerSettings, texts: Iterable[str]) -> Tokeni
     if settings.kind == "byte":
         return BytePairs("byte", BYTES)
     if settings.kind == "bpe":
+        share = SAMPLE_BYTES / len(corpora)
+        texts = chain.from_iterable(_read_with_progress(texts, share) for texts in corpora)
         return BytePairs("bpe", _train_bpe(settings.vocab_size, texts))
     characters: set[str] = set()
-    for text in _read_with_progress(texts, math.inf):
+    for text in _read_with_progress(chain.from_iterable(corpora), math.inf):
         characters.update(text)
     if settings.unknown == "error":
         return Characters(sorted(characters), None)
@@ -87,7 +90,7 @@ def _train_bpe(vocab_size: int | Literal["auto"], texts: Iterable[str]) -> list[
     theirs.close()
     try:
         n_bytes = 0
-        for text in _read_with_progress(texts, SAMPLE_BYTES):
+        for text in texts:
             n_bytes += len(data := text.encode())
             ours.send_bytes(data)
         ours.send_bytes(END)

@@ -50,6 +50,10 @@ class Corpus:
     size: int | None = None
     chat: bool = False
 
+    def texts(self) -> Iterator[str]:
+        """The texts of all documents; what is skipped is not counted."""
+        return (document.text for document in self.documents(Counter()))
+
 
 @dataclass(frozen=True)
 class DataSettings(CheckedSettings):

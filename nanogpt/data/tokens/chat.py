@@ -13,9 +13,9 @@ NAMES = {"system": "System", "user": "User", "assistant": "Assistant"}
 ANSWER = f"{NAMES['assistant']}:"
 # The same for transformers' `apply_chat_template`; the end token stands before every document.
 TEMPLATE = (
-    "{{ bos_token }}{% for message in messages %}{% if not loop.first %}\n\n{% endif %}"
+    "{{ bos_token }}{% for message in messages %}{% if not loop.first %}{{ '\\n\\n' }}{% endif %}"
     "{{ message.role | capitalize }}: {{ message.content | trim }}{% endfor %}"
-    "{% if add_generation_prompt %}\n\n" + ANSWER + "{% endif %}"
+    "{% if add_generation_prompt %}{{ '\\n\\n" + ANSWER + "' }}{% endif %}"
 )
 
 

@@ -15,12 +15,14 @@ class TokenizerSettings:
 
     `kind` auto is char for Shakespeare and bpe for all other corpora. `vocab_size` includes the end token and is used
     by bpe only; auto follows from the size of the corpus (`train_tokenizer.choose_vocab_size`). `unknown` says what
-    char does with a character that its corpus lacked.
+    char does with a character that its corpus lacked. `train_on` both takes half of what bpe learns from, and all that
+    char does, from the corpus to adapt to.
     """
 
     kind: Literal["auto", "gpt2", "char", "byte", "bpe"]
     vocab_size: int | Literal["auto"]
     unknown: Literal["error", "replace"]
+    train_on: Literal["pretrain", "both"] = "pretrain"
 
     def __post_init__(self) -> None:
         least = len(BYTES) + 1

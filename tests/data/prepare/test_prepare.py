@@ -73,6 +73,21 @@ def test_characters_that_the_pretraining_corpus_lacks(tmp_path):
     assert manifest["splits"]["val"]["replaced"] == 1
 
 
+@pytest.mark.parametrize("kind", ["bpe", "char"])
+def test_a_tokenizer_of_both_texts(tmp_path, kind):
+    for name, content in (("first", "a cat\n\nthe cat"), ("other", "zebras\n\nöde zebras zebras")):
+        (tmp_path / f"{name}.txt").write_text(content, encoding="utf-8")
+    texts = [own(tmp_path / f"{name}.txt") for name in ("first", "other")]
+    settings = TokenizerSettings(kind, 300, "error")
+    prepare_corpus(tmp_path / "out", texts[0], 0.5, settings, texts[1])
+    pieces = load_tokenizer(tmp_path / "out" / "tokenizer").pieces
+    prepare_corpus(tmp_path / "alone", texts[0], 0.5, settings)
+    alone = load_tokenizer(tmp_path / "alone" / "tokenizer").pieces
+    word = {"bpe": b" zebras", "char": "ö".encode()}[kind]
+    assert word in pieces and word not in alone
+    assert {"bpe": b" cat", "char": b"c"}[kind] in pieces
+
+
 def test_the_stage_on_a_short_text_by_hand(tmp_path):
     shutil.copy(ROOT / "params.yaml", tmp_path)
     shutil.copytree(ROOT / "data" / "own", tmp_path / "data" / "own")

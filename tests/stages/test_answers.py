@@ -2,6 +2,7 @@
 
 import json
 import random
+import shlex
 import shutil
 from pathlib import Path
 
@@ -10,10 +11,12 @@ import torch
 COLOURS = {"sky": "blue", "grass": "green", "coal": "black", "snow": "white"}
 
 
-
-
 def test_a_model_learns_to_answer(project, run_stage, capsys):
     """The small project's model by characters is replaced by one that can write these words."""
+
+    def call(script: str, flags: str) -> str | None:
+        return run_stage(script, *shlex.split(flags))
+
     shutil.rmtree("data/finetune")
     draw = random.Random(0)
     names = [draw.choice(list(COLOURS)) for _ in range(400)]
@@ -28,12 +31,13 @@ def test_a_model_learns_to_answer(project, run_stage, capsys):
     for name in ("models", "data/pretrain"):
         shutil.rmtree(name)
     own = "--source files --val-fraction 0.1 --strict"
-    assert not run_stage("prepare", *f"--role pretrain {own} --path chats.jsonl --field prompt".split())
-    assert not run_stage("prepare", *f"--role finetune {own} --path chats.jsonl --format chat".split())
-    assert not run_stage("pretrain", *"--max-steps 5 --out models/pretrain --overwrite".split())
-    assert not run_stage("lora_finetune", *"--kind full --max-steps 150 --out models/chat".split())
+    assert not call("prepare", f"--role pretrain {own} --path chats.jsonl --field prompt --out data/pretrain")
+    own += " --tokenizer data/pretrain/tokenizer --out data/finetune"
+    assert not call("prepare", f"--role finetune {own} --path chats.jsonl --format chat")
+    assert not call("pretrain", "--max-steps 5 --out models/pretrain --overwrite")
+    assert not call("lora_finetune", "--kind full --max-steps 150 --out models/chat")
     capsys.readouterr()
-    assert not run_stage("sample", *"--checkpoint models/chat --prompt".split(), "sky 1?", *"--temperature 0".split())
+    assert not call("sample", "--checkpoint models/chat --prompt 'sky 1?' --temperature 0")
     assert capsys.readouterr().out.startswith("User: sky 1?\n\nAssistant: blue\n")
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -45,6 +49,6 @@ def test_a_model_learns_to_answer(project, run_stage, capsys):
         written = theirs.generate(ids["input_ids"], max_new_tokens=10, do_sample=False)
     assert tok.decode(written[0], skip_special_tokens=True).endswith("Assistant: black")
     # an adapter takes the template along
-    assert not run_stage("lora_finetune", *"--max-steps 2 --out models/lora".split())
-    assert not run_stage("merge")
+    assert not call("lora_finetune", "--max-steps 2 --out models/lora")
+    assert not call("merge", "")
     assert "chat_template" in Path("models/merged/tokenizer_config.json").read_text()
