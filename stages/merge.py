@@ -7,7 +7,9 @@ from nanogpt.runtime.cli import Flags, override
 def main() -> None:
     """Merge, prove on validation text that the model computes the same, save."""
     flags = Flags(__doc__)
-    flags.add_argument("--lora-checkpoint", default="models/lora", help="adapter folder (default: %(default)s)")
+    flags.add_argument(
+        "--lora-checkpoint", default="models/lora", help="adapter, by path or name (default: %(default)s)"
+    )
     flags.add_argument("--base-checkpoint", help="model under it (default: the one that the adapter names)")
     flags.add_argument("--data", default="data/finetune", help="folder of bins to compare on (default: %(default)s)")
     flags.add_argument("--format", choices=["safetensors", "pt"], help="in place of checkpoint.format")
@@ -20,11 +22,12 @@ def main() -> None:
         flags.error(f"--format is for a folder, and {out} is one file; leave it out")
     from nanogpt.checkpoint.settings import CheckpointSettings
     from nanogpt.lora.merge import merge_folder
+    from nanogpt.lora.named import find_adapter
     from nanogpt.runtime import params
 
     settings = override(params.load(checkpoint=CheckpointSettings).checkpoint, args)
     metrics = f"{out.rstrip('/')}.merge.json" if args.output_dir else "metrics/merge.json"
-    inputs = args.lora_checkpoint, args.base_checkpoint, args.data
+    inputs = find_adapter(args.lora_checkpoint), args.base_checkpoint, args.data
     found = merge_folder(settings, *inputs, out, metrics, args.overwrite)
     print(
         f"{out}: the base with {args.lora_checkpoint} in its weights, loss moved by {found['loss_change_nats']:.1g} "

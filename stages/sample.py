@@ -9,7 +9,7 @@ def main() -> None:
     flags = Flags(__doc__)
     flags.add_argument("--checkpoint", help="write from this model folder or .pt file alone, to the terminal")
     flags.add_argument("--base-checkpoint", help="compare this model, on the terminal (default: models/pretrain) ...")
-    flags.add_argument("--lora-checkpoint", help="... with this adapter on it (default: models/lora on that model)")
+    flags.add_argument("--lora-checkpoint", help="... with this adapter, a path or name (default: models/lora)")
     also = "... and with this model folder, .pt file or adapter folder; may be given again"
     flags.add_argument("--also", action="append", default=[], metavar="PATH", help=also)
     flags.add_output("--out", metavar="PATH.md", help="write the comparison here too, and its figures to PATH.json")
@@ -29,20 +29,22 @@ def main() -> None:
         flags.error("--interactive asks for prompts; leave --prompt out")
     flags.check_files(args)
     from nanogpt.inference.settings import SampleSettings
+    from nanogpt.lora.named import find_adapter
     from nanogpt.runtime import params
     from nanogpt.runtime.ranges import Seed
 
     given = params.load(seed=Seed, sample=SampleSettings)
     settings = override(given.sample, args)
+    adapter = args.lora_checkpoint and find_adapter(args.lora_checkpoint)
     seed = given.seed if args.seed is None else args.seed
     if one_model:
         from nanogpt.evaluation.print_samples import print_samples
 
-        print_samples(args.checkpoint, args.lora_checkpoint, settings, seed, args.interactive)
+        print_samples(args.checkpoint, adapter, settings, seed, args.interactive)
     else:
         from nanogpt.evaluation.side_by_side import write_comparison
 
-        models = args.base_checkpoint, args.lora_checkpoint, args.also
+        models = args.base_checkpoint, adapter, args.also
         pipeline = not (args.out or flags.changes(args))
         print(write_comparison(*models, settings, seed, args.out, pipeline))
 

@@ -58,7 +58,7 @@ def estimate_training_mib(model: nn.Module, batch_size: int, dtype: torch.dtype)
 
     `dtype` is that of matrix products. Counted are gradients and AdamW's moments; for each token the inputs and outputs
     of the blocks' linear layers, some more for what lies between them, and attention's probabilities where they are
-    held; and the head's exponentials, or its logits three times in fp32 if it has an adapter.
+    held; and the head's exponentials and gradient, with an adapter also its weight with that in it.
     """
     tokens, vocab_size = batch_size * model.config.block_size, model.config.vocab_size
     layers = [
@@ -71,10 +71,9 @@ def estimate_training_mib(model: nn.Module, batch_size: int, dtype: torch.dtype)
     activations = tokens * features * (0.5 + dtype.itemsize)
     if model.config.block_size <= MATMUL_UP_TO:
         activations += tokens * scores * dtype.itemsize
-    if type(model.lm_head) is nn.Linear:  # see `FusedLoss`: exponentials, and its gradient before it is a parameter's
-        head = min(tokens * vocab_size * dtype.itemsize, KEPT_BYTES) + model.lm_head.weight.nbytes
-    else:
-        head = 3 * 4 * tokens * vocab_size
+    # see `FusedLoss`: exponentials, and the gradient of a weight before it is a parameter's
+    copies = 1 if type(model.lm_head) is nn.Linear else 3
+    head = min(tokens * vocab_size * dtype.itemsize, KEPT_BYTES) + copies * model.lm_head.weight.nbytes
     trained = sum(p.nbytes for p in model.parameters() if p.requires_grad)
     return (IMPORTS + 2 * trained + HEAP * (trained + activations + head)) / MIB
 

@@ -77,7 +77,8 @@ def build_adamw(
 
 def _embeddings_and_head(model: nn.Module) -> list[nn.Parameter]:
     embeddings = [module.weight for module in model.modules() if isinstance(module, nn.Embedding)]
-    return [*embeddings, model.lm_head.weight]
+    rows = [p for name, p in model.named_parameters() if "trainable_tokens_delta" in name]  # of an adapter
+    return [*embeddings, *rows, model.lm_head.weight]
 
 
 def _block_matrices(model: nn.Module) -> list[nn.Parameter]:

@@ -19,7 +19,7 @@ def clone(tmp_path_factory) -> Clone:
     made = Clone(tmp_path_factory.mktemp("clone"))
     done = made.dvc("repro")
     assert sorted(stages_run(done)) == sorted(ALL)
-    for line in ("models/pretrain: base model trained on", "models/lora: adapter for models/pretrain trained on"):
+    for line in ("models/pretrain: base model trained on", "models/lora: an adapter of models/pretrain trained on"):
         assert re.search(rf"^{line} .* validation \d\.\d+ bits per byte .*; next: python", done.stdout, re.MULTILINE)
     made.commit("results")
     return made
