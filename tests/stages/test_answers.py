@@ -2,11 +2,16 @@
 
 import json
 import random
+import re
 import shlex
 import shutil
 from pathlib import Path
 
 import torch
+from imports import ROOT
+
+from nanogpt.data.sources import files
+from nanogpt.data.sources.document import DataSettings
 
 COLOURS = {"sky": "blue", "grass": "green", "coal": "black", "snow": "white"}
 
@@ -52,3 +57,14 @@ def test_a_model_learns_to_answer(project, run_stage, capsys):
     assert not call("lora_finetune", "--max-steps 2 --out models/lora")
     assert not call("merge", "")
     assert "chat_template" in Path("models/merged/tokenizer_config.json").read_text()
+
+
+def test_the_example_in_the_docs_makes_conversations(inside):
+    page = (ROOT / "docs" / "fine-tuning.md").read_text("utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    stories = ["Tom ran. He fell. He got up. ", "One sentence alone."]
+    Path("stories.jsonl").write_text("".join(json.dumps({"text": story}) + "\n" for story in stories))
+    exec(code, {})
+    settings = DataSettings("files", None, 0.1, "chats.jsonl", "*", "text", "chat")
+    found = list(files.load(settings, files.FilesSettings(strict=True)).texts())
+    assert found == ["User: Tom ran.\n\nAssistant: He fell. He got up."]
