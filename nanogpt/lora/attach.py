@@ -29,6 +29,8 @@ def attach_adapter(
     """
     from peft import LoraConfig, get_peft_model
 
+    from nanogpt.lora.layer import LoraLinear
+
     targets = check_adapter(model, settings)
     tokens = range(model.config.vocab_size) if tokens is None else tokens
     rows = {name: list(tokens) for name in embedding_ends(model)}
@@ -38,6 +40,7 @@ def attach_adapter(
         use_rslora=settings.kind == "rslora", use_dora=settings.kind == "dora",
         trainable_token_indices=rows if settings.target_modules == "all" else None,
     )  # fmt: skip
+    config._register_custom_module({nn.Linear: LoraLinear})
     return get_peft_model(model, config)
 
 

@@ -19,9 +19,8 @@ def as_product(head: nn.Module, x: Tensor) -> Product | None:
     """Write a head's logits of x (N, D) as a product; None if it does more than multiply by a weight and an adapter."""
     if type(head) is nn.Linear:
         return Product(x, head.weight) if _only_multiplies(head) else None
-    if not type(head).__module__.startswith("peft."):  # whose import takes seconds
+    if not hasattr(head, "active_adapters"):  # not of PEFT, whose import takes seconds
         return None
-    from peft.tuners.lora import Linear
     from peft.utils.other import TrainableTokensWrapper
 
     layer = head.token_adapter if isinstance(head, TrainableTokensWrapper) else head
@@ -30,7 +29,7 @@ def as_product(head: nn.Module, x: Tensor) -> Product | None:
         return None
     if isinstance(head, TrainableTokensWrapper):
         return Product(x, head.weight)  # with the adapter's rows in it
-    return _low_rank_product(head, x) if type(head) is Linear else None
+    return _low_rank_product(head, x)
 
 
 def _only_multiplies(head: nn.Linear) -> bool:
