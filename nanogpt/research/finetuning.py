@@ -101,11 +101,12 @@ def measure_memory(lora: LoraSettings, settings: BenchmarkSettings) -> dict[str,
 def run_recipe(name: str) -> dict[str, float]:
     """Run a recipe to its merged model in a clone of this repository's last commit; return what it learned and forgot.
 
-    Raises UserError where a command fails.
+    The texts that it names are in `../shared`, beside the repository. Raises UserError where a command fails.
     """
     work_root().mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=work_root().resolve()) as scratch:
         clone = Path(scratch, "clone")
+        Path(scratch, "shared").symlink_to(Path("../shared").resolve())
         python = sys.executable
         _run(Path.cwd(), "git", "clone", "--quiet", ".", str(clone))
         _run(clone, python, "-m", "stages.recipe", name)

@@ -92,7 +92,7 @@ def test_every_setting_steers_a_stage_besides_check():
 
 
 def test_fine_tuning_depends_on_what_its_section_leaves_to_train():
-    of_pretraining = {"checkpoint_every", "init_from", "embedding_lr"}  # an adapter freezes embeddings and head
+    of_pretraining = {"checkpoint_every", "init_from"}
     kept = PARAMS["train"].keys() - PARAMS["lora"].keys() - of_pretraining
     assert {name for name in spec("lora-finetune")["params"] if "." in name} == {f"train.{key}" for key in kept}
 
