@@ -1,5 +1,9 @@
 """Train a LoRA adapter for models/pretrain on data/finetune, or all its weights: models/lora, metrics and curves."""
 
+import sys
+from dataclasses import replace
+from pathlib import Path
+
 from nanogpt.runtime import process
 from nanogpt.runtime.cli import Flags, override
 
@@ -11,6 +15,7 @@ def main() -> None:
     flags.add_argument("--data", default="data/finetune", help="folder of bins (default: %(default)s)")
     first_help = "bins that the model was trained on, to score and replay (default: data/pretrain for its own)"
     flags.add_argument("--first-domain", help=first_help)
+    flags.add_argument("--replay", type=float, help="share of windows that are of --first-domain, for lora.replay")
     flags.add_argument("--r", type=int, help="rank, in place of lora.r")
     flags.add_argument("--kind", choices=["lora", "rslora", "dora", "full"], help="in place of lora.kind")
     flags.add_length("lora")
@@ -26,8 +31,12 @@ def main() -> None:
     given = params.load(seed=Seed, train=TrainSettings, lora=LoraSettings)
     settings = override(given.lora, args)
     out, metrics = (args.out, args.out) if args.out else ("models/lora", "metrics")
-    base, first_domain = (args.base_checkpoint, None) if args.base_checkpoint else ("models/pretrain", "data/pretrain")
-    first_domain = args.first_domain or first_domain
+    base = args.base_checkpoint or "models/pretrain"
+    own = Path(base).resolve() == Path("models/pretrain").resolve()
+    first_domain = args.first_domain or ("data/pretrain" if own else None)
+    if settings.replay and args.replay is None and not first_domain:
+        print(f"no replay: what {base} was trained on is not known (--first-domain names its bins)", file=sys.stderr)
+        settings = replace(settings, replay=0.0)
     training = settings.training(given.train)
     found = finetune(given.seed, settings, training, base, args.data, first_domain, out, metrics, args.overwrite)
     data = "" if args.data == flags.get_default("data") else f" --data {args.data}"

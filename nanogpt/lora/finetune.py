@@ -31,9 +31,7 @@ def finetune(
 ) -> dict:  # fmt: skip
     """Score `base`, train an adapter for it, score again, write the adapter to `out`; returns the metrics.
 
-    With `lora.kind` full all weights are trained, and `out` is a model folder.
-
-    `data` and `first_domain` are folders of bins in the base's tokens: the text to adapt to, and the one that the base
+    With `lora.kind` full all weights are trained, and `out` is a model folder. `data` and `first_domain` are folders of bins in the base's tokens: the text to adapt to, and the one that the base
     was trained on, to measure what is forgotten and for `lora.replay` (None where it is not known). `training` is from
     `LoraSettings.training`. Both scores are in fp32 on the device, threads and kernels of training. Curves and metrics
     go to `metrics_folder`. An interrupted call is resumed by the next one with equal arguments. Raises UserError as
@@ -42,11 +40,8 @@ def finetune(
     started = time.monotonic()
     inputs = [base, data, *([] if first_domain is None else [first_domain])]
     full = lora.kind == "full"
-    check_outputs(
-        {out: output_marker(out) if full else CONFIG} | training_files(metrics_folder, "lora-finetune"),
-        inputs,
-        overwrite,
-    )
+    marker = output_marker(out) if full else CONFIG
+    check_outputs({out: marker} | training_files(metrics_folder, "lora-finetune"), inputs, overwrite)
     if lora.replay and first_domain is None:
         reason = "the text that the model was trained on is not known"
         raise BadSetting("lora.replay", lora.replay, reason, "name its bins with --first-domain, or choose 0.0")

@@ -12,7 +12,7 @@ from torch import nn
 from nanogpt.checkpoint.folder import load_checkpoint, output_marker, read_card, save_checkpoint
 from nanogpt.checkpoint.model_card import merged_card
 from nanogpt.checkpoint.settings import CheckpointSettings, Dtype
-from nanogpt.data.tokens.batches import Windows
+from nanogpt.data.tokens.batches import IGNORED, Windows
 from nanogpt.data.tokens.bins import Bin
 from nanogpt.lora.adapter import display_name, find_base, is_whole_model, open_adapted
 from nanogpt.runtime.errors import UserError
@@ -85,7 +85,9 @@ def _compare_outputs(adapted: nn.Module, merged: nn.Module, data: Bin, dtype: Dt
         before, after = (model(ids)[0].double() for model in (adapted, merged))  # (T, V)
         difference = (after - before).abs()
         largest, mean = torch.maximum(largest, difference.max()), mean + difference.mean() / count
-        change = change + (F.cross_entropy(after, targets[0]) - F.cross_entropy(before, targets[0])) / count
+        losses = [F.cross_entropy(logits, targets[0], reduction="sum") for logits in (before, after)]
+        learned = (targets != IGNORED).sum().clamp(min=1)  # none in a window that holds part of one long prompt
+        change = change + (losses[1] - losses[0]) / learned / count
     if not (loss_change := change.abs().item()) <= BOUNDS[dtype]:  # so that NaN does not pass
         found = f"merging in {dtype} changed the loss by {loss_change:.2g} nats, more than {BOUNDS[dtype]}"
         raise UserError(f"{found}; nothing was written: {remedy}")

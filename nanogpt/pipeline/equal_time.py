@@ -193,7 +193,13 @@ def split_text(plan: Plan, text: str) -> tuple[dict[str, object], Corpus]:
     folder.mkdir(parents=True, exist_ok=True)
     for name in lines:
         atomic.write_text(folder / f"{name}.jsonl", "".join(lines[name]))
-    changed = {"source": "files", "path": str(folder / "train.jsonl"), "num_samples": None, "field": "text"}
+    changed = {
+        "source": "files",
+        "path": str(folder / "train.jsonl"),
+        "num_samples": None,
+        "field": "text",
+        "format": "text",
+    }
     test = load_corpus(replace(given.pretrain, **changed | {"path": str(folder / "test.jsonl")}), given)
     return plan.settings | {f"data.pretrain.{key}": value for key, value in changed.items()}, test
 

@@ -31,7 +31,7 @@ FULL_LR = 0.006  # of Muon on all weights, found among 0.003, 0.004, 0.006 and 0
 KINDS = {
     "full": {"kind": "full", "lr": FULL_LR},
     "lora": {"kind": "lora"},
-    "rslora": {"kind": "rslora"},
+    "rslora": {"kind": "rslora", "alpha": 16.0, "lr": 0.007},  # counts twice as much as LoRA at rank 64
     "dora": {"kind": "dora"},
 }
 SHARES = (0.0, 0.05, 0.125, 0.25, 0.5)

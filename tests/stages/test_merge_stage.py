@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -71,3 +72,17 @@ def test_a_model_with_all_weights_trained_goes_the_same_way(project, run_stage):
     assert not run_stage("sample", *flags.split())
     figures = json.loads(Path("page.json").read_text())
     assert figures["adapted"] == figures["merged"] != figures["pretrained"]
+
+
+def test_replay_needs_the_text_of_the_model(project, run_stage, capsys):
+    shutil.copytree("models/pretrain", "other")
+    flags = ["--base-checkpoint", "other", "--max-steps", "2"]
+    assert not run_stage("lora_finetune", *flags, "--out", "without")
+    assert "no replay: what other was trained on is not known (--first-domain" in capsys.readouterr().err
+    assert "replay: 0.0" in read_card("without")
+    message = run_stage("lora_finetune", *flags, "--replay", "0.5", "--out", "with")
+    assert "lora.replay = 0.5: the text that the model was trained on is not known" in message
+    assert not run_stage("lora_finetune", *flags, "--replay", "0.5", "--first-domain", "data/pretrain", "--out", "with")
+    assert "replay: 0.5" in read_card("with")
+    assert not run_stage("lora_finetune", "--base-checkpoint", "models/pretrain/", "--max-steps", "2", "--out", "own")
+    assert "replay: 0.125" in read_card("own")
