@@ -31,7 +31,7 @@ ADAPTER = LoraSettings(
 class Variant:
     """One way to train. `plain` is the yardstick: the model with `F.cross_entropy` and torch's own AdamW.
 
-    With `adapter` that is trained, of the targets "all" with every token's rows. `isa` is a value of
+    With `adapter` that is trained, of the targets "all" with the rows of so many `tokens`. `isa` is a value of
     ONEDNN_MAX_CPU_ISA.
     """
 
@@ -40,6 +40,7 @@ class Variant:
     compile: bool = False
     plain: bool = False
     adapter: LoraSettings | None = None
+    tokens: int = 0
     isa: str | None = None
 
 
@@ -88,7 +89,7 @@ def build_own_step(model: nn.Module, variant: Variant, settings: BenchmarkSettin
     configure_torch(settings.threads)
     dtype = choose_dtype(variant.dtype, CPU)
     if variant.adapter:
-        attach_adapter(model, variant.adapter, seed=0).train()
+        attach_adapter(model, variant.adapter, 0, range(variant.tokens)).train()
     optimizer = build_adamw(model.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1)
     loss_of = compile_loss(model) if variant.compile else model
     return lambda: update(loss_of, optimizer, [batch], 1.0, CPU, dtype)

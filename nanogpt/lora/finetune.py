@@ -31,11 +31,12 @@ def finetune(
 ) -> dict:  # fmt: skip
     """Score `base`, train an adapter for it, score again, write the adapter to `out`; returns the metrics.
 
-    With `lora.kind` full all weights are trained, and `out` is a model folder. `data` and `first_domain` are folders of bins in the base's tokens: the text to adapt to, and the one that the base
-    was trained on, to measure what is forgotten and for `lora.replay` (None where it is not known). `training` is from
-    `LoraSettings.training`. Both scores are in fp32 on the device, threads and kernels of training. Curves and metrics
-    go to `metrics_folder`. An interrupted call is resumed by the next one with equal arguments. Raises UserError as
-    `train` does, if an output may not be written (`check_outputs`), and for a replay of text that is not known.
+    With `lora.kind` full all weights are trained, and `out` is a model folder. `data` and `first_domain` are folders of
+    bins in the base's tokens: the text to adapt to, and the one that the base was trained on, to measure what is
+    forgotten and for `lora.replay` (None where it is not known). `training` is from `LoraSettings.training`. Both
+    scores are in fp32 on the device, threads and kernels of training. Curves and metrics go to `metrics_folder`. An
+    interrupted call is resumed by the next one with equal arguments. Raises UserError as `train` does, if an output may
+    not be written (`check_outputs`), and for a replay of text that is not known.
     """
     started = time.monotonic()
     inputs = [base, data, *([] if first_domain is None else [first_domain])]
