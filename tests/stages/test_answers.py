@@ -54,7 +54,7 @@ def test_a_model_learns_to_answer(project, run_stage, capsys):
         written = theirs.generate(ids["input_ids"], max_new_tokens=10, do_sample=False)
     assert tok.decode(written[0], skip_special_tokens=True).endswith("Assistant: black")
     # an adapter takes the template along
-    assert not call("lora_finetune", "--max-steps 2 --out models/lora")
+    assert not call("lora_finetune", "--max-steps 2 --r 2 --out models/lora")
     assert not call("merge", "")
     assert "chat_template" in Path("models/merged/tokenizer_config.json").read_text()
 

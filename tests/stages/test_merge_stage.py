@@ -76,7 +76,7 @@ def test_a_model_with_all_weights_trained_goes_the_same_way(project, run_stage):
 
 def test_replay_needs_the_text_of_the_model(project, run_stage, capsys):
     shutil.copytree("models/pretrain", "other")
-    flags = ["--base-checkpoint", "other", "--max-steps", "2"]
+    flags = ["--base-checkpoint", "other", "--max-steps", "2", "--r", "2"]
     assert not run_stage("lora_finetune", *flags, "--out", "without")
     assert "no replay: what other was trained on is not known (--first-domain" in capsys.readouterr().err
     assert "replay: 0.0" in read_card("without")
@@ -84,5 +84,5 @@ def test_replay_needs_the_text_of_the_model(project, run_stage, capsys):
     assert "lora.replay = 0.5: the text that the model was trained on is not known" in message
     assert not run_stage("lora_finetune", *flags, "--replay", "0.5", "--first-domain", "data/pretrain", "--out", "with")
     assert "replay: 0.5" in read_card("with")
-    assert not run_stage("lora_finetune", "--base-checkpoint", "models/pretrain/", "--max-steps", "2", "--out", "own")
+    assert not run_stage("lora_finetune", *flags, "--base-checkpoint", "models/pretrain/", "--out", "own")
     assert "replay: 0.125" in read_card("own")
