@@ -57,7 +57,7 @@ def main() -> None:
         )
         run = {"machine": describe_processor(), "command": f"python -m stages.finetuning {args.what}{chosen}"}
         if args.out:
-            add_metrics(args.out, key, run | figures)
+            add_metrics(args.out, key, figures | run)
 
 
 if __name__ == "__main__":

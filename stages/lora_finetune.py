@@ -30,7 +30,10 @@ def main() -> None:
 
     given = params.load(seed=Seed, train=TrainSettings, lora=LoraSettings)
     settings = override(given.lora, args)
-    out, metrics = (args.out, args.out) if args.out else ("models/lora", "metrics")
+    # beside a .pt file, which only a whole model can be
+    out, metrics = (args.out, args.out.removesuffix(".pt")) if args.out else ("models/lora", "metrics")
+    if out.endswith(".pt") and settings.kind != "full":
+        flags.error(f"--out {out}: an adapter is a folder; name one without .pt")
     base = args.base_checkpoint or "models/pretrain"
     own = Path(base).resolve() == Path("models/pretrain").resolve()
     first_domain = args.first_domain or ("data/pretrain" if own else None)

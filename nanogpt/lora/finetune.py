@@ -4,8 +4,6 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
-
 from nanogpt.checkpoint.folder import load_checkpoint, output_marker, save_checkpoint
 from nanogpt.checkpoint.identity import model_identity
 from nanogpt.checkpoint.model_card import finetuned_card
@@ -65,8 +63,7 @@ def finetune(
     with resumable_run("lora-finetune", lora.kind, inputs, training.checkpoint_every, {}, started) as run:
         device, _ = resolve_run(net.config, training, run).apply()
         before = score_domains(net.to(device), domains, tok.byte_lengths())
-        tokens = np.union1d(train_data.tokens, tok.eot).tolist()
-        adapted = net if full else attach_adapter(net, lora, seed, tokens)
+        adapted = net if full else attach_adapter(net, lora, seed, train_data.used().tolist())
         record = train(net, *windows, training, seed, run, section="lora")
         after = score_domains(net, domains, tok.byte_lengths())
         training, lora = fix_steps(training, record.max_steps), fix_steps(lora, record.max_steps)

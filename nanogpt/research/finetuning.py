@@ -60,7 +60,7 @@ def measure_replay(lora: LoraSettings, train: TrainSettings, seeds: Sequence[int
     Returns its rows, and `adapting_over_without`: bits per byte of the new text with the share of `lora` over those
     without replay.
     """
-    shares = sorted({*SHARES, lora.replay})
+    shares, lora = sorted({*SHARES, lora.replay}), replace(lora, max_minutes=None)
     rows = {share: [_finetune(replace(lora, replay=share), train, seed) for seed in seeds] for share in shares}
     curve = {str(share): _describe(found) for share, found in rows.items()}
     lines = [f"{share},{row['finetune_bpb']:.6g},{row['pretrain_change']:.6g}" for share, row in curve.items()]

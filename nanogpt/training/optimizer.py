@@ -40,7 +40,7 @@ class MuonAndAdamW:
         self.adamw.load_state_dict(state["adamw"])
 
 
-Optimizer = torch.optim.AdamW | MuonAndAdamW
+Optimizer = torch.optim.AdamW | Muon | MuonAndAdamW
 
 
 def build_optimizer(model: nn.Module, settings: TrainSettings, dtype: torch.dtype) -> Optimizer:
@@ -51,8 +51,10 @@ def build_optimizer(model: nn.Module, settings: TrainSettings, dtype: torch.dtyp
     """
     matrices = _block_matrices(model) if settings.optimizer == "muon" else []
     known = {id(p) for p in matrices}
-    others = [p for p in model.parameters() if id(p) not in known]
+    others = [p for p in model.parameters() if p.requires_grad and id(p) not in known]
     common = settings.lr, (settings.beta1, settings.beta2), settings.weight_decay
+    if not others:  # of an adapter on blocks alone
+        return Muon(matrices, *common, dtype)
     adamw = build_adamw(others, *common, _embeddings_and_head(model), settings.embedding_lr)
     return MuonAndAdamW(Muon(matrices, *common, dtype), adamw) if matrices else adamw
 

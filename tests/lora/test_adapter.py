@@ -134,6 +134,15 @@ def test_the_adapter_learns_and_the_base_does_not(tiny, byte, write_bins, tmp_pa
             assert torch.equal(tensor, before[re.sub(r"(\.token_adapter)?\.base_layer\.", ".", name)]), name
 
 
+def test_muon_alone_trains_an_adapter_of_blocks(tiny, byte, write_bins, tmp_path, training):
+    lora = settings(target_modules="all-linear", optimizer="muon")
+    model = tiny("base", **SHAPE)
+    attach_adapter(model, lora, 1)
+    windows = Windows(Bin.open(write_bins(tmp_path / "data", byte), "train", byte), 16, 1)
+    losses = train(model, windows, windows, lora.training(training()), 1).train_losses
+    assert losses[-1] < losses[0] - 0.05
+
+
 def test_a_rank_above_the_width(tiny):
     with pytest.raises(BadSetting, match=r"lora\.r = 17: above the model's width of 16; choose"):
         attach_adapter(tiny(), settings(r=17), 1)

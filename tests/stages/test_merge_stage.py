@@ -74,6 +74,13 @@ def test_a_model_with_all_weights_trained_goes_the_same_way(project, run_stage):
     assert figures["adapted"] == figures["merged"] != figures["pretrained"]
 
 
+def test_a_file_is_for_a_model_and_not_for_an_adapter(project, run_stage):
+    assert not run_stage("lora_finetune", "--kind", "full", "--max-steps", "2", "--out", "whole.pt")
+    assert Path("whole/lora-finetune.json").is_file() and load_checkpoint("whole.pt")
+    message = run_stage("lora_finetune", "--r", "2", "--max-steps", "2", "--out", "adapter.pt")
+    assert "adapter.pt: an adapter is a folder" in message
+
+
 def test_replay_needs_the_text_of_the_model(project, run_stage, capsys):
     shutil.copytree("models/pretrain", "other")
     flags = ["--base-checkpoint", "other", "--max-steps", "2", "--r", "2"]

@@ -63,7 +63,7 @@ def write_corpus(folder: Path, corpus: Corpus, tokenizer: Tokenizer, val_fractio
         bar = stack.enter_context(tqdm(desc="text to tokens", unit="B", unit_scale=True, mininterval=1, disable=None))
         for file in bins.values():
             file.write(np.array([tokenizer.eot], DTYPES[dtype]).tobytes())
-        placed = _assign_splits(corpus.documents(skipped), val_fraction)
+        placed = _assign_splits(corpus.documents(skipped), val_fraction, corpus.chat)
         new = (_remove_repeated(batch, digests, read, keep=corpus.exact) for batch in _batches(placed))
         for encoded in _encode_batches(new, tokenizer, DTYPES[dtype], corpus.chat):
             for split, (ids, lengths, counted) in encoded.items():
@@ -116,9 +116,13 @@ def _open_digests(folder: Path) -> Iterator[sqlite3.Connection]:
             raise OSError(number, str(error), str(folder)) from None
 
 
-def _assign_splits(documents: Iterable[Document], val_fraction: float) -> Iterator[tuple[str, Document]]:
-    every = max(2, round(1 / val_fraction))
-    return ((document.split or ("train" if i % every else "val"), document) for i, document in enumerate(documents))
+def _assign_splits(documents: Iterable[Document], val_fraction: float, chat: bool) -> Iterator[tuple[str, Document]]:
+    every, number, before = max(2, round(1 / val_fraction)), -1, "\0"
+    for document in documents:
+        # a conversation that goes on stays on its side: its answers so far are in the next one's prompt
+        number += not (chat and document.text.startswith(before))
+        before = document.text
+        yield document.split or ("train" if number % every else "val"), document
 
 
 def _remove_repeated(

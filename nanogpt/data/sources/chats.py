@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from nanogpt.data.sources.records import BadRecord, read_objects
+from nanogpt.data.sources.records import BadRecord, find_surrogate, read_objects
 from nanogpt.data.tokens.chat import ANSWER, NAMES, render_prompt
 from nanogpt.runtime.errors import shorten
 
@@ -44,13 +44,15 @@ def _fault(messages: object) -> str:
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
         return "no conversation"
     roles = [message.get("role") for message in messages]
-    if not all(role in NAMES for role in roles):
+    if not all(isinstance(role, str) and role in NAMES for role in roles):
         return "a role that is not user, assistant or system"
     if "assistant" not in roles[1:] or roles[0] == "assistant":
         return "no answer to a prompt"
     contents = [message.get("content") for message in messages]
     if not all(isinstance(content, str) and content.strip() for content in contents):
         return "a message without text"
+    if any(find_surrogate(content) is not None for content in contents):
+        return "half a surrogate pair"
     if any(f"\n\n{ANSWER}" in content for content in contents):
         return f"a message with a paragraph that begins with {ANSWER}"
     return ""

@@ -60,6 +60,9 @@ def load(settings: DataSettings, dataset: HubSettings) -> Corpus:
     gives no good answer for a minute.
     """
     chat = settings.format == "chat"
+    if chat and dataset.fields not in (["prompt", "completion"], ["messages"]):
+        remedy = "choose [prompt, completion] or [messages]"
+        raise BadSetting(f"data.{settings.source}.fields", dataset.fields, "not those of a conversation", remedy)
     pages = Pages(work_folder("corpora", settings.source, asdict(dataset) | ({"format": "chat"} if chat else {})))
     pages.fetch(settings.num_samples, lambda states: _fetch_pages(dataset, settings.source, pages, chat))
     if not pages.documents:

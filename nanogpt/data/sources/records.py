@@ -75,6 +75,8 @@ def _objects_of_lines(path: Path, is_csv: bool) -> Iterator[tuple[str, dict] | B
             for row in rows:
                 if isinstance(row, BadRecord):
                     yield row
+                elif any(row[1][len(header[1]) :]):
+                    yield _too_many_fields(f"{path}, line {row[0]}: {len(row[1])} fields", len(header[1]))
                 else:  # fields that a row lacks are missing in its record
                     yield f"{path}, line {row[0]}", dict(zip(header[1], row[1], strict=False))
             return
@@ -196,7 +198,7 @@ def _json_text(where: str, line: str, field: str) -> str | BadRecord:
     text, where = record[field], f"{where}: the field {field!r}"
     if not isinstance(text, str):
         return BadRecord("not text", f"{where} is not text but {shorten(json.dumps(text), 40)}; {CHOOSE}")
-    if _find_surrogate(text) is not None:
+    if find_surrogate(text) is not None:
         reason = "half a surrogate pair"
         return BadRecord(reason, f"{where} has {reason} (\\ud800 to \\udfff); repair it")
     return text
@@ -221,10 +223,13 @@ def _csv(path: Path, field: str) -> Iterator[str | BadRecord]:
             if len(fields) <= column:
                 yield BadRecord("too few fields", f"{where}, so {field!r} is missing; repair the row")
             elif any(fields[width:]):
-                remedy = "put quotes around text with commas"
-                yield BadRecord("too many fields", f"{where}, the header has {width}; {remedy}")
+                yield _too_many_fields(where, width)
             else:
                 yield fields[column]
+
+
+def _too_many_fields(where: str, width: int) -> BadRecord:
+    return BadRecord("too many fields", f"{where}, the header has {width}; put quotes around text with commas")
 
 
 def _rows(path: Path, file: TextIO) -> Iterator[tuple[int, list[str]] | BadRecord]:
@@ -305,7 +310,7 @@ def _too_long(where: str, remedy: str) -> BadRecord:
 
 def _undecoded(path: Path, number: int, text: str) -> BadRecord | None:
     """A bad record where a text, which begins in line `number` of a file, has bytes that are not UTF-8."""
-    place = _find_surrogate(text)
+    place = find_surrogate(text)
     if place is None:
         return None
     newlines = text.count("\n", 0, place)
@@ -313,7 +318,7 @@ def _undecoded(path: Path, number: int, text: str) -> BadRecord | None:
     return BadRecord("not UTF-8", f"{path}, line {number + newlines}: not UTF-8; {remedy}")
 
 
-def _find_surrogate(text: str) -> int | None:
+def find_surrogate(text: str) -> int | None:
     """The place of the first half of a surrogate pair, which UTF-8 cannot represent."""
     try:
         text.encode()

@@ -97,6 +97,13 @@ class Bin:
         for start, end in itertools.pairwise(self.ends().tolist()):
             yield self.tokens[start : end + 1]
 
+    def used(self) -> np.ndarray:
+        """The ids that occur, each once, in their order."""
+        seen = np.zeros(self.eot + 1, bool)
+        for i in range(0, len(self), CHUNK):
+            seen[self.tokens[i : i + CHUNK]] = True
+        return np.flatnonzero(seen)
+
     @cached_property
     def learned(self) -> np.ndarray | None:
         """(len,) bool: whether a token is learned, which those of prompts are not; None where all are."""

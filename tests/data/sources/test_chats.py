@@ -64,6 +64,8 @@ BROKEN = [
     (say("user:hi"), "no answer to a prompt"),
     (say("assistant:hi"), "no answer to a prompt"),
     ({"prompt": "Say\n\nAssistant: no", "completion": "yes"}, "a message with a paragraph that begins with Assistant:"),
+    ({"messages": [{"role": ["user"], "content": "hi"}]}, "a role that is not user, assistant or system"),
+    ({"prompt": "A?", "completion": "\ud800"}, "half a surrogate pair"),
     ([1], "not a JSON object"),
 ]
 
@@ -76,6 +78,11 @@ def test_bad_records_are_counted_or_named(tmp_path, record, reason):
     assert skipped == Counter({reason: 1, "not UTF-8": 1, "not valid JSON": 1})
     with pytest.raises(UserError, match=r"a\.jsonl, line 2: .*set data\.files\.strict: false"):
         read(tmp_path / "a.jsonl")
+
+
+def test_a_csv_answer_with_an_unquoted_comma(tmp_path):
+    (tmp_path / "a.csv").write_text("prompt,completion\nhi,well, hello there\nhi,hello\n")
+    assert read(tmp_path / "a.csv", strict=False) == (["User: hi\n\nAssistant: hello"], {"too many fields": 1})
 
 
 def test_what_has_no_records(tmp_path):

@@ -43,7 +43,7 @@ def test_title_and_abstract_are_a_line_each(hub, load, repo):
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
-def test_conversations(hub, load, repo, kind):
+def test_conversations(hub, load, fail, repo, kind):
     turns = [[("user", f"{n}?"), ("assistant", f"{n}!"), ("user", "And?"), ("assistant", "Yes.")] for n in range(20)]
     records = [{"messages": [{"role": role, "content": text} for role, text in turn]} for turn in turns]
     if kind == "parquet":
@@ -55,6 +55,7 @@ def test_conversations(hub, load, repo, kind):
     first = [f"User: {n}?\n\nAssistant: {n}!" for n in range(20)]
     assert loaded["texts"] == [text for one in first for text in (one, f"{one}\n\nUser: And?\n\nAssistant: Yes.")]
     assert loaded["skipped"] == ({} if kind == "parquet" else {"no answer to a prompt": 1})
+    assert "fields = ['text']: not those of a conversation" in fail(repo, fields=["text"], format="chat")
     pairs = [{"prompt": f"{n}?", "completion": f"{n}!"} for n in range(20)]
     hub.commit(repo, {ABSTRACTS: json_lines(pairs)})
     assert load(repo, fields=["prompt", "completion"], format="chat")["texts"] == first

@@ -70,6 +70,17 @@ def test_conversations_are_read_alone_also_where_windows_are_cut_anywhere(folder
     assert (Replay(chats, chats, 0.5).batch(0, 4)[1] == IGNORED).any()
 
 
+def test_the_answers_of_a_conversation_stay_on_one_side(tmp_path):
+    """Those so far are in the prompt of the next, and validation is to be of what training has not seen."""
+    texts = []
+    for i in range(8):
+        turns = [f"User: {i}?\n\nAssistant: {i}!", f"User: {i} more?\n\nAssistant: {i}!!"]
+        texts += [turns[0], "\n\n".join(turns)]
+    write_corpus(tmp_path, Corpus("chats", "", lambda skipped: map(Document, texts), chat=True), BYTE, 0.25)
+    bins = [Bin.open(tmp_path, split, BYTE) for split in ("train", "val")]
+    assert [{BYTE.decode(ids)[6] for ids in one.documents()} for one in bins] == [set("123567"), set("04")]
+
+
 @pytest.mark.parametrize("fault", ["changed", "removed"])
 def test_damaged_prompts(folder, fault):
     path = folder / "train-prompts.bin"
