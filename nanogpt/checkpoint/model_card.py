@@ -33,17 +33,17 @@ def pretrained_card(
 
 
 def finetuned_card(
-    model, base: str, train: Bin, val: Bin, before: Score, after: Score, settings: dict, full: bool
+    model, base: str, train: Bin, val: Bin, before: Score, after: Score, settings: dict, file_format: str | None
 ) -> str:
-    """The card of a LoRA adapter for the model in the folder `base`, or of that model with all weights trained."""
+    """The card of the model in `base` with all weights trained, or without `file_format` of a LoRA adapter for it."""
     facts = {
-        "fine-tuned from" if full else "adapter for": base,
+        "fine-tuned from" if file_format else "adapter for": base,
         **_data("trained on", train),
         "bits per byte before": f"{before.bpb:.4f}",
         **_result(val, after),
     }
-    if full:
-        return _card(f"{base}, fine-tuned", "transformers", model.config, facts, settings, MODEL_USE["safetensors"])
+    if file_format:
+        return _card(f"{base}, fine-tuned", "transformers", model.config, facts, settings, MODEL_USE[file_format])
     return _card(f"LoRA adapter for {base}", "peft", model.config, facts, settings, ADAPTER_USE)
 
 

@@ -32,13 +32,15 @@ def attach_adapter(
     from nanogpt.lora.layer import LoraLinear
 
     targets = check_adapter(model, settings)
-    tokens = range(model.config.vocab_size) if tokens is None else tokens
-    rows = {name: list(tokens) for name in embedding_ends(model)}
+    rows = None
+    if settings.target_modules == "all":
+        trained = range(model.config.vocab_size) if tokens is None else tokens
+        rows = {name: list(trained) for name in embedding_ends(model)}
     torch.manual_seed(seed)  # A is drawn at random, B starts at zero
     config = LoraConfig(
         r=settings.r, lora_alpha=settings.alpha, lora_dropout=settings.dropout, target_modules=targets,
         use_rslora=settings.kind == "rslora", use_dora=settings.kind == "dora",
-        trainable_token_indices=rows if settings.target_modules == "all" else None,
+        trainable_token_indices=rows,
     )  # fmt: skip
     config._register_custom_module({nn.Linear: LoraLinear})
     return get_peft_model(model, config)

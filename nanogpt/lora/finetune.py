@@ -68,8 +68,9 @@ def finetune(
         after = score_domains(net, domains, tok.byte_lengths())
         training, lora = fix_steps(training, record.max_steps), fix_steps(lora, record.max_steps)
         settings = {"seed": seed, "lora": lora, "train": training}
+        file_format = ("pt" if marker is None else "safetensors") if full else None
         scores = before["finetune"], after["finetune"]
-        card = finetuned_card(net, display_name(base), train_data, val_data, *scores, settings, full)
+        card = finetuned_card(net, display_name(base), train_data, val_data, *scores, settings, file_format)
         if full:
             save_checkpoint(out, net, tok, card=card)
         else:

@@ -25,17 +25,17 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor, dropout_p: float, starts: 
         # key/value head, where the general path repeats the work for each query head.
         q = q.reshape(B, H_kv, H // H_kv, D)
         return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout_p).reshape(B, H, 1, D)
+    by_matmul = T == S <= MATMUL_UP_TO and q.device.type == "cpu"
+    if T == S and starts is None and not by_matmul:
+        # enable_gqa uses the flash kernel on a CPU and was faster, forwards and backwards, than repeating k and v.
+        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout_p, is_causal=True, enable_gqa=H_kv != H)
     # torch aligns its own causal mask with the oldest key; newer positions after a filled cache need another mask.
     visible = torch.ones(T, S, dtype=torch.bool, device=q.device).tril(S - T)
     if starts is not None:
         visible = visible & (torch.arange(S, device=q.device) >= starts[:, None, :, None])  # (B, 1, T, S)
-    if T == S <= MATMUL_UP_TO and q.device.type == "cpu":
+    if by_matmul:
         return _attention_by_matmul(q, k, v, visible, dropout_p)
-    whole = T == S and starts is None
-    # enable_gqa uses the flash kernel on a CPU and was faster, forwards and backwards, than repeating k and v.
-    return F.scaled_dot_product_attention(
-        q, k, v, None if whole else visible, dropout_p=dropout_p, is_causal=whole, enable_gqa=H_kv != H
-    )
+    return F.scaled_dot_product_attention(q, k, v, visible, dropout_p=dropout_p, enable_gqa=H_kv != H)
 
 
 def _attention_by_matmul(q: Tensor, k: Tensor, v: Tensor, visible: Tensor, dropout_p: float) -> Tensor:

@@ -42,9 +42,9 @@ def test_cards_of_an_adapter_and_of_a_merged_model_name_their_parts(tiny, byte, 
     text = merged_card(tiny("base").config, {"models/pretrain": base, "models/lora": None}, "safetensors")
     assert "models/pretrain and models/lora" in text and "## nanogpt base" in text and "footer" in text
     assert text.count("library_name") == 1
-    text = finetuned_card(tiny("base"), "models/pretrain", *data, Score(), Score(), {}, full=False)
+    text = finetuned_card(tiny("base"), "models/pretrain", *data, Score(), Score(), {}, None)
     assert "| adapter for | models/pretrain |" in text
     assert "PeftModel.from_pretrained" in text
-    text = finetuned_card(tiny("base"), "models/pretrain", *data, Score(), Score(), {}, full=True)
+    text = finetuned_card(tiny("base"), "models/pretrain", *data, Score(), Score(), {}, "safetensors")
     assert "| fine-tuned from | models/pretrain |" in text
     assert "PeftModel" not in text and "AutoModelForCausalLM" in text
