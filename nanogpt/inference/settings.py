@@ -2,29 +2,39 @@
 
 from dataclasses import dataclass
 from math import inf
-from typing import Annotated
+from typing import Annotated, Literal
 
+from nanogpt.inference.products import WeightDtype
 from nanogpt.runtime.ranges import CheckedSettings, PositiveInt, Require
+
+NOT_A_SHARE = "not between 0 and 1"
 
 
 @dataclass(frozen=True)
 class Sampling(CheckedSettings):
     """How texts are drawn: how many per prompt, how many tokens each at most, and how each token is chosen.
 
-    temperature: 0 chooses the likeliest token; top_k, top_p: see `sampling.filter_logits`.
+    temperature: 0 chooses the likeliest token. top_k, top_p, min_p: see `sampling.choose`. repetition_penalty: above 1
+    it makes tokens less likely that are in the text already. stop: strings that end a text, and are not part of it.
     """
 
     num_samples: PositiveInt
     max_tokens: PositiveInt
     temperature: Annotated[float, Require(lambda x: 0 <= x < inf, "negative or not finite", "choose 0 (greedy) to 1.5")]
     top_k: Annotated[int | None, Require(lambda n: n >= 1, "must be at least 1", "choose 10 to 200, or null for all")]
-    top_p: Annotated[float | None, Require(lambda x: 0 < x <= 1, "not between 0 and 1", "choose 0.8 to 1.0, or null")]
+    top_p: Annotated[float | None, Require(lambda x: 0 < x <= 1, NOT_A_SHARE, "choose 0.8 to 1.0, or null")]
+    min_p: Annotated[float | None, Require(lambda x: 0 < x <= 1, NOT_A_SHARE, "choose 0.02 to 0.1, or null")]
+    repetition_penalty: Annotated[
+        float, Require(lambda x: 0 < x < inf, "not above 0 and finite", "choose 1.0 (none) to 1.3")
+    ]
+    stop: Annotated[list[str], Require(all, "a string is empty", "write some text, or remove it")]
 
 
 @dataclass(frozen=True)
 class SampleSettings(Sampling):
-    """Section `sample` of params.yaml: how texts are drawn, and the prompts that they continue."""
+    """Section `sample` of params.yaml: how texts are drawn, in which format of weights, and which they continue."""
 
+    dtype: WeightDtype | Literal["auto"]
     prompts: Annotated[
         list[str],
         Require(len, "names no prompt", 'write at least one, like ["Once upon a time"]'),

@@ -125,7 +125,8 @@ class BytePairs(Tokenizer):
             return self.encode_array(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
-    def _hugging_face(self) -> dict:
+    def letters(self) -> tuple[list[str], list[tuple[str, str]]]:
+        """The pieces in the order of their ids, and the merges, in GPT-2's visible letters."""
         letters = byte_letters()
         write = {piece: "".join(letters[byte] for byte in piece) for piece in self._ranks}
         # tiktoken merges any two neighbours whose joint bytes have a rank, Hugging Face only pairs that
@@ -139,6 +140,10 @@ class BytePairs(Tokenizer):
             )
             if left in self._ranks and right in self._ranks
         ]
+        return list(write.values()), merges
+
+    def _hugging_face(self) -> dict:
+        pieces, merges = self.letters()
         return {
             "pre_tokenizer": PRE_TOKENIZERS["BPE"],
             "decoder": PRE_TOKENIZERS["BPE"],  # of the same type, with the same options
@@ -151,7 +156,7 @@ class BytePairs(Tokenizer):
                 "fuse_unk": False,
                 "byte_fallback": False,
                 "ignore_merges": True,  # tiktoken too takes a word that is a piece as it is
-                "vocab": {write[piece]: rank for piece, rank in self._ranks.items()} | {EOT: self.eot},
+                "vocab": {piece: id for id, piece in enumerate([*pieces, EOT])},
                 "merges": merges,
             },
         }

@@ -1,0 +1,147 @@
+"""GGUF files: a model with its tokenizer in one file, for llama.cpp, Ollama and transformers.
+
+Names and keys: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, and llama.cpp's convert_hf_to_gguf.py.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from torch import Tensor, nn
+
+from nanogpt.data.tokens.chat import ANSWER, NAMES, TEMPLATE
+from nanogpt.data.tokens.tokenizer import EOT, BytePairs, Tokenizer
+from nanogpt.model.config import ModelConfig
+from nanogpt.model.llama import mlp_width
+from nanogpt.runtime import atomic
+from nanogpt.runtime.errors import UserError
+
+GgufDtype = Literal["float32", "float16", "q8_0"]
+Q8_BLOCK = 32  # numbers that share a scale in q8_0
+# Ours by GGUF's names; in a block, after "blk.N."
+_GPT2 = {
+    "transformer.wte": "token_embd", "transformer.wpe": "position_embd", "transformer.ln_f": "output_norm",
+    "ln_1": "attn_norm", "attn.c_attn": "attn_qkv", "attn.c_proj": "attn_output",
+    "ln_2": "ffn_norm", "mlp.c_fc": "ffn_up", "mlp.c_proj": "ffn_down",
+}  # fmt: skip
+_LLAMA = {
+    "model.embed_tokens": "token_embd", "model.norm": "output_norm", "input_layernorm": "attn_norm",
+    "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output", "self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm",
+    "post_attention_layernorm": "ffn_norm",
+    "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
+}  # fmt: skip
+
+
+def save_gguf(path: Path | str, model: nn.Module, tok: Tokenizer, dtype: GgufDtype) -> None:
+    """Write a model and its tokenizer as one file, and beside it a Modelfile for Ollama.
+
+    Matrices are stored in `dtype`, vectors and learned positions in fp32; rows that only pad the vocabulary are left
+    out. Raises UserError for what llama.cpp cannot compute: a tokenizer of characters, GPT-2 with the exact GELU, and
+    in q8_0 a width that is no multiple of 32.
+    """
+    from gguf import GGMLQuantizationType, GGUFWriter, LlamaFileType, quants
+
+    path, config, arch = Path(path), model.config, model.hf.model_type
+    _check(config, tok, dtype)
+    kind = {"float32": "F32", "float16": "F16", "q8_0": "Q8_0"}[dtype]
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".gguf.", suffix=".tmp") as folder:
+        writer = GGUFWriter(Path(folder, path.name), arch)
+        writer.add_name(path.stem)
+        writer.add_file_type(LlamaFileType[{"F32": "ALL_F32", "F16": "MOSTLY_F16", "Q8_0": "MOSTLY_Q8_0"}[kind]])
+        _add_shape(writer, config)
+        _add_tokenizer(writer, tok)
+        for name, tensor in _tensors(model, tok.n_tokens):
+            keep = tensor.ndim == 1 or name.startswith("position_embd")
+            stored = GGMLQuantizationType.F32 if keep else GGMLQuantizationType[kind]
+            writer.add_tensor(name, quants.quantize(tensor, stored), raw_dtype=stored)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        with atomic.replace_file(path) as file, Path(folder, path.name).open("rb") as written:
+            shutil.copyfileobj(written, file)
+    atomic.write_text(path.with_suffix(".Modelfile"), modelfile(path.name, tok.chat))
+
+
+def modelfile(name: str, chat: bool) -> str:
+    """What `ollama create` reads: https://docs.ollama.com/modelfile."""
+    template = "{{ .Prompt }}"
+    if chat:
+        template = "{{ range $i, $_ := .Messages }}{{ if $i }}\n\n{{ end }}"
+        for role, name_of in NAMES.items():
+            template += f'{{{{ if eq .Role "{role}" }}}}{name_of}: {{{{ end }}}}'
+        template += "{{ .Content }}{{ end }}\n\n" + ANSWER
+    return f'FROM ./{name}\nTEMPLATE """{template}"""\nPARAMETER stop "{EOT}"\n'
+
+
+def _check(config: ModelConfig, tok: Tokenizer, dtype: GgufDtype) -> None:
+    if not isinstance(tok, BytePairs) or tok.kind == "byte":
+        raise UserError(f"llama.cpp has no tokenizer of kind {tok.kind}; a GGUF file needs one of kind bpe or gpt2")
+    if config.arch == "base" and config.activation != "gelu_new":
+        raise UserError("this model was trained with the exact GELU, and llama.cpp computes GPT-2 with its tanh form")
+    if dtype == "q8_0" and config.n_embd % Q8_BLOCK:
+        raise UserError(f"q8_0 needs a width that {Q8_BLOCK} divides, and this model has {config.n_embd}; use float16")
+
+
+def _add_shape(writer, config: ModelConfig) -> None:
+    writer.add_context_length(config.block_size)
+    writer.add_embedding_length(config.n_embd)
+    writer.add_block_count(config.n_layer)
+    writer.add_head_count(config.n_head)
+    if config.arch == "base":
+        writer.add_feed_forward_length(config.mlp_hidden or 4 * config.n_embd)
+        writer.add_layer_norm_eps(config.norm_eps)
+        return
+    writer.add_feed_forward_length(mlp_width(config))
+    writer.add_head_count_kv(config.n_kv_head)
+    writer.add_layer_norm_rms_eps(config.norm_eps)
+    writer.add_rope_freq_base(config.rope_theta)
+    writer.add_rope_dimension_count(config.head_dim)
+    writer.add_key_length(config.head_dim)
+    writer.add_value_length(config.head_dim)
+
+
+def _add_tokenizer(writer, tok: BytePairs) -> None:
+    from gguf import TokenType
+
+    vocabulary, merges = tok.letters()
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list([*vocabulary, EOT])
+    writer.add_token_types([TokenType.NORMAL] * len(vocabulary) + [TokenType.CONTROL])
+    writer.add_token_merges([" ".join(pair) for pair in merges])
+    writer.add_bos_token_id(tok.eot)
+    writer.add_eos_token_id(tok.eot)
+    writer.add_unk_token_id(tok.eot)
+    writer.add_add_bos_token(True)  # documents begin after an end token
+    if tok.chat:
+        writer.add_chat_template(TEMPLATE)
+
+
+def _tensors(model: nn.Module, n_tokens: int) -> Iterator[tuple[str, np.ndarray]]:
+    names, layers = (_GPT2 if model.hf.model_type == "gpt2" else _LLAMA), f"{model.hf.layers}."
+    for name, parameter in model.state_dict().items():
+        module, _, leaf = name.rpartition(".")
+        if module == "lm_head":
+            if not model.config.tie_embeddings:
+                yield f"output.{leaf}", _array(parameter[:n_tokens])
+            continue
+        if name.startswith(layers):
+            layer, _, part = module.removeprefix(layers).partition(".")
+            stored = f"blk.{layer}.{names[part]}.{leaf}"
+        else:
+            part, stored = module, f"{names[module]}.{leaf}"
+        if names[part] == "token_embd":
+            parameter = parameter[:n_tokens]
+        if model.hf.model_type == "llama" and names[part] in ("attn_q", "attn_k"):
+            # llama.cpp turns neighbours in "llama", and pairs half a head apart, as we do, in "qwen3"
+            parameter = parameter.unflatten(0, (-1, 2, model.config.head_dim // 2)).transpose(1, 2).flatten(0, 2)
+        yield stored, _array(parameter)
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    return np.ascontiguousarray(tensor.detach().float().numpy())

@@ -1,0 +1,125 @@
+"""Continues many texts at once, one token each at a time: texts enter and leave between two steps."""
+
+import random
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from nanogpt.inference.decoder import Decoder
+from nanogpt.inference.products import WeightDtype
+from nanogpt.inference.sampling import Chooser, Token, choose
+from nanogpt.inference.settings import Sampling
+from nanogpt.model.language_model import LanguageModel
+
+MAX_ROWS = 64  # continued at once; further texts wait
+
+
+@dataclass(eq=False)
+class Row:
+    """A text that is being continued. `context` is what the model sees of it; `left` how many tokens it may get."""
+
+    context: list[int]
+    chooser: Chooser
+    left: int
+
+
+class Engine:
+    """Continuous batching (Yu et al. 2022, Orca): rows 0 to N - 1 of a step are the texts that are being continued.
+
+    A text that ends stays in the cache until its slot is needed, and the beginning that a new text shares with any in
+    the cache is copied, not computed again. A context longer than the model's block is cut to its last
+    `block_size // 2` tokens and read again, so that the cost of a token stays bounded in texts of any length.
+    """
+
+    def __init__(
+        self, model: LanguageModel, n_tokens: int, eot: int, dtype: WeightDtype = "float32", max_rows: int = MAX_ROWS
+    ):
+        self.decoder, self.eot, self.max_rows = Decoder(model, n_tokens, dtype), eot, max_rows
+        self.waiting: deque[Row] = deque()
+        self.rows: list[Row] = []  # row i is in slot i
+        self.held: list[list[int]] = [[]]  # by slot, the tokens whose keys and values are in it
+
+    def add(self, ids: Sequence[int], sampling: Sampling, seed: int, number: int = 0, top_logprobs: int | None = None) -> Row:
+        """Let a text be continued, from the next step with a free row on, and return its row.
+
+        The end token is put before `ids`, because documents begin after one. The randomness of a row depends on `seed`
+        and `number` alone. At most `sampling.max_tokens` tokens are added, the last of which may be the end token.
+        """
+        context = [self.eot, *ids]
+        # Hash seed and number, so that no two pairs are likely to share their randomness.
+        chooser = Chooser(sampling, random.Random(f"{seed} {number}"), list(context), top_logprobs)
+        row = Row(context, chooser, sampling.max_tokens)
+        self.waiting.append(row)
+        return row
+
+    def remove(self, row: Row) -> None:
+        """Stop continuing a text; one that has ended or was removed already is left alone."""
+        if row in self.waiting:
+            self.waiting.remove(row)
+        elif row in self.rows:
+            slot, last = self.rows.index(row), len(self.rows) - 1
+            self._swap(slot, last)
+            self.rows[slot] = self.rows[last]
+            self.rows.pop()
+
+    @torch.inference_mode()
+    def step(self) -> list[tuple[Row, Token]]:
+        """Add a token to every text, up to `max_rows` of them, and return those tokens; rows that end leave.
+
+        Raises UserError if an output of the model is not finite.
+        """
+        while self.waiting and len(self.rows) < self.max_rows:
+            self._enter(self.waiting.popleft())
+        if not self.rows:
+            return []
+        for slot, row in enumerate(self.rows):
+            if len(row.context) > self.decoder.config.block_size:
+                row.context = row.context[-max(1, self.decoder.config.block_size // 2) :]
+                self._read(row, slot, 0)
+        logits = self.decoder.step([row.context[-1] for row in self.rows], [len(row.context) - 1 for row in self.rows])
+        tokens = choose(logits, [row.chooser for row in self.rows])
+        chosen = list(zip(self.rows, tokens, strict=True))
+        for slot, (row, token) in enumerate(chosen):
+            self.held[slot].append(row.context[-1])
+            row.context.append(token.id)
+            row.chooser.seen.append(token.id)
+            row.left -= 1
+        for row, token in chosen:
+            if token.id == self.eot or not row.left:
+                self.remove(row)
+        return chosen
+
+    def _enter(self, row: Row) -> None:
+        """Give a text the slot after the others, with the longest beginning that any slot holds already."""
+        slot = len(self.rows)
+        if len(row.context) > self.decoder.config.block_size:
+            row.context = row.context[-max(1, self.decoder.config.block_size // 2) :]
+        if slot == self.decoder.slots:
+            self.decoder.reserve(min(2 * slot, self.max_rows))
+            self.held += [[] for _ in range(self.decoder.slots - slot)]
+        known = row.context[:-1]  # the last token is computed with the others' in the next step
+        shared, source = max((_common_length(known, held), -i) for i, held in enumerate(self.held))
+        if -source >= slot:  # a text that has ended: continue in its place
+            self._swap(slot, -source)
+        else:
+            self._swap(slot, len(self.held) - 1)  # about the oldest of those that have ended is overwritten
+            self.decoder.copy(-source, slot, shared)
+        self.rows.append(row)
+        self._read(row, slot, shared)
+
+    def _read(self, row: Row, slot: int, start: int) -> None:
+        known = row.context[:-1]
+        if start < len(known):
+            self.decoder.read(known[start:], slot, start)
+        self.held[slot] = known
+
+    def _swap(self, a: int, b: int) -> None:
+        self.decoder.swap(a, b)
+        self.held[a], self.held[b] = self.held[b], self.held[a]
+
+
+def _common_length(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many tokens two texts begin with alike."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
