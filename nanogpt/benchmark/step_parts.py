@@ -27,15 +27,15 @@ def build_parts(prefix: str, arch: str, dtype: Dtype, settings: BenchmarkSetting
         body, embedding = model.transformer, model.transformer.wte
         forwards = {
             "embedding": lambda: embedding(ids) + body.wpe(positions),
-            "attention": lambda: sum(block.attn(block.ln_1(x), None) for block in body.h),
+            "attention": lambda: sum(block.attn(block.ln_1(x)) for block in body.h),
             "mlp": lambda: sum(block.mlp(block.ln_2(x)) for block in body.h),
         }
     else:
         body, embedding = model.model, model.model.embed_tokens
-        cos_sin = llama.rope_cos_sin(0, settings.block_size, model.config.head_dim, CPU)
+        cos_sin = llama.rope_cos_sin(settings.block_size, model.config.head_dim, CPU)
         forwards = {
             "embedding": lambda: embedding(ids),
-            "attention": lambda: sum(layer.self_attn(layer.input_layernorm(x), cos_sin, None) for layer in body.layers),
+            "attention": lambda: sum(layer.self_attn(layer.input_layernorm(x), cos_sin) for layer in body.layers),
             "mlp": lambda: sum(layer.mlp(layer.post_attention_layernorm(x)) for layer in body.layers),
         }
     steps = {

@@ -12,7 +12,6 @@ from nanogpt.benchmark.variants import ADAPTER, CPU, DTYPES, Variant, build_trai
 from nanogpt.hardware.compilation import missing_for_compile
 from nanogpt.hardware.device import choose_dtype
 from nanogpt.model.build import ARCHITECTURES, build_model, count_parameters, model_flops
-from nanogpt.model.kv_cache import KVCache
 from nanogpt.runtime import atomic
 
 PRODUCT_SIZE = 4096  # of the square matrices whose product utilisation is measured against
@@ -102,7 +101,7 @@ def summarize_steps(groups_times: list[Times], settings: BenchmarkSettings) -> d
         "peak_mib": peak_mib.to_dict(),
         "step_gflop": {arch: model_flops(config, settings.tokens) / 1e9 for arch, config in configs.items()},
         "parameters": {arch: count_parameters(build_model(config)) for arch, config in configs.items()},
-        "cache_mib": {arch: KVCache(config, batch_size=1).nbytes / 2**20 for arch, config in configs.items()},
+        "cache_mib": {arch: cache_mib(config) for arch, config in configs.items()},
     }
 
 

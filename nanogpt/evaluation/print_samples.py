@@ -1,27 +1,102 @@
-"""Prints texts of one model, with an adapter on it or without."""
+"""Writes texts of one model as they come: to the terminal, as JSON lines, or in a conversation."""
 
-import contextlib
+import json
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from nanogpt.checkpoint.folder import load_checkpoint
-from nanogpt.inference.completions import complete
 from nanogpt.inference.settings import SampleSettings
-from nanogpt.lora.adapter import open_finetuned
+from nanogpt.inference.writer import Text, Writer
+from nanogpt.lora.merge import open_finetuned
+from nanogpt.runtime.errors import UserError
+
+MERGED = "models/merged"
 
 
-def print_samples(
-    checkpoint: Path | str | None, adapter: Path | str | None, settings: SampleSettings, seed: int, interactive: bool
-) -> None:
-    """Print texts of a checkpoint, of an adapter on it, or of an adapter on the base that it names.
+def open_writer(checkpoint: Path | str | None, adapter: Path | str | None, settings: SampleSettings) -> Writer:
+    """Load a checkpoint, an adapter on it, or an adapter on the base that it names; by default the pipeline's model.
 
-    `interactive` reads prompts from the terminal until an empty one. Raises UserError for models that cannot be read.
+    Raises UserError for models that cannot be read.
     """
-    if adapter:
-        model, tok = open_finetuned(adapter, checkpoint)
-    else:
-        model, tok = load_checkpoint(checkpoint or "models/merged")
-    prompts = iter(lambda: input("prompt> "), "") if interactive else settings.prompts
-    with contextlib.suppress(EOFError):
-        for prompt in prompts:
-            for text in complete(model, tok, prompt, settings, seed):
-                print(text, end="\n\n", flush=True)
+    model, tok = open_finetuned(adapter, checkpoint) if adapter else load_checkpoint(checkpoint or MERGED)
+    return Writer(model, tok, settings.dtype)
+
+
+def print_samples(writer: Writer, settings: SampleSettings, seed: int) -> None:
+    """Print `num_samples` texts for each prompt one after the other, each token as soon as it is chosen.
+
+    Raises UserError for characters that the tokenizer lacks.
+    """
+    for prompt in settings.prompts:
+        for number in range(settings.num_samples):
+            messages = writer.messages(prompt)
+            text = writer.add(writer.encode(messages), settings, seed, number)
+            print(prompt if isinstance(messages, str) else "", end="", flush=True)
+            _print(writer, text)
+            print("\n", flush=True)
+
+
+def print_json_lines(writer: Writer, prompts: Sequence[str], settings: SampleSettings, seed: int) -> None:
+    """Print a JSON object for each text, with `prompt`, `text` (what was added), `tokens` and `finish_reason`.
+
+    All texts are written at once, and printed in the order of the prompts. Raises UserError as `print_samples` does.
+    """
+    texts = writer.write([writer.messages(prompt) for prompt in prompts], settings, seed)
+    for prompt, written in zip(prompts, texts, strict=True):
+        for text in written:
+            found = {"prompt": prompt, "text": text.written, "tokens": len(text.tokens), "finish_reason": text.finish}
+            print(json.dumps(found, ensure_ascii=False))
+
+
+def converse(writer: Writer, settings: SampleSettings, seed: int) -> None:
+    """Ask for prompts until an empty line, and write after each as it comes.
+
+    Where the model has a chat template, it answers, and sees the conversation so far; elsewhere it continues each
+    prompt. A prompt with characters that the tokenizer lacks is asked for again.
+    """
+    history: list[dict[str, str]] = []
+    number = 0
+    while prompt := _ask("you> " if writer.tok.chat else "prompt> "):
+        asked = [*history, {"role": "user", "content": prompt}] if writer.tok.chat else prompt
+        try:
+            text = writer.add(writer.encode(asked), settings, seed, number)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            continue
+        print("" if writer.tok.chat else prompt, end="", flush=True)
+        _print(writer, text)
+        print("\n", flush=True)
+        number += 1
+        if writer.tok.chat:
+            history = [*asked, {"role": "assistant", "content": text.written.strip()}]
+
+
+def read_prompts(path: Path | str) -> list[str]:
+    """The prompts of a file, one a line, or for .jsonl the field `prompt` of each object; empty lines are left out.
+
+    Raises UserError where the file cannot be read or holds none.
+    """
+    try:
+        lines = [line for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
+        prompts = [json.loads(line)["prompt"] for line in lines] if Path(path).suffix == ".jsonl" else lines
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
+        raise UserError(f"{path}: no prompts can be read from it ({reason}); write one a line, or .jsonl") from None
+    if not prompts or not all(isinstance(prompt, str) and prompt for prompt in prompts):
+        raise UserError(f"{path} holds no prompt, or one that is no text; write one a line, or .jsonl with `prompt`")
+    return prompts
+
+
+def _ask(question: str) -> str:
+    try:
+        return input(question)
+    except EOFError:
+        return ""
+
+
+def _print(writer: Writer, text: Text) -> None:
+    """Print what is added to the only text of a writer."""
+    while not text.finish:
+        for _, piece in writer.step():
+            print(piece, end="", flush=True)

@@ -181,7 +181,7 @@ def _swiglu(x: Tensor) -> Tensor:
 
 def _rotations(config, device: torch.device) -> Tensor:
     """Complex numbers that turn the pairs of a head by its position's angles, (block, H + 2 H_kv, D / 2); values by 0."""
-    cos, sin = rope_cos_sin(0, config.block_size, config.head_dim, device, config.rope_theta)
+    cos, sin = rope_cos_sin(config.block_size, config.head_dim, device, config.rope_theta)
     turned = torch.complex(cos, sin)[:, None].expand(-1, config.n_head + config.kv_heads, -1)
     return torch.cat([turned, torch.ones_like(turned[:, : config.kv_heads])], dim=1)
 

@@ -39,6 +39,11 @@ def supported() -> list[WeightDtype]:
     return found
 
 
+def fastest() -> WeightDtype:
+    """The format of 16 or more bits that texts are written fastest in (docs/decoding.md has the times)."""
+    return next(dtype for dtype in ("float16", "bfloat16", "float32") if dtype in supported())
+
+
 def _pack_float32(weight: Tensor, bias: Tensor | None) -> Product:
     if not torch.backends.mkldnn.is_available():
         weight = weight.clone()

@@ -72,17 +72,6 @@ def open_adapted(folder: Path | str, base: Path | str | None = None) -> tuple["P
     return load_adapter(folder, model), tok
 
 
-def open_finetuned(folder: Path | str, base: Path | str | None = None) -> tuple[nn.Module, Tokenizer]:
-    """Load what the lora-finetune stage wrote, and its tokenizer: an adapter on its base, or a model folder.
-
-    Raises UserError as `open_adapted` and `load_checkpoint` do.
-    """
-    if is_whole_model(folder):
-        return load_checkpoint(folder)
-    adapted, tok = open_adapted(folder, base)
-    return adapted.get_base_model(), tok
-
-
 def is_whole_model(folder: Path | str) -> bool:
     """Whether the folder holds a model and no adapter, as fine-tuning with `lora.kind` full writes it."""
     return Path(folder, "config.json").is_file() and not Path(folder, CONFIG).is_file()

@@ -14,6 +14,7 @@ from nanogpt.checkpoint.model_card import merged_card
 from nanogpt.checkpoint.settings import CheckpointSettings, Dtype
 from nanogpt.data.tokens.batches import IGNORED, Windows
 from nanogpt.data.tokens.bins import Bin
+from nanogpt.data.tokens.tokenizer import Tokenizer
 from nanogpt.lora.adapter import display_name, find_base, is_whole_model, open_adapted
 from nanogpt.runtime.errors import UserError
 from nanogpt.runtime.metrics_file import write_metrics
@@ -65,10 +66,7 @@ def merge_adapter(
     UserError if a loss differs by more than BOUNDS.
     """
     adapted.eval()
-    model = copy.deepcopy(adapted)
-    if hasattr(model, "merge_and_unload"):  # with an adapter
-        _untie(model.get_base_model())
-        model = model.merge_and_unload().eval()
+    model = _merge(copy.deepcopy(adapted)) if hasattr(adapted, "merge_and_unload") else copy.deepcopy(adapted)
     figures = saved = _compare_outputs(adapted, model, data, "float32", "train the adapter again")
     if dtype != "float32":
         rounded = copy.deepcopy(model).to(getattr(torch, dtype)).float()
@@ -93,6 +91,23 @@ def _compare_outputs(adapted: nn.Module, merged: nn.Module, data: Bin, dtype: Dt
         raise UserError(f"{found}; nothing was written: {remedy}")
     figures = {"max_abs_logit_difference": largest.item(), "mean_abs_logit_difference": mean.item()}
     return figures | {"loss_change_nats": loss_change}
+
+
+def open_finetuned(folder: Path | str, base: Path | str | None = None) -> tuple[nn.Module, Tokenizer]:
+    """Load what the lora-finetune stage wrote, and its tokenizer: a model folder, or an adapter, merged into its base.
+
+    Raises UserError as `open_adapted` and `load_checkpoint` do.
+    """
+    if is_whole_model(folder):
+        return load_checkpoint(folder)
+    adapted, tok = open_adapted(folder, base)
+    return _merge(adapted), tok
+
+
+def _merge(adapted: "PeftModel") -> nn.Module:
+    """Add the adapter into the weights, in place, and take its layers out."""
+    _untie(adapted.get_base_model())
+    return adapted.merge_and_unload().eval()
 
 
 def _untie(model: nn.Module) -> None:

@@ -18,13 +18,8 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor, dropout_p: float, starts: 
     (B, T), where S = T, each position sees none before its start.
     Grouped-query attention: Ainslie et al. 2023, https://arxiv.org/abs/2305.13245.
     """
-    B, H, T, D = q.shape
+    H, T = q.shape[1:3]
     H_kv, S = k.shape[1:3]
-    if T == 1:
-        # One position sees every key, so a group's queries can take the place of positions: one product per
-        # key/value head, where the general path repeats the work for each query head.
-        q = q.reshape(B, H_kv, H // H_kv, D)
-        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout_p).reshape(B, H, 1, D)
     by_matmul = T == S <= MATMUL_UP_TO and q.device.type == "cpu"
     if T == S and starts is None and not by_matmul:
         # enable_gqa uses the flash kernel on a CPU and was faster, forwards and backwards, than repeating k and v.

@@ -13,24 +13,21 @@ from torch import Tensor, nn
 from nanogpt.model.attention import causal_attention
 from nanogpt.model.config import HuggingFaceNames, ModelConfig
 from nanogpt.model.dropout import Dropout
-from nanogpt.model.kv_cache import KVCache
 from nanogpt.model.language_model import LanguageModel
 
 
 class Attention(nn.Module):
     """Multi-head causal self-attention."""
 
-    def __init__(self, config: ModelConfig, layer: int):
+    def __init__(self, config: ModelConfig):
         super().__init__()
-        self.layer, self.head_dim, self.dropout = layer, config.head_dim, config.dropout
+        self.head_dim, self.dropout = config.head_dim, config.dropout
         self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd)
         self.c_proj = nn.Linear(config.n_embd, config.n_embd)
 
-    def forward(self, x: Tensor, cache: KVCache | None, starts: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, starts: Tensor | None = None) -> Tensor:
         """(B, T, C) to (B, T, C); `starts` as in `causal_attention`."""
         q, k, v = self.c_attn(x).unflatten(-1, (3, -1, self.head_dim)).permute(2, 0, 3, 1, 4)  # each (B, H, T, D)
-        if cache is not None:
-            k, v = cache.update(self.layer, k, v)  # (B, H, S, D)
         y = causal_attention(q, k, v, self.dropout if self.training else 0.0, starts)  # (B, H, T, D)
         return self.c_proj(y.transpose(1, 2).flatten(2))
 
@@ -53,17 +50,17 @@ class MLP(nn.Module):
 class Block(nn.Module):
     """Attention and MLP, each normalised before and added back after."""
 
-    def __init__(self, config: ModelConfig, layer: int):
+    def __init__(self, config: ModelConfig):
         super().__init__()
         self.ln_1 = nn.LayerNorm(config.n_embd, eps=config.norm_eps)
-        self.attn = Attention(config, layer)
+        self.attn = Attention(config)
         self.ln_2 = nn.LayerNorm(config.n_embd, eps=config.norm_eps)
         self.mlp = MLP(config)
         self.drop = Dropout(config.dropout)
 
-    def forward(self, x: Tensor, cache: KVCache | None, starts: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, starts: Tensor | None = None) -> Tensor:
         """(B, T, C) to (B, T, C); `starts` as in `causal_attention`."""
-        x = x + self.drop(self.attn(self.ln_1(x), cache, starts))
+        x = x + self.drop(self.attn(self.ln_1(x), starts))
         return x + self.drop(self.mlp(self.ln_2(x)))
 
 
@@ -82,7 +79,7 @@ class GPT2(LanguageModel):
                 "wte": nn.Embedding(config.vocab_size, config.n_embd),
                 "wpe": nn.Embedding(config.block_size, config.n_embd),
                 "drop": Dropout(config.dropout),
-                "h": nn.ModuleList(Block(config, layer) for layer in range(config.n_layer)),
+                "h": nn.ModuleList(Block(config) for _ in range(config.n_layer)),
                 "ln_f": nn.LayerNorm(config.n_embd, eps=config.norm_eps),
             }
         )
@@ -99,18 +96,15 @@ class GPT2(LanguageModel):
         positions = sinusoidal_positions(self.config.block_size, self.config.n_embd)
         self.transformer.wpe.weight.copy_(positions * self.config.initial_std * math.sqrt(2))
 
-    def hidden(self, ids: Tensor, cache: KVCache | None = None, last: bool = False) -> Tensor:
-        """Hidden states before the output head, (B, T or 1, C); arguments as in `forward`."""
-        start, T = 0 if cache is None else cache.length, ids.size(1)
-        starts = self.starts(ids) if cache is None else None  # a cache holds one document a row
-        positions = torch.arange(start, start + T, device=ids.device)  # (T,), or within their documents (B, T)
+    def hidden(self, ids: Tensor) -> Tensor:
+        """Hidden states before the output head, (B, T, C)."""
+        starts = self.starts(ids)
+        positions = torch.arange(ids.size(1), device=ids.device)  # (T,), or within their documents (B, T)
         positions = positions if starts is None else positions - starts
         x = self.transformer.drop(self.transformer.wte(ids) + self.transformer.wpe(positions))  # (B, T, C)
         for block in self.transformer.h:
-            x = block(x, cache, starts)
-        if cache is not None:
-            cache.length += T
-        return self.transformer.ln_f(x[:, -1:] if last else x)
+            x = block(x, starts)
+        return self.transformer.ln_f(x)
 
 
 def sinusoidal_positions(T: int, width: int) -> Tensor:

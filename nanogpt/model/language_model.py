@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from nanogpt.model.config import HuggingFaceNames, ModelConfig
-from nanogpt.model.kv_cache import KVCache
 from nanogpt.model.loss import Reduction, head_loss
 
 RESIDUAL = ("c_proj.weight", "o_proj.weight", "down_proj.weight")  # projections whose outputs the blocks add up
@@ -53,17 +52,14 @@ class LanguageModel(nn.Module, ABC):
         self,
         ids: Tensor,
         targets: Tensor | None = None,
-        cache: KVCache | None = None,
         reduction: Reduction = "mean",
-        last: bool = False,
     ) -> Tensor:
         """Compute logits, or with targets their cross entropy in nats.
 
-        ids: (B, T) int64; T plus what the cache holds is at most block_size.
-        targets: (B, T) int64, -100 ignored. `last`: only the last position, all that decoding needs.
-        Returns logits (B, T or 1, V), or the loss: a scalar, or (B, T) with reduction "none" (see `head_loss`).
+        ids: (B, T) int64; T is at most block_size. targets: (B, T) int64, -100 ignored.
+        Returns logits (B, T, V), or the loss: a scalar, or (B, T) with reduction "none" (see `head_loss`).
         """
-        x = self.hidden(ids, cache, last)
+        x = self.hidden(ids)
         return self.lm_head(x) if targets is None else head_loss(self.lm_head, x, targets, reduction)
 
     def starts(self, ids: Tensor) -> Tensor | None:
@@ -74,5 +70,5 @@ class LanguageModel(nn.Module, ABC):
         return torch.where(ids == self.document_start, places, 0).cummax(dim=1).values
 
     @abstractmethod
-    def hidden(self, ids: Tensor, cache: KVCache | None = None, last: bool = False) -> Tensor:
-        """Hidden states before the output head, (B, T or 1, C); arguments as in `forward`."""
+    def hidden(self, ids: Tensor) -> Tensor:
+        """Hidden states before the output head, (B, T, C)."""

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from nanogpt.model.attention import causal_attention
 from nanogpt.model.config import HuggingFaceNames, ModelConfig
 from nanogpt.model.dropout import Dropout
-from nanogpt.model.kv_cache import KVCache
 from nanogpt.model.language_model import LanguageModel
 
 
@@ -29,14 +28,12 @@ def mlp_width(config: ModelConfig) -> int:
     return config.mlp_hidden or max(64, 8 * config.n_embd // 3 // 64 * 64)
 
 
-def rope_cos_sin(
-    start: int, T: int, head_dim: int, device: torch.device, theta: float = 10_000.0
-) -> tuple[Tensor, Tensor]:
-    """Cosine and sine (T, head_dim / 2), fp32, of the rotary angles of positions start .. start + T - 1.
+def rope_cos_sin(T: int, head_dim: int, device: torch.device, theta: float = 10_000.0) -> tuple[Tensor, Tensor]:
+    """Cosine and sine (T, head_dim / 2), fp32, of the rotary angles of positions 0 .. T - 1.
 
     Computed in each pass: a stored table would lose its precision when the model is cast to half.
     """
-    positions = torch.arange(start, start + T, device=device, dtype=torch.float32)
+    positions = torch.arange(T, device=device, dtype=torch.float32)
     frequencies = theta ** (-torch.arange(0, head_dim, 2, device=device, dtype=torch.float32) / head_dim)
     angles = positions[:, None] * frequencies
     return angles.cos(), angles.sin()
@@ -60,9 +57,9 @@ class HeadNorm(nn.RMSNorm):
 class Attention(nn.Module):
     """Causal self-attention in which groups of query heads share keys and values."""
 
-    def __init__(self, config: ModelConfig, layer: int):
+    def __init__(self, config: ModelConfig):
         super().__init__()
-        self.layer, self.head_dim, self.dropout = layer, config.head_dim, config.dropout
+        self.head_dim, self.dropout = config.head_dim, config.dropout
         self.q_proj = nn.Linear(config.n_embd, config.n_head * config.head_dim, bias=False)
         self.k_proj = nn.Linear(config.n_embd, config.n_kv_head * config.head_dim, bias=False)
         self.v_proj = nn.Linear(config.n_embd, config.n_kv_head * config.head_dim, bias=False)
@@ -70,9 +67,7 @@ class Attention(nn.Module):
         norm = partial(HeadNorm, config.head_dim, config.norm_eps) if config.qk_norm else nn.Identity
         self.q_norm, self.k_norm = norm(), norm()
 
-    def forward(
-        self, x: Tensor, cos_sin: tuple[Tensor, Tensor], cache: KVCache | None, starts: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, cos_sin: tuple[Tensor, Tensor], starts: Tensor | None = None) -> Tensor:
         """(B, T, C) to (B, T, C); `cos_sin` is from `rope_cos_sin`, `starts` as in `causal_attention`."""
         # q: (B, H, T, D); k and v: (B, H_kv, T, D)
         q, k, v = (
@@ -80,8 +75,6 @@ class Attention(nn.Module):
             for project in (self.q_proj, self.k_proj, self.v_proj)
         )
         q, k = apply_rope(self.q_norm(q), *cos_sin), apply_rope(self.k_norm(k), *cos_sin)
-        if cache is not None:
-            k, v = cache.update(self.layer, k, v)  # (B, H_kv, S, D)
         y = causal_attention(q, k, v, self.dropout if self.training else 0.0, starts)  # (B, H, T, D)
         return self.o_proj(y.transpose(1, 2).flatten(2))
 
@@ -103,20 +96,18 @@ class MLP(nn.Module):
 class Block(nn.Module):
     """Attention and MLP, each normalised before and added back after."""
 
-    def __init__(self, config: ModelConfig, layer: int):
+    def __init__(self, config: ModelConfig):
         super().__init__()
         # torch's RMSNorm works in fp32 on half-precision input.
         self.input_layernorm = nn.RMSNorm(config.n_embd, eps=config.norm_eps)
-        self.self_attn = Attention(config, layer)
+        self.self_attn = Attention(config)
         self.post_attention_layernorm = nn.RMSNorm(config.n_embd, eps=config.norm_eps)
         self.mlp = MLP(config)
         self.drop = Dropout(config.dropout)
 
-    def forward(
-        self, x: Tensor, cos_sin: tuple[Tensor, Tensor], cache: KVCache | None, starts: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, cos_sin: tuple[Tensor, Tensor], starts: Tensor | None = None) -> Tensor:
         """(B, T, C) to (B, T, C); `starts` as in `causal_attention`."""
-        x = x + self.drop(self.self_attn(self.input_layernorm(x), cos_sin, cache, starts))
+        x = x + self.drop(self.self_attn(self.input_layernorm(x), cos_sin, starts))
         return x + self.drop(self.mlp(self.post_attention_layernorm(x)))
 
 
@@ -131,23 +122,20 @@ class Llama(LanguageModel):
             {
                 "embed_tokens": nn.Embedding(config.vocab_size, config.n_embd),
                 "drop": Dropout(config.dropout),
-                "layers": nn.ModuleList(Block(config, layer) for layer in range(config.n_layer)),
+                "layers": nn.ModuleList(Block(config) for _ in range(config.n_layer)),
                 "norm": nn.RMSNorm(config.n_embd, eps=config.norm_eps),
             }
         )
         self.add_head()
 
-    def hidden(self, ids: Tensor, cache: KVCache | None = None, last: bool = False) -> Tensor:
-        """Hidden states before the output head, (B, T or 1, C); arguments as in `forward`."""
-        start, T = 0 if cache is None else cache.length, ids.size(1)
-        cos_sin = rope_cos_sin(start, T, self.config.head_dim, ids.device, self.config.rope_theta)
-        starts = self.starts(ids) if cache is None else None  # a cache holds one document a row
+    def hidden(self, ids: Tensor) -> Tensor:
+        """Hidden states before the output head, (B, T, C)."""
+        cos_sin = rope_cos_sin(ids.size(1), self.config.head_dim, ids.device, self.config.rope_theta)
+        starts = self.starts(ids)
         x = self.model.drop(self.model.embed_tokens(ids))  # (B, T, C)
         for block in self.model.layers:
-            x = block(x, cos_sin, cache, starts)
-        if cache is not None:
-            cache.length += T
-        return self.model.norm(x[:, -1:] if last else x)
+            x = block(x, cos_sin, starts)
+        return self.model.norm(x)
 
 
 class Qwen3(Llama):

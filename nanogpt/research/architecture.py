@@ -24,9 +24,9 @@ GPT2_STD = 0.02  # of GPT-2's initial weights, at all widths
 class PostNormBlock(llama.Block):
     """A block that normalises the sum, not the branch, as in Vaswani et al. 2017 (arXiv:1706.03762)."""
 
-    def forward(self, x: Tensor, cos_sin: tuple[Tensor, Tensor], cache: None, starts: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, cos_sin: tuple[Tensor, Tensor], starts: Tensor | None = None) -> Tensor:
         """(B, T, C) to (B, T, C)."""
-        x = self.input_layernorm(x + self.drop(self.self_attn(x, cos_sin, cache, starts)))
+        x = self.input_layernorm(x + self.drop(self.self_attn(x, cos_sin, starts)))
         return self.post_attention_layernorm(x + self.drop(self.mlp(x)))
 
 
@@ -38,14 +38,14 @@ class LearnedPositions(llama.Qwen3):
         self.positions = nn.Embedding(config.block_size, config.n_embd)
         nn.init.normal_(self.positions.weight, std=config.initial_std)
 
-    def hidden(self, ids: Tensor, cache: None = None, last: bool = False) -> Tensor:
+    def hidden(self, ids: Tensor) -> Tensor:
         """Hidden states before the output head, (B, T, C)."""
         places, starts = torch.arange(ids.size(1), device=ids.device), self.starts(ids)
         places = places if starts is None else places - starts
         x = self.model.drop(self.model.embed_tokens(ids) + self.positions(places))
         unturned = torch.ones(1, device=ids.device), torch.zeros(1, device=ids.device)  # cosine and sine of no angle
         for block in self.model.layers:
-            x = block(x, unturned, cache, starts)
+            x = block(x, unturned, starts)
         return self.model.norm(x)
 
 

@@ -53,18 +53,18 @@ def build_layers(prefix: str, dtype: Dtype, settings: BenchmarkSettings) -> Step
     torch.manual_seed(0)
     config = settings.config("optimized")
     B, T, C, heads = settings.batch_size, settings.block_size, settings.n_embd, settings.n_head
-    gqa, mha = llama.Attention(config, 0), llama.Attention(replace(config, n_kv_head=heads), 0)
+    gqa, mha = llama.Attention(config), llama.Attention(replace(config, n_kv_head=heads))
     x, grad = torch.randn(2, B, T, C)
     q, k = torch.randn(B, heads, T, config.head_dim), torch.randn(B, settings.n_kv_head, T, config.head_dim)
-    cos_sin = llama.rope_cos_sin(0, T, config.head_dim, CPU)
+    cos_sin = llama.rope_cos_sin(T, config.head_dim, CPU)
     positions, table = torch.arange(T), nn.Embedding(T, C)
     modules = {
         "rmsnorm": nn.RMSNorm(C), "layernorm": nn.LayerNorm(C),
         "swiglu": llama.MLP(config), "gelu": gpt2.MLP(settings.config("base")),
     }  # fmt: skip
     forwards = {name: partial(module, x) for name, module in modules.items()} | {
-        "gqa": lambda: gqa(x, cos_sin, None),
-        "mha": lambda: mha(x, cos_sin, None),
+        "gqa": lambda: gqa(x, cos_sin),
+        "mha": lambda: mha(x, cos_sin),
         "rope": lambda: llama.apply_rope(q, *cos_sin).sum() + llama.apply_rope(k, *cos_sin).sum(),
         "learned": lambda: x + table(positions),
     }
