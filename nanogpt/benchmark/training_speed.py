@@ -11,6 +11,7 @@ from nanogpt.benchmark.timing import Times, time_in_turns
 from nanogpt.benchmark.variants import ADAPTER, CPU, DTYPES, Variant, build_training_step
 from nanogpt.hardware.compilation import missing_for_compile
 from nanogpt.hardware.device import choose_dtype
+from nanogpt.inference.decoder import cache_mib
 from nanogpt.model.build import ARCHITECTURES, build_model, count_parameters, model_flops
 from nanogpt.runtime import atomic
 

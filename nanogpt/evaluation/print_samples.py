@@ -2,10 +2,10 @@
 
 import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from nanogpt.checkpoint.folder import load_checkpoint
+from nanogpt.data.tokens.chat import ANSWER
 from nanogpt.inference.settings import SampleSettings
 from nanogpt.inference.writer import Text, Writer
 from nanogpt.lora.merge import open_finetuned
@@ -30,20 +30,20 @@ def print_samples(writer: Writer, settings: SampleSettings, seed: int) -> None:
     """
     for prompt in settings.prompts:
         for number in range(settings.num_samples):
-            messages = writer.messages(prompt)
-            text = writer.add(writer.encode(messages), settings, seed, number)
-            print(prompt if isinstance(messages, str) else "", end="", flush=True)
+            ids = writer.encode(writer.messages(prompt))
+            text = writer.add(ids, settings, seed, number)
+            print(writer.tok.decode(ids), end="", flush=True)
             _print(writer, text)
             print("\n", flush=True)
 
 
-def print_json_lines(writer: Writer, prompts: Sequence[str], settings: SampleSettings, seed: int) -> None:
+def print_json_lines(writer: Writer, settings: SampleSettings, seed: int) -> None:
     """Print a JSON object for each text, with `prompt`, `text` (what was added), `tokens` and `finish_reason`.
 
     All texts are written at once, and printed in the order of the prompts. Raises UserError as `print_samples` does.
     """
-    texts = writer.write([writer.messages(prompt) for prompt in prompts], settings, seed)
-    for prompt, written in zip(prompts, texts, strict=True):
+    texts = writer.write([writer.messages(prompt) for prompt in settings.prompts], settings, seed)
+    for prompt, written in zip(settings.prompts, texts, strict=True):
         for text in written:
             found = {"prompt": prompt, "text": text.written, "tokens": len(text.tokens), "finish_reason": text.finish}
             print(json.dumps(found, ensure_ascii=False))
@@ -64,28 +64,12 @@ def converse(writer: Writer, settings: SampleSettings, seed: int) -> None:
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
             continue
-        print("" if writer.tok.chat else prompt, end="", flush=True)
+        print(ANSWER if writer.tok.chat else prompt, end="", flush=True)
         _print(writer, text)
         print("\n", flush=True)
         number += 1
         if writer.tok.chat:
             history = [*asked, {"role": "assistant", "content": text.written.strip()}]
-
-
-def read_prompts(path: Path | str) -> list[str]:
-    """The prompts of a file, one a line, or for .jsonl the field `prompt` of each object; empty lines are left out.
-
-    Raises UserError where the file cannot be read or holds none.
-    """
-    try:
-        lines = [line for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
-        prompts = [json.loads(line)["prompt"] for line in lines] if Path(path).suffix == ".jsonl" else lines
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
-        raise UserError(f"{path}: no prompts can be read from it ({reason}); write one a line, or .jsonl") from None
-    if not prompts or not all(isinstance(prompt, str) and prompt for prompt in prompts):
-        raise UserError(f"{path} holds no prompt, or one that is no text; write one a line, or .jsonl with `prompt`")
-    return prompts
 
 
 def _ask(question: str) -> str:

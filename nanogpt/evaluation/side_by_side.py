@@ -9,10 +9,11 @@ from torch import nn
 from nanogpt.checkpoint.folder import load_checkpoint
 from nanogpt.data.tokens.bins import Bin
 from nanogpt.data.tokens.tokenizer import Tokenizer
+from nanogpt.evaluation.text_figures import text_figures
 from nanogpt.hardware.device import configure_torch
-from nanogpt.inference.completions import complete
 from nanogpt.inference.settings import SampleSettings
-from nanogpt.lora.adapter import open_finetuned
+from nanogpt.inference.writer import Writer
+from nanogpt.lora.merge import open_finetuned
 from nanogpt.model.score import Score, score_domains, score_figures
 from nanogpt.runtime import atomic
 from nanogpt.runtime.errors import UserError
@@ -47,32 +48,40 @@ def compare_models(
     base: Path | str, adapter: Path | str | None, merged: Path | str | None, settings: SampleSettings, seed: int,
     also: Sequence[str] = (), strict: bool = True,
 ) -> tuple[str, dict]:  # fmt: skip
-    """Score models on both domains and generate texts from the same prompts and seed.
+    """Score models on both domains, and let them write texts from the same prompts and seed, and from none.
 
     `base` and `merged` are model folders or .pt files, `adapter` the folder of an adapter for `base`, and `also` any of
     these, each named by its path. Scores are in fp32, with the kernels of training and a thread for each core. Returns
-    a page of Markdown and the figures by model and domain. Raises UserError if a domain's bins are missing or in other
-    tokens than a model's; for the models of `also`, and for all unless `strict`, the domain is left out and the page
-    says so.
+    a page of Markdown and the figures by model and domain, with those of its texts under "texts". Raises UserError if a
+    domain's bins are missing or in other tokens than a model's; for the models of `also`, and for all unless `strict`,
+    the domain is left out and the page says so.
     """
-    configure_torch("auto")
     models = _open_models(base, adapter, merged, also)
-    results, titles, left_out = {}, {}, {}
-    samples = {prompt: {} for prompt in settings.prompts}
+    results, figures, titles, left_out = {}, {}, {}, {}
+    texts = {prompt: {} for prompt in settings.prompts}
     for name, (model, tok) in models.items():
+        configure_torch("auto")  # again: writing may have changed the number of threads
         domains = {}
         for role in ("pretrain", "finetune"):
             with _note_left_out(left_out, name, strict and name not in also):
                 domains[role] = Bin.open(f"data/{role}", "val", tok)
                 titles[role] = f"{domains[role].source} ({role})"
+        results[name] = score_domains(model, domains, tok.byte_lengths())
+        writer = Writer(model, tok, settings.dtype)
         for prompt in settings.prompts:
             with _note_left_out(left_out, name, name not in also):
-                samples[prompt][name] = complete(model, tok, prompt, settings, seed)
-        results[name] = score_domains(model, domains, tok.byte_lengths())
-    return markdown_page(results, samples, titles, left_out), {
-        name: score_figures(by_domain, None if name == PRETRAINED else results[PRETRAINED])
-        for name, by_domain in results.items()
+                ids = writer.encode(writer.messages(prompt))
+                written = [writer.add(ids, settings, seed, number) for number in range(settings.num_samples)]
+                texts[prompt][name] = (tok.decode(ids), written)
+        while writer.step():
+            pass
+        figures[name] = score_figures(results[name], None if name == PRETRAINED else results[PRETRAINED])
+        figures[name]["texts"] = text_figures(writer, {bin.source for bin in domains.values()}, settings, seed)
+    samples = {
+        prompt: {name: [before + text.written for text in written] for name, (before, written) in by_model.items()}
+        for prompt, by_model in texts.items()
     }
+    return markdown_page(results, samples, titles, left_out), figures
 
 
 def _open_models(

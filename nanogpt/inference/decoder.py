@@ -1,4 +1,4 @@
-"""The forward pass of a model for decoding: packed weights, and a cache of keys and values with a slot for each text."""
+"""A model's forward pass for decoding: packed weights, and a cache of keys and values with a slot for each text."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from nanogpt.inference.products import Product, WeightDtype, pack
 from nanogpt.model.attention import causal_attention
+from nanogpt.model.config import ModelConfig
 from nanogpt.model.gpt2 import GPT2
 from nanogpt.model.language_model import LanguageModel
 from nanogpt.model.llama import Llama, rope_cos_sin
@@ -36,7 +37,7 @@ class Decoder:
     """A model with constant weights in `dtype`, and the keys and values of the texts in its slots, in fp32.
 
     `read` and `step` give the same logits as a full pass of the model, to rounding. The model may not have an adapter
-    on it (see `nanogpt.lora.merge.without_adapter`).
+    on it: `nanogpt.lora.merge.open_finetuned` merges it.
     """
 
     def __init__(self, model: LanguageModel, n_tokens: int, dtype: WeightDtype = "float32"):
@@ -62,6 +63,7 @@ class Decoder:
         """How many texts there is room for."""
         return self.cache.size(1)
 
+    @torch.inference_mode()
     def reserve(self, slots: int) -> None:
         """Make room for at least so many texts; what the slots hold stays."""
         config, held = self.config, self.cache
@@ -74,10 +76,12 @@ class Decoder:
             self.cache[:, : held.size(1)] = held
         self.rows = [layer.flatten(0, 1) for layer in self.cache]  # each (slots * block, 2 H_kv, D)
 
+    @torch.inference_mode()
     def copy(self, source: int, target: int, length: int) -> None:
         """Copy the first `length` positions of one slot to another."""
         self.cache[:, target, :length] = self.cache[:, source, :length]
 
+    @torch.inference_mode()
     def swap(self, a: int, b: int) -> None:
         """Exchange the contents of two slots."""
         if a != b:
@@ -148,8 +152,9 @@ def _gpt2_blocks(model: GPT2, dtype: WeightDtype) -> Iterator[Block]:
     for block in model.transformer.h:
         approximate = block.mlp.approximate
         yield Block(
-            _layer_norm(block.ln_1), packed(block.attn.c_attn), None, packed(block.attn.c_proj), _layer_norm(block.ln_2),
-            packed(block.mlp.c_fc), lambda x, tanh=approximate: F.gelu(x, approximate=tanh), packed(block.mlp.c_proj),
+            _layer_norm(block.ln_1), packed(block.attn.c_attn), None, packed(block.attn.c_proj),
+            _layer_norm(block.ln_2), packed(block.mlp.c_fc),
+            lambda x, tanh=approximate: F.gelu(x, approximate=tanh), packed(block.mlp.c_proj),
         )  # fmt: skip
 
 
@@ -160,17 +165,18 @@ def _llama_blocks(model: Llama, dtype: WeightDtype) -> Iterator[Block]:
 
     for block in model.model.layers:
         attention, mlp = block.self_attn, block.mlp
-        turned = [proj.weight.unflatten(0, (-1, D))[:, pairs].flatten(0, 1) for proj in (attention.q_proj, attention.k_proj)]
+        to_turn = attention.q_proj.weight, attention.k_proj.weight
+        turned = [weight.unflatten(0, (-1, D))[:, pairs].flatten(0, 1) for weight in to_turn]
+        qkv = torch.cat([*turned, attention.v_proj.weight]) * _gain(block.input_layernorm)
+        gate_up = torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight]) * _gain(block.post_attention_layernorm)
         gains = None
         if model.config.qk_norm:
             heads = model.config.n_head, model.config.n_kv_head
             norms = attention.q_norm.weight, attention.k_norm.weight
             gains = torch.cat([gain[pairs].expand(count, D) for gain, count in zip(norms, heads, strict=True)]).detach()
         yield Block(
-            _rms_norm, pack(torch.cat([*turned, attention.v_proj.weight]) * _gain(block.input_layernorm), None, dtype),
-            gains, pack(attention.o_proj.weight, None, dtype), _rms_norm,
-            pack(torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight]) * _gain(block.post_attention_layernorm), None, dtype),
-            _swiglu, pack(mlp.down_proj.weight, None, dtype),
+            _rms_norm, pack(qkv, None, dtype), gains, pack(attention.o_proj.weight, None, dtype),
+            _rms_norm, pack(gate_up, None, dtype), _swiglu, pack(mlp.down_proj.weight, None, dtype),
         )  # fmt: skip
 
 
@@ -179,8 +185,13 @@ def _swiglu(x: Tensor) -> Tensor:
     return F.silu(gate) * up
 
 
-def _rotations(config, device: torch.device) -> Tensor:
-    """Complex numbers that turn the pairs of a head by its position's angles, (block, H + 2 H_kv, D / 2); values by 0."""
+def cache_mib(config: ModelConfig) -> float:
+    """MiB of keys and values in fp32 that one text takes at the model's block size."""
+    return 2 * config.n_layer * config.block_size * config.kv_heads * config.head_dim * 4 / 2**20
+
+
+def _rotations(config: ModelConfig, device: torch.device) -> Tensor:
+    """Complex numbers that turn pairs by their positions' angles, (block, H + 2 H_kv, D / 2), and values by none."""
     cos, sin = rope_cos_sin(config.block_size, config.head_dim, device, config.rope_theta)
     turned = torch.complex(cos, sin)[:, None].expand(-1, config.n_head + config.kv_heads, -1)
     return torch.cat([turned, torch.ones_like(turned[:, : config.kv_heads])], dim=1)

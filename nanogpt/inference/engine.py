@@ -41,7 +41,9 @@ class Engine:
         self.rows: list[Row] = []  # row i is in slot i
         self.held: list[list[int]] = [[]]  # by slot, the tokens whose keys and values are in it
 
-    def add(self, ids: Sequence[int], sampling: Sampling, seed: int, number: int = 0, top_logprobs: int | None = None) -> Row:
+    def add(
+        self, ids: Sequence[int], sampling: Sampling, seed: int, number: int = 0, top_logprobs: int | None = None
+    ) -> Row:
         """Let a text be continued, from the next step with a free row on, and return its row.
 
         The end token is put before `ids`, because documents begin after one. The randomness of a row depends on `seed`

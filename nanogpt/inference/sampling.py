@@ -110,7 +110,9 @@ def _draw_filtered(
     """Draw an id for each of `rows` from what its filters keep, looking at the largest `candidates` first."""
     settings, V = [choosers[i].sampling for i in rows], logits.size(1)
     K = min(max(candidates, *(s.top_k or 0 for s in settings)), V)
-    near = blocks[rows].topk(min(K, blocks.size(1))).indices  # the K largest lie in the K blocks with the largest maxima
+    near = (
+        blocks[rows].topk(min(K, blocks.size(1))).indices
+    )  # the K largest lie in the K blocks with the largest maxima
     logits_near = logits.unflatten(1, (-1, BLOCK))[torch.tensor(rows)[:, None], near].flatten(1)
     ranked, places = logits_near.topk(K)  # (n, K), descending
     weights = (ranked - best[rows, None]).double().exp_()

@@ -33,7 +33,8 @@ class ThreadChoice:
         """Call it with the better number of threads, or now and then with the other."""
         self._calls += 1
         trying = self.most > 1 and self._calls > self._interval
-        torch.set_num_threads(self._other if trying else self.threads)
+        if (wanted := self._other if trying else self.threads) != torch.get_num_threads():
+            torch.set_num_threads(wanted)
         start = time.perf_counter()
         result = call()
         elapsed = time.perf_counter() - start

@@ -11,6 +11,7 @@ from nanogpt.inference.products import WeightDtype, fastest, supported
 from nanogpt.inference.sampling import Token
 from nanogpt.inference.settings import Sampling
 from nanogpt.inference.text_stream import TextStream
+from nanogpt.inference.threads import ThreadChoice
 from nanogpt.model.language_model import LanguageModel
 from nanogpt.runtime.errors import BadSetting
 
@@ -41,6 +42,7 @@ class Writer:
         self.tok, self.dtype = tok, fastest() if dtype == "auto" else dtype
         self.engine = Engine(model, tok.n_tokens, tok.eot, self.dtype)
         self.texts: dict[Row, Text] = {}
+        self.threads = ThreadChoice()
 
     def messages(self, prompt: str) -> str | list[dict[str, str]]:
         """A prompt as the model takes it: a message to answer where it has a chat template, else a text to continue."""
@@ -68,8 +70,10 @@ class Writer:
 
     def step(self) -> list[tuple[Text, str]]:
         """Add a token to every text, and return what became certain of each; a text with `finish` is complete."""
+        if not self.texts:
+            return []
         news = []
-        for row, token in self.engine.step():
+        for row, token in self.threads.run(self.engine.step):
             text = self.texts[row]
             text.tokens.append(token)
             piece = "" if token.id == self.tok.eot else text.stream.add(token.id)

@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from imports import ROOT
+from sampling_settings import PLAIN
 
 from nanogpt.checkpoint.folder import load_checkpoint, save_checkpoint
 from nanogpt.data.tokens.batches import Windows
 from nanogpt.data.tokens.bins import Bin
 from nanogpt.evaluation.side_by_side import compare_models, markdown_page
-from nanogpt.inference.completions import complete
 from nanogpt.inference.settings import SampleSettings
+from nanogpt.inference.writer import Writer
 from nanogpt.lora.adapter import load_adapter, save_adapter
 from nanogpt.lora.attach import attach_adapter
 from nanogpt.lora.merge import merge_adapter
@@ -26,9 +27,7 @@ from nanogpt.training.loop import train
 from stages import sample
 
 MODELS = ("models/pretrain", "models/lora", "models/merged")
-SETTINGS = SampleSettings(
-    prompts=["The cat", "tea\n\nand"], num_samples=2, max_tokens=12, temperature=1.0, top_k=None, top_p=None
-)
+SETTINGS = SampleSettings(**PLAIN, dtype="float32", prompts=["The cat", "tea\n\nand"])
 FIRST_FIGURES = {"bpb", "bpb_ci95", "perplexity"}
 
 
@@ -40,6 +39,17 @@ def score_of(*bits: float) -> Score:
 def rows(page: str, model: str) -> list[list[str]]:
     """The cells of a model in each table of a page."""
     return [[cell.strip() for cell in line.split("|")[2:-1]] for line in page.splitlines() if f"| {model} |" in line]
+
+
+def untimed(figures: dict) -> dict:
+    """Figures without those that differ between two runs, and what texts they have is checked."""
+    kept = {}
+    for model, by_domain in figures.items():
+        texts = dict(by_domain["texts"])
+        assert 0 < texts.pop("first_token_s") < 60 and texts.pop("tokens_per_s") > 0
+        assert texts.keys() == {"distinct_1", "distinct_2"} and all(0 < share <= 1 for share in texts.values())
+        kept[model] = by_domain | {"texts": texts}
+    return kept
 
 
 def quoted(text: str) -> str:
@@ -132,8 +142,8 @@ def test_the_comparison(inside_project, byte):
     for prompt in SETTINGS.prompts:
         for path, model in (("models/pretrain", "pretrained"), ("models/merged", "merged")):
             assert f"\n### {model}\n" in page
-            for text in complete(load_checkpoint(path)[0], byte, prompt, SETTINGS, 1):
-                assert f"\n{quoted(text)}\n" in page
+            for text in Writer(load_checkpoint(path)[0], byte, "float32").write([prompt], SETTINGS, 1)[0]:
+                assert f"\n{quoted(prompt + text.written)}\n" in page
     assert compare_models(*MODELS, SETTINGS, 2)[0] != page
 
 
@@ -142,6 +152,7 @@ def test_further_checkpoints(inside_project):
     save_checkpoint("models/merged.pt", *load_checkpoint("models/merged"))
     also = ["models/pretrain", "models/merged.pt", "models/lora"]
     page, figures = compare_models(*MODELS, SETTINGS, 1, also)
+    figures = untimed(figures)
     assert list(figures) == ["pretrained", "adapted", "merged", *also]
     assert figures["models/merged.pt"] == figures["merged"] and figures["models/lora"] == figures["adapted"]
     assert page.count("\n### models/merged.pt\n") == len(SETTINGS.prompts) and len(rows(page, "models/merged.pt")) == 2
@@ -157,7 +168,7 @@ def test_a_further_adapter_is_put_on_the_model_that_it_names(inside_project, mon
     monkeypatch.chdir(tmp_path / "moved")
     os.rename("models/pretrain", "models/elsewhere")
     _, moved = compare_models("models/elsewhere", None, None, SETTINGS, 1, ["models/lora"])
-    assert moved["models/lora"] == expected["adapted"]
+    assert untimed(moved)["models/lora"] == untimed(expected)["adapted"]
 
 
 def test_a_model_with_another_tokenizer(inside_project, tiny, char):
@@ -165,14 +176,15 @@ def test_a_model_with_another_tokenizer(inside_project, tiny, char):
     save_checkpoint("models/char", tiny(vocab_size=char.vocab_size), char)
     settings = SampleSettings(**vars(SETTINGS) | {"prompts": ["The cat", "THE Ω"]})
     page, figures = compare_models("models/pretrain", None, None, settings, 1, ["models/char"])
-    assert figures["pretrained"].keys() == {"pretrain", "finetune"} and figures["models/char"] == {}
+    assert figures["pretrained"].keys() == {"pretrain", "finetune", "texts"}
+    assert figures["models/char"].keys() == {"texts"}
     assert rows(page, "models/char") == [["–", "–"]] * 2
     assert "\nLeft out for models/char: data/finetune: its tokens are of another tokenizer (byte)" in page
     assert re.search(r"\nLeft out for models/char: .*does not know: .*'Ω'", page)
     assert page.count("### models/char") == 1  # below the prompt that it can read
     # a base that cannot read the bins has no scores, so there is no change to report
     page, figures = compare_models("models/char", None, None, SETTINGS, 1, ["models/merged"], strict=False)
-    assert figures["pretrained"] == {} and figures["models/merged"]["finetune"].keys() == FIRST_FIGURES
+    assert figures["pretrained"].keys() == {"texts"} and figures["models/merged"]["finetune"].keys() == FIRST_FIGURES
     assert "Change" not in page
 
 
@@ -192,7 +204,7 @@ def test_missing_data(project, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"data/pretrain/manifest\.json does not exist"):
         compare_models(*models, None, SETTINGS, 1)
     page, figures = compare_models(*models, None, SETTINGS, 1, strict=False)
-    assert figures == {"pretrained": {}, "adapted": {}}
+    assert all(by_domain.keys() == {"texts"} for by_domain in figures.values()) and len(figures) == 2
     assert "\nLeft out for pretrained, adapted: data/pretrain/manifest.json does not exist" in page
 
 
@@ -215,7 +227,10 @@ def test_the_command(inside_project, capsys):
     report = Path("reports/own.md").read_text()
     assert capsys.readouterr().out.startswith(report + "\nreports/own.md: 5 models")
     own = json.loads(Path("reports/own.json").read_text())
-    assert own == written | {"models/merged": written["merged"], "models/lora": written["adapted"]}
+    for model, named in (("models/merged", "merged"), ("models/lora", "adapted")):
+        assert {role: own[model][role] for role in ("pretrain", "finetune")} == {
+            role: written[named][role] for role in ("pretrain", "finetune")
+        }
     assert Path("metrics/samples.md").read_text() == page  # what the pipeline wrote stays
     command(*short, "--base-checkpoint", "models/pretrain", "--lora-checkpoint", "models/lora")
     assert "### adapted" in (out := capsys.readouterr().out) and "### merged" not in out

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 from adapters import SHAPE, settings
+from sampling_settings import PLAIN
 
 from nanogpt.checkpoint.folder import save_checkpoint
 from nanogpt.evaluation.side_by_side import compare_models
@@ -34,7 +35,7 @@ def test_scores_before_and_after_are_alike_and_those_of_the_sample_stage(project
     lora = settings()
     metrics = finetune(1, lora, lora.training(training(dtype="bfloat16", threads=1)))
     assert conditions[0] == conditions[1] and conditions[0][0] == 1
-    chosen = SampleSettings(prompts=["A"], num_samples=1, max_tokens=1, temperature=0, top_k=None, top_p=None)
+    chosen = SampleSettings(**PLAIN | {"max_tokens": 1}, dtype="auto", prompts=["A"])
     _, figures = compare_models("models/pretrain", "models/lora", None, chosen, 1)
     for when, model in (("before", "pretrained"), ("after", "adapted")):
         for domain, found in metrics[when].items():

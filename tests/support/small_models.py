@@ -6,7 +6,6 @@ from torch import nn
 
 from nanogpt.model.build import build_model
 from nanogpt.model.config import ModelConfig
-from nanogpt.model.kv_cache import KVCache
 
 
 def tiny(arch: str, **changes) -> ModelConfig:
@@ -52,10 +51,3 @@ def lively(config: ModelConfig, seed: int = 0) -> nn.Module:
 def tokens(config: ModelConfig, rows: int = 2, length: int | None = None, seed: int = 1) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(config.vocab_size, (rows, length or config.block_size), generator=generator)
-
-
-def decoded(model: nn.Module, ids: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """Logits (B, T, V) of feeding one token at a time through a cache."""
-    cache = KVCache(model.config, len(ids), dtype)
-    with torch.no_grad():
-        return torch.cat([model(ids[:, [t]], cache=cache) for t in range(ids.size(1))], dim=1)

@@ -85,6 +85,31 @@ class Grammar:
         bits = self._write(*self._start, {}, rng.random, pieces.append)
         return "".join(pieces), bits
 
+    def accepts(self, text: str) -> bool:
+        """Whether the grammar can draw exactly this text."""
+        # What may follow is a linked list of texts and slots; each choice that fits is followed to its end.
+        agenda = [(0, _chain(*self._start, None), {})]
+        while agenda:
+            at, todo, remembered = agenda.pop()
+            if todo is None:
+                if at == len(text):
+                    return True
+                continue
+            (before, tickets, name, key, by), rest = todo
+            if not text.startswith(before, at):
+                continue
+            at += len(before)
+            if tickets is None:
+                cells = [remembered[name][key]] if name else [""]
+                agenda += [(at + len(cell), rest, remembered) for cell in cells if text.startswith(cell, at)]
+                continue
+            for _, drawn, tail in tickets[remembered[by]["kind"]] if by else tickets:
+                if tail is not None:
+                    agenda.append((at, _chain(drawn, tail, rest), remembered))
+                elif text.startswith(drawn[key], at):
+                    agenda.append((at + len(drawn[key]), rest, remembered | {name: drawn} if name else remembered))
+        return False
+
     def _write(self, slots: list[tuple], tail: str, remembered: dict[str, Row], random, write) -> float:
         """Fill the slots, drawing what they ask for; the bits of all that was drawn."""
         bits = 0.0
@@ -105,6 +130,14 @@ class Grammar:
                 remembered[name] = drawn
         write(tail)
         return bits
+
+
+def _chain(slots: list[tuple], tail: str, rest: tuple | None) -> tuple:
+    """Slots and the text after them, each as (slot, what follows), before `rest`."""
+    chained = ((tail, None, None, "", None), rest)
+    for slot in reversed(slots):
+        chained = (slot, chained)
+    return chained
 
 
 def _row(columns: Sequence[str], cells: str) -> Row:
