@@ -1,4 +1,4 @@
-"""Time training on this machine: base against optimized, plain PyTorch and LoRA, and the parts of a step."""
+"""Time this machine: training (base, optimized, plain PyTorch, LoRA, parts of a step) and decoding."""
 
 import os
 
@@ -19,18 +19,27 @@ def add_step_flags(flags: Flags, dtype_help: str) -> None:
 def main() -> None:
     """Measure and print the figures; DVC gets them in metrics/, and by hand they are written to --out alone."""
     flags = Flags(__doc__)
+    parts = ["training", "decoding", "both"]
+    flags.add_argument("--what", choices=parts, default="both", help="default: %(default)s")
     add_step_flags(flags, "bfloat16 adds its variants, float32 leaves them out")
     args = flags.parse_args()
     flags.check_files(args)
+    from nanogpt.benchmark.decoding import measure_decoding
     from nanogpt.benchmark.settings import BenchmarkSettings
-    from nanogpt.benchmark.training_speed import format_figures, measure_training, save_charts
+    from nanogpt.benchmark.training_speed import format_figures, format_table, measure_training, save_charts
     from nanogpt.hardware.processor import describe_processor
     from nanogpt.runtime import params
     from nanogpt.runtime.metrics_file import write_metrics
 
     print(describe_processor(), flush=True)
-    figures = measure_training(override(params.load(benchmark=BenchmarkSettings).benchmark, args))
-    print(format_figures(figures))
+    settings = override(params.load(benchmark=BenchmarkSettings).benchmark, args)
+    figures = {}
+    if args.what != "decoding":
+        figures = measure_training(settings)
+        print(format_figures(figures), flush=True)
+    if args.what != "training":
+        figures["decoding"] = measure_decoding(settings)
+        print(f"\n{format_table('decoding', figures['decoding'])}")
     if args.out:
         write_metrics(args.out, figures)
     elif "DVC_STAGE" in os.environ:

@@ -117,8 +117,13 @@ def format_steps(figures: dict) -> str:
 def format_figures(figures: dict) -> str:
     """Format the figures of `measure_training` as tables for the terminal."""
     tables = ("speedup", "utilisation", "product_gflops", "parts_ms", "parameters", "cache_mib")
-    texts = [f"{name}\n{pd.Series(figures[name]).to_string(float_format='{:,.2f}'.format)}" for name in tables]
+    texts = [format_table(name, figures[name]) for name in tables]
     return "\n\n".join([format_steps(figures), *texts, f"head_over_products {figures['head_over_products']:.2f}"])
+
+
+def format_table(name: str, figures: dict[str, float]) -> str:
+    """Format figures as lines below their common name."""
+    return f"{name}\n{pd.Series(figures).to_string(float_format='{:,.2f}'.format)}"
 
 
 def save_charts(figures: dict, folder: Path | str) -> None:

@@ -12,7 +12,7 @@ from typing import Literal
 
 import gguf
 import numpy as np
-from torch import Tensor, nn
+from torch import nn
 
 from nanogpt.data.tokens.chat import ANSWER, NAMES, TEMPLATE
 from nanogpt.data.tokens.tokenizer import EOT, BytePairs, Tokenizer
@@ -26,11 +26,13 @@ Q8_BLOCK = 32  # numbers that share a scale in q8_0
 # Ours by GGUF's names; in a block, after "blk.N."
 _GPT2 = {
     "transformer.wte": "token_embd", "transformer.wpe": "position_embd", "transformer.ln_f": "output_norm",
+    "lm_head": "output",
     "ln_1": "attn_norm", "attn.c_attn": "attn_qkv", "attn.c_proj": "attn_output",
     "ln_2": "ffn_norm", "mlp.c_fc": "ffn_up", "mlp.c_proj": "ffn_down",
 }  # fmt: skip
 _LLAMA = {
-    "model.embed_tokens": "token_embd", "model.norm": "output_norm", "input_layernorm": "attn_norm",
+    "model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output",
+    "input_layernorm": "attn_norm",
     "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
     "self_attn.o_proj": "attn_output", "self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm",
     "post_attention_layernorm": "ffn_norm",
@@ -48,7 +50,7 @@ class _Writer(gguf.GGUFWriter):
 
 
 def save_gguf(path: Path | str, model: nn.Module, tok: Tokenizer, dtype: GgufDtype) -> None:
-    """Write a model and its tokenizer as one file, all of it or nothing, and then a Modelfile for Ollama beside it.
+    """Write a model (fp32) with its tokenizer to a file, all of it or nothing, and a Modelfile for Ollama beside it.
 
     Matrices are stored in `dtype`, vectors and learned positions in fp32; rows that only pad the vocabulary are left
     out. Equal arguments give equal bytes. Raises UserError for what llama.cpp cannot compute: a tokenizer of
@@ -149,24 +151,18 @@ def _add_tokenizer(writer: gguf.GGUFWriter, tok: BytePairs) -> None:
 
 def _tensors(model: nn.Module, n_tokens: int) -> Iterator[tuple[str, np.ndarray]]:
     names, layers = (_GPT2 if model.hf.model_type == "gpt2" else _LLAMA), f"{model.hf.layers}."
-    for name, parameter in model.state_dict().items():
-        module, _, leaf = name.rpartition(".")
-        if module == "lm_head":
-            if not model.config.tie_embeddings:
-                yield f"output.{leaf}", _array(parameter[:n_tokens])
+    for key, parameter in model.state_dict().items():
+        module, _, leaf = key.rpartition(".")
+        if module == "lm_head" and model.config.tie_embeddings:
             continue
-        if name.startswith(layers):
-            layer, _, part = module.removeprefix(layers).partition(".")
-            stored = f"blk.{layer}.{names[part]}.{leaf}"
-        else:
-            part, stored = module, f"{names[module]}.{leaf}"
-        if names[part] == "token_embd":
+        block = ""
+        if module.startswith(layers):
+            layer, _, module = module.removeprefix(layers).partition(".")
+            block = f"blk.{layer}."
+        name = names[module]
+        if name in ("token_embd", "output"):
             parameter = parameter[:n_tokens]
-        if model.hf.model_type == "llama" and names[part] in ("attn_q", "attn_k"):
+        if model.hf.model_type == "llama" and name in ("attn_q", "attn_k"):
             # llama.cpp turns neighbours in "llama", and pairs half a head apart, as we do, in "qwen3"
             parameter = parameter.unflatten(0, (-1, 2, model.config.head_dim // 2)).transpose(1, 2).flatten(0, 2)
-        yield stored, _array(parameter)
-
-
-def _array(tensor: Tensor) -> np.ndarray:
-    return np.ascontiguousarray(tensor.detach().float().numpy())
+        yield f"{block}{name}.{leaf}", parameter.numpy()

@@ -1,11 +1,12 @@
 """Matrix products with a constant weight, packed once in the number format that is read fastest."""
 
+import copy
 from collections.abc import Callable
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 WeightDtype = Literal["float32", "bfloat16", "float16", "int8"]
 Product = Callable[[Tensor], Tensor]  # x (N, in) to x W' + b (N, out), fp32
@@ -42,6 +43,27 @@ def supported() -> list[WeightDtype]:
 def fastest() -> WeightDtype:
     """The format of 16 or more bits that texts are written fastest in (docs/decoding.md has the times)."""
     return next(dtype for dtype in ("float16", "bfloat16", "float32") if dtype in supported())
+
+
+class PackedLinear(nn.Module):
+    """A linear layer with a packed weight, for forward passes alone."""
+
+    def __init__(self, linear: nn.Linear, dtype: WeightDtype):
+        super().__init__()
+        self.product = pack(linear.weight, linear.bias, dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in) to (..., out)."""
+        return self.product(x.flatten(0, -2)).unflatten(0, x.shape[:-1])
+
+
+def with_packed_weights(model: nn.Module, dtype: WeightDtype) -> nn.Module:
+    """A copy of a model whose linear layers have packed weights: what it loses shows in its scores."""
+    packed = copy.deepcopy(model)
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear):
+            packed.set_submodule(name, PackedLinear(module, dtype))
+    return packed
 
 
 def _pack_float32(weight: Tensor, bias: Tensor | None) -> Product:

@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 from nanogpt.inference.sampling import Token
 from nanogpt.inference.settings import Sampling
-from nanogpt.inference.threads import ThreadChoice
 from nanogpt.inference.writer import Finish, Text, Writer
 from nanogpt.runtime.errors import UserError
 
@@ -93,7 +92,6 @@ class Worker:
     def __init__(self, writers: dict[str, Writer], max_queue: int):
         self.writers, self.max_queue = writers, max_queue
         self.tokens = 0
-        self._threads = ThreadChoice()
         self._rates: deque[tuple[float, int]] = deque([(time.monotonic(), 0)])  # tokens of each step
         self._places: dict[Text, tuple[Job, int]] = {}
         self._reports: list[tuple[Job, News | Exception | None]] = []  # to the event loop, of this step
@@ -174,11 +172,7 @@ class Worker:
             added, cancelled, self._added, self._cancelled = self._added, self._cancelled, [], []
             aborted, closed = self._aborted, self._closed
         for job in added:
-            writer, n = self.writers[job.model], job.sampling.num_samples
-            for index in range(job.count):
-                text = writer.add(job.prompts[index // n], job.sampling, job.seed, index % n, job.top_logprobs)
-                job.texts.append(text)
-                self._places[text] = job, index
+            self._add(job)
         for job in cancelled:
             self._end(job, None)
         if aborted:
@@ -186,10 +180,17 @@ class Worker:
                 self._end(job, Stopped())
         return not closed
 
+    def _add(self, job: Job) -> None:
+        writer, n = self.writers[job.model], job.sampling.num_samples
+        for index in range(job.count):
+            text = writer.add(job.prompts[index // n], job.sampling, job.seed, index % n, job.top_logprobs)
+            job.texts.append(text)
+            self._places[text] = job, index
+
     def _step(self, name: str, writer: Writer) -> None:
         """Take a step with one model; if it fails, its jobs end, and the other models go on."""
         try:
-            added = self._threads.run(writer.step)
+            added = writer.step()
         except Exception as error:
             if not isinstance(error, UserError):
                 traceback.print_exc()

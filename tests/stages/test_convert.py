@@ -5,6 +5,7 @@ from foreign_models import nanogpt_checkpoint, same_logits
 from model_folders import content, equal
 
 from nanogpt.checkpoint.folder import load_checkpoint, save_checkpoint
+from nanogpt.checkpoint.gguf_file import save_gguf
 
 
 @pytest.fixture
@@ -38,3 +39,38 @@ def test_from_nanogpt(convert, byte, tmp_path):
     ours, tok = load_checkpoint(tmp_path / "m")
     same_logits(ours, theirs)
     assert tok.sha256 == byte.sha256
+
+
+def test_to_gguf(convert, tiny, byte, tmp_path, capsys):
+    model = tiny("optimized", n_embd=32)
+    save_checkpoint(tmp_path / "a", model, byte)
+    flags = ("--checkpoint", tmp_path / "a", "--out", tmp_path / "m.gguf")
+    assert not convert(*flags)
+    assert f"ollama create NAME -f {tmp_path / 'm.Modelfile'}" in capsys.readouterr().out
+    assert not convert(*flags, "--format", "gguf", "--dtype", "q8_0", "--overwrite")
+    save_gguf(tmp_path / "direct" / "m.gguf", model, byte, "q8_0")
+    for name in ("m.gguf", "m.Modelfile"):
+        assert (tmp_path / name).read_bytes() == (tmp_path / "direct" / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--out a/m.gguf --checkpoint a", "a/m.gguf exists; add --overwrite"),
+        ("--out a/n.gguf --checkpoint a", "a/n.Modelfile exists; add --overwrite"),
+        ("--out a.gguf --checkpoint a.gguf --overwrite", "which this command reads"),
+        ("--out new --checkpoint a --format gguf", "choose a name that ends in .gguf"),
+        ("--out new.pt --checkpoint a --format gguf", "choose a name that ends in .gguf"),
+        ("--out new.gguf --checkpoint a --format pt", "--format is for a folder"),
+        ("--out new.gguf --checkpoint a --dtype bfloat16", "choose one of float32, float16, q8_0"),
+        ("--out new --checkpoint a --dtype q8_0", "choose one of float32, bfloat16"),
+        ("--out new.pt --checkpoint a --dtype float16", "choose one of float32, bfloat16"),
+    ],
+)
+def test_mistakes_with_gguf(convert, tiny, byte, inside, flags, message):
+    save_checkpoint("a", tiny(), byte)
+    save_checkpoint("a.gguf", tiny(), byte)
+    for name in ("a/m.gguf", "a/n.Modelfile"):
+        (inside / name).write_text("theirs")
+    before = content(inside)
+    assert message in convert(*flags.split()) and content(inside) == before
