@@ -71,9 +71,8 @@ class Server(uvicorn.Server):
 
     def __init__(self, worker: Worker):
         self.worker = worker
-        # Two more seconds, for clients that do not read their answers.
-        patience = int(GRACE_SECONDS) + 2
-        options = {"log_level": "error", "access_log": False, "ws": "none", "timeout_graceful_shutdown": patience}
+        options = {"log_level": "error", "access_log": False, "ws": "none", "proxy_headers": False}
+        options |= {"timeout_graceful_shutdown": int(GRACE_SECONDS) + 2}  # more for clients that do not read answers
         super().__init__(uvicorn.Config(make_app(worker), **options))
 
     @contextlib.contextmanager
@@ -130,6 +129,8 @@ def make_app(worker: Worker) -> ASGIApp:
     app.router.redirect_slashes = False
 
     async def end_quietly(scope: Scope, receive: Receive, send: Send) -> None:
+        # Where bad bytes follow a request at once, uvicorn refuses them and learns only now that it has closed.
+        await asyncio.sleep(0)
         # uvicorn cancels what still runs when its patience ends, and would log that as a mistake of the application.
         with contextlib.suppress(asyncio.CancelledError):
             await app(scope, receive, send)
@@ -303,7 +304,7 @@ async def _refuse_http(request: Request, error: Exception) -> Response:
         if error.status_code == 404
         else ""
     )
-    message = f"{request.method} {shorten(request.url.path, 100)}: {error.detail}{hint}"
+    message = f"{request.method} {shorten(request.scope['path'], 100)}: {error.detail}{hint}"
     return await _refuse(request, Refused(error.status_code, message, headers=error.headers))
 
 

@@ -11,7 +11,7 @@ import pytest
 from benchmark_shapes import SETTINGS, time_nothing
 from imports import ROOT
 
-from nanogpt.benchmark import training_speed
+from nanogpt.benchmark import decoding, training_speed
 from nanogpt.benchmark.timing import Times
 from stages import benchmark
 
@@ -95,6 +95,7 @@ def test_the_stage_writes_metrics_for_dvc_alone(figures, tmp_path, monkeypatch):
         shutil.copy(ROOT / name, tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(training_speed, "measure_training", lambda settings: figures)
+    monkeypatch.setattr(decoding, "measure_decoding", lambda settings: {"tokens_per_s": 600.0})
     monkeypatch.delenv("DVC_STAGE", raising=False)
     for words in ([], ["--out", "x.json"]):
         monkeypatch.setattr(sys, "argv", ["benchmark.py", *words])

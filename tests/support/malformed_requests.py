@@ -151,6 +151,7 @@ def _bad_headers(rng, fields):
             b"GET /nowhere/%ff%00\xff HTTP/1.1\r\nHost: x\r\n" + close + b"\r\n",
             b"GET /v1/models/%ff%00%ed%a0%80 HTTP/1.1\r\nHost: x\r\n" + close + b"\r\n",
             b"GET /nowhere HTTP/1.1\r\nHost: x\r\nX: " + b"y" * 100_000 + b"\r\n\r\n",
+            b"GET /nowhere HTTP/1.1\r\nHost: [\r\n" + close + b"\r\n",
             b"GET /nowhere HTTP/1.1\r\nHost: x\r\nBad Header\r\n\r\n",
             post(body, headers=b"Content-Type: text/plain\r\n"),
             post(body, headers=b""),
