@@ -125,7 +125,7 @@ class Decoder:
         return logits
 
     def _hidden(self, ids: Sequence[int], positions: Tensor, slots: Tensor, attend: Attend) -> Tensor:
-        """Hidden states before the head, (N, C), of tokens whose keys and values go to the rows `slots` of `self.rows`."""
+        """Hidden states before the head, (N, C), of tokens whose keys and values go to the rows `slots` of a layer."""
         N, H, D = len(ids), self.config.n_head, self.config.head_dim
         x = self.embedding[torch.tensor(ids, device=self.device)]  # (N, C), with RMSNorm (N, C + 1)
         if self.positions is not None:

@@ -33,10 +33,10 @@ def kept(logits: list[float], temperature=1.0, top_k=None, top_p=None, min_p=Non
     return {i: weights[i] / sum(weights[j] for j in chosen) for i in chosen}
 
 
-@pytest.mark.parametrize("temperature", [0.3, 1.0, 2.5])
-@pytest.mark.parametrize("min_p", [None, 0.01, 0.3])
-@pytest.mark.parametrize("top_p", [None, 1e-6, 0.3, 0.9, 0.999, 1.0])
-@pytest.mark.parametrize("top_k", [None, 1, 5, 100, 500])
+@pytest.mark.parametrize("temperature", [0.3, 2.5])
+@pytest.mark.parametrize("min_p", [None, 0.3])
+@pytest.mark.parametrize("top_p", [None, 1e-6, 0.9, 0.999])
+@pytest.mark.parametrize("top_k", [None, 1, 5, 100])
 def test_frequencies_are_the_probabilities(top_k, top_p, min_p, temperature):
     """Within 5 standard deviations of the binomial count: a correct sampler fails one case in 10,000 or so."""
     torch.manual_seed(0)
