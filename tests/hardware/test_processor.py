@@ -68,6 +68,6 @@ def test_the_instruction_set_is_what_onednn_uses():
 def in_our_words(onednn: str) -> str:
     if "AMX" in onednn:
         return "AMX"
-    if "AVX10" in onednn or ("AVX-512" in onednn and "bfloat16" in onednn):
+    if "AVX10" in onednn.replace(" ", "") or ("AVX-512" in onednn and "bfloat16" in onednn):
         return "AVX512-BF16"
     return "AVX512" if "AVX-512" in onednn else "AVX2" if "AVX2" in onednn else "plain"

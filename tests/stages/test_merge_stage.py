@@ -71,7 +71,8 @@ def test_a_model_with_all_weights_trained_goes_the_same_way(project, run_stage):
     flags = "--lora-checkpoint whole --also merged --prompt once --max-tokens 2 --out page.md"
     assert not run_stage("sample", *flags.split())
     figures = json.loads(Path("page.json").read_text())
-    assert figures["adapted"] == figures["merged"] != figures["pretrained"]
+    domains = {name: {role: of[role] for role in ("pretrain", "finetune")} for name, of in figures.items()}
+    assert domains["adapted"] == domains["merged"] != domains["pretrained"]
 
 
 def test_a_file_is_for_a_model_and_not_for_an_adapter(project, run_stage):

@@ -84,9 +84,9 @@ def test_figures_beside_an_output(script, flags, theirs, refuse):
         ("prepare", "--no-strict --out new", "--strict is for the source files, not for stories"),
         ("merge", "--output-dir m.pt --format safetensors", "--format is for a folder"),
         ("convert", "--checkpoint models/pretrain --out m.pt --format pt", "--format is for a folder"),
-        ("sample", "--interactive --prompt once", "leave --prompt out"),
-        ("sample", "--checkpoint models/pretrain --also models/lora", "are for a comparison"),
-        ("sample", "--checkpoint models/pretrain --base-checkpoint models/pretrain", "are for a comparison"),
+        ("sample", "--interactive --prompt once", "leave --prompt, --prompt-file and --json out"),
+        ("sample", "--checkpoint models/pretrain --also models/lora", "are for one"),
+        ("sample", "--checkpoint models/pretrain --base-checkpoint models/pretrain", "are for one"),
     ],
 )
 def test_flags_that_nothing_would_read_or_that_lack_an_output(script, flags, message, refuse):
@@ -103,7 +103,7 @@ def test_flags_without_an_output_write_to_a_place_of_their_own(project, run_stag
 def test_one_model_is_sampled_with_its_adapter_and_for_prompts_of_the_terminal(project, run_stage, capsys, monkeypatch):
     def sample(*flags) -> str:
         words = ["--checkpoint", "models/pretrain", "--temperature", "0", "--max-tokens", "20"]
-        assert not run_stage("sample", *words, *flags)
+        assert not run_stage("sample", *words, "--num-samples", "1", *flags)
         return capsys.readouterr().out
 
     once = sample("--prompt", "once")

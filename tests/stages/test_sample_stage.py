@@ -50,7 +50,7 @@ def test_a_conversation_remembers_what_was_said(sample, project, monkeypatch, ca
     words = ["time", "Ω", "on a"]
     monkeypatch.setattr("sys.stdin", io.StringIO("\n".join([*words, ""]) + "\n"))
     found = sample("--interactive", "--temperature", "0")
-    texts = re.findall(r"prompt> ((?:.|\n)*?)\n\n", found)
+    texts = re.findall(r"prompt> ((?:.|\n)*?)\n\n", found.replace("prompt> prompt> ", "prompt> "))  # asked again for Ω
     assert [text[:4] for text in texts] == ["time", "on a"]  # a model without a chat template continues each
     tok.chat = True
     # the template's letters that the text lacks become the substitute
