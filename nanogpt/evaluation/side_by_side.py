@@ -76,7 +76,7 @@ def compare_models(
         while writer.step():
             pass
         figures[name] = score_figures(results[name], None if name == PRETRAINED else results[PRETRAINED])
-        figures[name]["texts"] = text_figures(writer, {bin.source for bin in domains.values()}, settings, seed)
+        figures[name]["texts"] = text_figures(writer, sorted({bin.source for bin in domains.values()}), settings, seed)
     samples = {
         prompt: {name: [before + text.written for text in written] for name, (before, written) in by_model.items()}
         for prompt, by_model in texts.items()

@@ -153,7 +153,7 @@ def _ask(url: str, prompt: list[int]) -> int:
 
 def _prompt(turn: int, n: int) -> list[int]:
     generator = torch.Generator().manual_seed(1000 * turn + n)
-    return torch.randint(50_000, (PROMPT,), generator=generator).tolist()
+    return torch.randint(256, (PROMPT,), generator=generator).tolist()
 
 
 def _rate(write: Callable[[], int]) -> float:

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from clone import SMALL, TIMED, Clone
+from clone import SMALL, Clone, untimed
 from forked import interrupt_third_step, run
 from imports import ROOT
 from record_files import pack, written
@@ -86,7 +86,7 @@ class Project(Clone):
             if path.is_file() and not name.startswith(".work"):
                 found[name] = path.read_bytes()
                 if path.name in ("pretrain.json", "lora-finetune.json"):
-                    found[name] = {key: value for key, value in json.loads(found[name]).items() if key not in TIMED}
+                    found[name] = untimed(json.loads(found[name]))
                 if path.suffix == ".pt":
                     with suppress(Exception):  # damaged
                         found[name] = _without_card(path)

@@ -25,7 +25,7 @@ from pathlib import Path
 
 import pandas as pd
 import psutil
-from clone import TIMED, Clone
+from clone import Clone, untimed
 
 START = "start of dvc"
 TRAININGS = ("pretrain", "lora-finetune")
@@ -165,7 +165,7 @@ def results(folder: Path) -> dict[str, object]:
         name, data = path.relative_to(folder).as_posix(), path.read_bytes()
         found[name] = hashlib.sha256(data).hexdigest()
         if re.fullmatch(r"metrics/[^/]*(?<!machine)\.json", name):
-            found[name] = {key: value for key, value in json.loads(data).items() if key not in TIMED}
+            found[name] = untimed(json.loads(data))
     return found
 
 
