@@ -5,6 +5,7 @@ import importlib.util
 import itertools
 import json
 import re
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -101,23 +102,25 @@ def measure_use(settings: BenchmarkSettings) -> dict[str, float]:
     """What a person waits for at the reference shape: the first token of `stages.sample`, and a server under load.
 
     `first_token_s`: from the start of the command to the first character that the model adds, the best of STARTS.
-    `server_over_engine_32`: tokens a second of a server with CLIENTS clients at once over those of the writer alone
-    with as many texts, both in 16 bits; the clients run on the same cores.
+    `over_engine_32`: tokens a second of a server with CLIENTS clients at once, which wait for whole answers, over those
+    of the writer alone with as many texts, both in 16 bits; `streamed_over_engine_32` with an event for each token. The
+    clients run on the same cores, and read the events there.
     """
     with tempfile.TemporaryDirectory() as folder:
         model, tok = build_reference(settings, "optimized")
         save_checkpoint(Path(folder, "reference"), model, tok)
         first = min(_time_first_token(Path(folder, "reference")) for _ in range(STARTS))
         writer = Writer(model, tok)
-        alone, served = [], []
+        alone, served, streamed = [], [], []
         with _served(Path(folder, "reference")) as url:
             for turn in range(2 + settings.num_iters):  # two to warm up, in turns
                 alone.append(_rate(partial(write_alone, writer, turn)))
-                served.append(_rate(partial(ask_all, url, turn)))
-    engine, server = max(alone[2:]), max(served[2:])
+                served.append(_rate(partial(ask_all, url, turn, False)))
+                streamed.append(_rate(partial(ask_all, url, turn, True)))
+    engine, server, events = (statistics.median(rates[2:]) for rates in (alone, served, streamed))
     return {
         "first_token_s": first, "engine_32_tokens_per_s": engine, "server_32_tokens_per_s": server,
-        "over_engine_32": server / engine,
+        "over_engine_32": server / engine, "streamed_over_engine_32": events / engine,
     }  # fmt: skip
 
 
@@ -137,16 +140,19 @@ def write_alone(writer: Writer, turn: int) -> int:
     return sum(len(text.tokens) for text in texts)
 
 
-def ask_all(url: str, turn: int) -> int:
-    """Ask a server for CLIENTS texts at once, streamed; return how many tokens."""
+def ask_all(url: str, turn: int, streamed: bool) -> int:
+    """Ask a server for CLIENTS texts at once; return how many tokens."""
     with ThreadPoolExecutor(CLIENTS) as pool:
-        return sum(pool.map(lambda n: _ask(url, _prompt(turn, n)), range(CLIENTS)))
+        return sum(pool.map(lambda n: _ask(url, _prompt(turn, n), streamed), range(CLIENTS)))
 
 
-def _ask(url: str, prompt: list[int]) -> int:
-    body = {"prompt": prompt, "max_tokens": ASKED, "temperature": 0, "stream": True}
-    body["stream_options"] = {"include_usage": True}
-    with requests.post(f"{url}/completions", json=body, stream=True, timeout=120) as answer:
+def _ask(url: str, prompt: list[int], streamed: bool) -> int:
+    body = {"prompt": prompt, "max_tokens": ASKED, "temperature": 0, "stream": streamed}
+    if streamed:
+        body["stream_options"] = {"include_usage": True}
+    with requests.post(f"{url}/completions", json=body, stream=streamed, timeout=120) as answer:
+        if not streamed:
+            return answer.json()["usage"]["completion_tokens"]
         lines = [line for line in answer.iter_lines() if line.startswith(b"data: {")]
     return json.loads(lines[-1].removeprefix(b"data: "))["usage"]["completion_tokens"]
 
