@@ -1,5 +1,6 @@
 # `make repro` runs the pipeline (up to TARGET), `make test` all tests; both set up .venv first.
 KNOWN := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+TARGET :=
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c '$(KNOWN)' 2>/dev/null && echo $$p && break; done)
 export PATH := $(CURDIR)/.venv/bin:$(PATH)

@@ -57,8 +57,9 @@ def main() -> None:
     seed = given.seed if args.seed is None else args.seed
     if one_model:
         from nanogpt.evaluation import print_samples
+        from nanogpt.inference.open_writer import open_writer
 
-        writer = print_samples.open_writer(args.checkpoint, adapter, settings)
+        writer = open_writer(args.checkpoint, adapter, settings.dtype)
         if args.interactive:
             print_samples.converse(writer, settings, seed)
         elif args.json:

@@ -9,9 +9,8 @@ def main() -> None:
     flags = Flags(__doc__)
     flags.add_argument("--checkpoint", help="model folder or .pt file (default: models/merged)")
     adapter = (
-        "adapter, a path or name, as a model of its own: on --checkpoint, which is served too, or on the base that "
+        "adapter, a path or name, as a model of its own: on --checkpoint or the base that it names; may be given again"
     )
-    adapter += "it names; may be given again"
     flags.add_argument("--lora-checkpoint", action="append", default=[], metavar="ADAPTER", help=adapter)
     flags.add_argument(
         "--host", default="127.0.0.1", help="address to serve at (default: %(default)s, for this machine)"
@@ -26,40 +25,13 @@ def main() -> None:
         flags.error(f"--port {args.port}: choose 0 to {2**16 - 1}")
     if args.max_queue < 0:
         flags.error(f"--max-queue {args.max_queue}: choose 0 or more")
-    from nanogpt.hardware.memory import keep_freed_memory
+    from nanogpt.inference.open_writer import open_writers
     from nanogpt.inference.server import describe_start, listen, serve
 
-    keep_freed_memory()
     listening = listen(args.host, args.port)  # before the models, which take longer
-    writers = load_writers(args.checkpoint, args.lora_checkpoint, args.dtype)
+    writers = open_writers(args.checkpoint, args.lora_checkpoint, args.dtype)
     print(describe_start(writers, listening), flush=True)
     serve(writers, listening, args.max_queue)
-
-
-def load_writers(checkpoint: str | None, adapters: list[str], dtype: str) -> dict:
-    """A writer for each model, by the name of its file or folder, the checkpoint first.
-
-    Raises UserError for models that cannot be read, and for two of one name.
-    """
-    from pathlib import Path
-
-    from nanogpt.checkpoint.folder import load_checkpoint
-    from nanogpt.evaluation.print_samples import MERGED
-    from nanogpt.inference.writer import Writer
-    from nanogpt.lora.merge import open_finetuned
-    from nanogpt.lora.named import find_adapter
-    from nanogpt.runtime.errors import UserError
-
-    base = checkpoint or (None if adapters else MERGED)
-    paths = [*([base] if base else []), *map(find_adapter, adapters)]
-    names = [Path(path).resolve().name for path in paths]
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise UserError(f"two models are called {', '.join(sorted(twice))}; rename the folder of one")
-    writers = {}
-    for name, path in zip(names, paths, strict=True):
-        model, tok = load_checkpoint(path) if path == base else open_finetuned(path, checkpoint)
-        writers[name] = Writer(model, tok, dtype)
-    return writers
 
 
 if __name__ == "__main__":

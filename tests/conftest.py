@@ -20,7 +20,7 @@ os.environ["PYTHONPATH"] = os.pathsep.join(str(Path(__file__).parent / folder) f
 # Two processes share the cores here: threads that wait for more to do are to sleep, not to keep a core from the others.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-pytest.register_assert_rewrite("clone", "hub_client", "killed")  # what they assert is shown like a test's own
+pytest.register_assert_rewrite("clone", "hub_client", "killed", "served")  # what they assert is shown like a test's own
 
 TEXTS = [
     "A cat sat on a mat.",

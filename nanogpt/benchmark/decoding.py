@@ -1,5 +1,6 @@
 """Decoding speed: this project's engine against transformers' `generate`, and against what the memory allows."""
 
+import copy
 import itertools
 import math
 import random
@@ -9,7 +10,7 @@ from functools import partial
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from nanogpt.benchmark.settings import BenchmarkSettings
 from nanogpt.benchmark.timing import Steps, time_in_turns
@@ -20,7 +21,7 @@ from nanogpt.hardware.device import choose_dtype, configure_torch
 from nanogpt.hardware.memory import keep_freed_memory
 from nanogpt.inference import products
 from nanogpt.inference.engine import Engine
-from nanogpt.inference.products import WeightDtype, fastest, supported, with_packed_weights
+from nanogpt.inference.products import WeightDtype, fastest, pack, supported
 from nanogpt.inference.settings import Sampling
 from nanogpt.inference.threads import ThreadChoice
 from nanogpt.model.build import build_model
@@ -185,3 +186,24 @@ def story_batches(settings: BenchmarkSettings, count: int) -> Iterator[Batch]:
         ids = torch.frombuffer(bytearray(text[: settings.tokens + 1]), dtype=torch.uint8).long() % settings.vocab_size
         yield tuple(part.view(settings.batch_size, -1) for part in (ids[:-1], ids[1:]))
         text = text[settings.tokens :]
+
+
+class PackedLinear(nn.Module):
+    """A linear layer with a packed weight, for forward passes alone."""
+
+    def __init__(self, linear: nn.Linear, dtype: WeightDtype):
+        super().__init__()
+        self.product = pack(linear.weight, linear.bias, dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in) to (..., out)."""
+        return self.product(x.flatten(0, -2)).unflatten(0, x.shape[:-1])
+
+
+def with_packed_weights(model: nn.Module, dtype: WeightDtype) -> nn.Module:
+    """A copy of a model whose linear layers have packed weights: what it loses shows in its scores."""
+    packed = copy.deepcopy(model)
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear):
+            packed.set_submodule(name, PackedLinear(module, dtype))
+    return packed

@@ -2,25 +2,11 @@
 
 import json
 import sys
-from pathlib import Path
 
-from nanogpt.checkpoint.folder import load_checkpoint
 from nanogpt.data.tokens.chat import ANSWER
 from nanogpt.inference.settings import SampleSettings
 from nanogpt.inference.writer import Text, Writer
-from nanogpt.lora.merge import open_finetuned
 from nanogpt.runtime.errors import UserError
-
-MERGED = "models/merged"
-
-
-def open_writer(checkpoint: Path | str | None, adapter: Path | str | None, settings: SampleSettings) -> Writer:
-    """Load a checkpoint, an adapter on it, or an adapter on the base that it names; by default the pipeline's model.
-
-    Raises UserError for models that cannot be read.
-    """
-    model, tok = open_finetuned(adapter, checkpoint) if adapter else load_checkpoint(checkpoint or MERGED)
-    return Writer(model, tok, settings.dtype)
 
 
 def print_samples(writer: Writer, settings: SampleSettings, seed: int) -> None:

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nanogpt.inference.products import Product, WeightDtype, pack
+from nanogpt.inference.sampling import BLOCK
 from nanogpt.model.attention import causal_attention
 from nanogpt.model.config import ModelConfig
 from nanogpt.model.gpt2 import GPT2
@@ -16,7 +17,6 @@ from nanogpt.model.llama import Llama, rope_cos_sin
 
 Norm = Callable[[Tensor, Tensor], Tensor]  # of hidden states (N, C), and for RMSNorm (N, C + 1), see `_rms_norm`
 Attend = Callable[[int, Tensor], Tensor]  # (layer, queries (N, H, D)) to (N, H, D)
-ROUND_TO = 64  # logits have room for a multiple of this many
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Decoder:
     def __init__(self, model: LanguageModel, n_tokens: int, dtype: WeightDtype = "float32"):
         self.config, self.n_tokens = model.config, n_tokens
         self.embedding = model.get_input_embeddings().weight.detach()
-        head = F.pad(model.lm_head.weight[:n_tokens], (0, 0, 0, -n_tokens % ROUND_TO))  # not what pads the embedding
+        head = F.pad(model.lm_head.weight[:n_tokens], (0, 0, 0, -n_tokens % BLOCK))  # not what pads the embedding
         self.device = head.device
         self.positions = self.rotations = None
         if isinstance(model, GPT2):
@@ -55,7 +55,8 @@ class Decoder:
             self.blocks, self.final_norm = list(_llama_blocks(model, dtype)), _rms_norm
             head = head * _gain(model.model.norm)
         self.head = pack(head, None, dtype)
-        self.cache = torch.zeros(0)
+        shape = (self.config.n_layer, 0, self.config.block_size, 2 * self.config.kv_heads, self.config.head_dim)
+        self.cache = torch.zeros(shape, device=self.device)
         self.reserve(1)
 
     @property
@@ -66,14 +67,11 @@ class Decoder:
     @torch.inference_mode()
     def reserve(self, slots: int) -> None:
         """Make room for at least so many texts; what the slots hold stays."""
-        config, held = self.config, self.cache
-        if self.cache.numel() and slots <= self.slots:
+        if slots <= self.slots:
             return
-        shape = (config.n_layer, slots, config.block_size, 2 * config.kv_heads, config.head_dim)
+        layers, held, *shape = self.cache.shape
         # Zeros, not torch.empty: attention multiplies what lies beyond a text by 0, and 0 times NaN is NaN.
-        self.cache = torch.zeros(shape, device=self.device)
-        if held.numel():
-            self.cache[:, : held.size(1)] = held
+        self.cache = torch.cat([self.cache, torch.zeros(layers, slots - held, *shape, device=self.device)], dim=1)
         self.rows = [layer.flatten(0, 1) for layer in self.cache]  # each (slots * block, 2 H_kv, D)
 
     @torch.inference_mode()
@@ -82,10 +80,10 @@ class Decoder:
         self.cache[:, target, :length] = self.cache[:, source, :length]
 
     @torch.inference_mode()
-    def swap(self, a: int, b: int) -> None:
-        """Exchange the contents of two slots."""
+    def swap(self, a: int, b: int, length: int) -> None:
+        """Exchange the first `length` positions of two slots."""
         if a != b:
-            self.cache[:, [a, b]] = self.cache[:, [b, a]]
+            self.cache[:, [a, b], :length] = self.cache[:, [b, a], :length]
 
     @torch.inference_mode()
     def read(self, ids: Sequence[int], slot: int, start: int) -> None:
@@ -109,15 +107,15 @@ class Decoder:
         held = self.cache[:, :N, :S].transpose(2, 3).chunk(2, dim=2)  # each (L, N, H_kv, S, D)
         keys, values = (part.unbind() for part in held)
         at = torch.tensor(positions, device=self.device)
-        hidden = None
+        mask = None
         if min(positions) + 1 < S:
             beyond = torch.arange(S, device=self.device) > at[:, None]
-            hidden = torch.zeros(N, S, device=self.device).masked_fill_(beyond, -torch.inf)[:, None, None]
+            mask = torch.zeros(N, S, device=self.device).masked_fill_(beyond, -torch.inf)[:, None, None]
 
         def attend(layer: int, q: Tensor) -> Tensor:
             # One position sees every key, so a group's queries can take the place of positions.
             grouped = q.reshape(N, self.config.kv_heads, -1, self.config.head_dim)
-            return F.scaled_dot_product_attention(grouped, keys[layer], values[layer], hidden)
+            return F.scaled_dot_product_attention(grouped, keys[layer], values[layer], mask)
 
         slots = torch.arange(N, device=self.device) * self.config.block_size + at
         logits = self.head(self._hidden(ids, at, slots, attend))

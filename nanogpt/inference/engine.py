@@ -18,11 +18,17 @@ MAX_ROWS = 64  # continued at once; further texts wait
 
 @dataclass(eq=False)
 class Row:
-    """A text that is being continued. `context` is what the model sees of it; `left` how many tokens it may get."""
+    """A text that is being continued: its tokens, from which place on the model sees them, how many more it may get."""
 
-    context: list[int]
+    tokens: list[int]
     chooser: Chooser
     left: int
+    start: int = 0
+
+    @property
+    def length(self) -> int:
+        """How many tokens the model sees."""
+        return len(self.tokens) - self.start
 
 
 class Engine:
@@ -49,10 +55,10 @@ class Engine:
         The end token is put before `ids`, because documents begin after one. The randomness of a row depends on `seed`
         and `number` alone. At most `sampling.max_tokens` tokens are added, the last of which may be the end token.
         """
-        context = [self.eot, *ids]
+        tokens = [self.eot, *ids]
         # Hash seed and number, so that no two pairs are likely to share their randomness.
-        chooser = Chooser(sampling, random.Random(f"{seed} {number}"), list(context), top_logprobs)
-        row = Row(context, chooser, sampling.max_tokens)
+        chooser = Chooser(sampling, random.Random(f"{seed} {number}"), tokens, top_logprobs)
+        row = Row(tokens, chooser, sampling.max_tokens)
         self.waiting.append(row)
         return row
 
@@ -77,16 +83,14 @@ class Engine:
         if not self.rows:
             return []
         for slot, row in enumerate(self.rows):
-            if len(row.context) > self.decoder.config.block_size:
-                row.context = row.context[-max(1, self.decoder.config.block_size // 2) :]
+            if self._cut(row):
                 self._read(row, slot, 0)
-        logits = self.decoder.step([row.context[-1] for row in self.rows], [len(row.context) - 1 for row in self.rows])
+        logits = self.decoder.step([row.tokens[-1] for row in self.rows], [row.length - 1 for row in self.rows])
         tokens = choose(logits, [row.chooser for row in self.rows])
         chosen = list(zip(self.rows, tokens, strict=True))
         for slot, (row, token) in enumerate(chosen):
-            self.held[slot].append(row.context[-1])
-            row.context.append(token.id)
-            row.chooser.seen.append(token.id)
+            self.held[slot].append(row.tokens[-1])
+            row.tokens.append(token.id)
             row.left -= 1
         for row, token in chosen:
             if token.id == self.eot or not row.left:
@@ -96,29 +100,37 @@ class Engine:
     def _enter(self, row: Row) -> None:
         """Give a text the slot after the others, with the longest beginning that any slot holds already."""
         slot = len(self.rows)
-        if len(row.context) > self.decoder.config.block_size:
-            row.context = row.context[-max(1, self.decoder.config.block_size // 2) :]
+        self._cut(row)
         if slot == self.decoder.slots:
             self.decoder.reserve(min(2 * slot, self.max_rows))
             self.held += [[] for _ in range(self.decoder.slots - slot)]
-        known = row.context[:-1]  # the last token is computed with the others' in the next step
-        shared, source = max((_common_length(known, held), -i) for i, held in enumerate(self.held))
-        if -source >= slot:  # a text that has ended: continue in its place
-            self._swap(slot, -source)
+        shared = [_common_length(row.tokens[row.start : -1], held) for held in self.held]
+        source = max(range(len(shared)), key=shared.__getitem__)
+        if source >= slot:  # a text that has ended: continue in its place
+            self._swap(slot, source)
         else:
             self._swap(slot, len(self.held) - 1)  # about the oldest of those that have ended is overwritten
-            self.decoder.copy(-source, slot, shared)
+            self.decoder.copy(source, slot, shared[source])
         self.rows.append(row)
-        self._read(row, slot, shared)
+        self._read(row, slot, shared[source])
+
+    def _cut(self, row: Row) -> bool:
+        """Let the model see less of a text that is longer than its block; returns whether it was."""
+        block_size = self.decoder.config.block_size
+        too_long = row.length > block_size
+        if too_long:
+            row.start = len(row.tokens) - max(1, block_size // 2)
+        return too_long
 
     def _read(self, row: Row, slot: int, start: int) -> None:
-        known = row.context[:-1]
+        """Compute what a slot does not hold yet of a text, but for its last token, which the next step reads."""
+        known = row.tokens[row.start : -1]
         if start < len(known):
             self.decoder.read(known[start:], slot, start)
         self.held[slot] = known
 
     def _swap(self, a: int, b: int) -> None:
-        self.decoder.swap(a, b)
+        self.decoder.swap(a, b, max(len(self.held[a]), len(self.held[b])))
         self.held[a], self.held[b] = self.held[b], self.held[a]
 
 

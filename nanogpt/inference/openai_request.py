@@ -16,7 +16,6 @@ from nanogpt.runtime.errors import shorten
 
 MAX_TOKENS, MAX_N, MAX_STOPS, LONGEST_STOP = 65_536, 64, 4, 1000
 SHORT = 16  # tokens of a completion without max_tokens
-GREEDY = 1e-5  # temperatures below it choose the likeliest token: logits divided by less might overflow
 ROLES = {name: name for name in NAMES} | {"developer": "system"}
 Prompt = str | list[int] | list[dict[str, str]]  # a text, token ids, or messages
 
@@ -116,8 +115,7 @@ def read_request(body: bytes, chat: bool) -> Asked:
     fields = CHAT if chat else COMPLETION
     for name, value in given.items():
         _check(name, value, fields, given.get("n", 1))
-    stop, top_p, logprobs = given.get("stop", []), given.get("top_p", 1), given.get("logprobs")
-    temperature = given.get("temperature", 1)
+    stop, logprobs = given.get("stop", []), given.get("logprobs")
     if chat:
         if "top_logprobs" in given and not logprobs:
             raise Refused(400, "top_logprobs needs logprobs: true", "top_logprobs")
@@ -126,9 +124,9 @@ def read_request(body: bytes, chat: bool) -> Asked:
         raise Refused(400, "stream_options needs stream: true", "stream_options")
     options = {
         "num_samples": given.get("n", 1),
-        "temperature": float(temperature) if temperature >= GREEDY else 0.0,
+        "temperature": float(given.get("temperature", 1)),
         "top_k": given.get("top_k"),
-        "top_p": None if top_p == 1 else max(top_p, 1e-9),  # 0 keeps the likeliest token
+        "top_p": max(given.get("top_p", 1), 1e-9),  # 0 keeps the likeliest token
         "min_p": given.get("min_p") or None,
         "repetition_penalty": float(given.get("repetition_penalty", 1)),
         "stop": [stop] if isinstance(stop, str) else stop,

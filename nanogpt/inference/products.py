@@ -1,12 +1,11 @@
 """Matrix products with a constant weight, packed once in the number format that is read fastest."""
 
-import copy
 from collections.abc import Callable
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 WeightDtype = Literal["float32", "bfloat16", "float16", "int8"]
 Product = Callable[[Tensor], Tensor]  # x (N, in) to x W' + b (N, out), fp32
@@ -19,12 +18,12 @@ def pack(weight: Tensor, bias: Tensor | None, dtype: WeightDtype) -> Product:
 
     bfloat16 rounds x too. int8 has a scale for each row of W, and one for each row of x, which it rounds as well: a
     row's result does not depend on the others. The kernels are oneDNN's, and for float16 FBGEMM's, which multiply in
-    fp32. On other devices than the CPU the weight is in fp32, or in the 16 bits asked for.
+    fp32. On other devices than the CPU they are torch's own, in bfloat16 where less than fp32 is asked for.
     """
     weight, bias = weight.detach().float(), None if bias is None else bias.detach().float()
     if weight.device.type != "cpu":
-        half = weight.to(torch.float32 if dtype == "float32" else torch.bfloat16)
-        return lambda x: _add(F.linear(x.to(half.dtype), half).float(), bias)
+        stored = weight.clone() if dtype == "float32" else weight.bfloat16()
+        return lambda x: _add(F.linear(x.to(stored.dtype), stored).float(), bias)
     if dtype == "int8" and weight.numel() < MIN_INT8_WEIGHTS:
         dtype = "float16"
     return PACKERS[dtype](weight, bias)
@@ -43,27 +42,6 @@ def supported() -> list[WeightDtype]:
 def fastest() -> WeightDtype:
     """The format of 16 or more bits that texts are written fastest in (docs/decoding.md has the times)."""
     return next(dtype for dtype in ("float16", "bfloat16", "float32") if dtype in supported())
-
-
-class PackedLinear(nn.Module):
-    """A linear layer with a packed weight, for forward passes alone."""
-
-    def __init__(self, linear: nn.Linear, dtype: WeightDtype):
-        super().__init__()
-        self.product = pack(linear.weight, linear.bias, dtype)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., in) to (..., out)."""
-        return self.product(x.flatten(0, -2)).unflatten(0, x.shape[:-1])
-
-
-def with_packed_weights(model: nn.Module, dtype: WeightDtype) -> nn.Module:
-    """A copy of a model whose linear layers have packed weights: what it loses shows in its scores."""
-    packed = copy.deepcopy(model)
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Linear):
-            packed.set_submodule(name, PackedLinear(module, dtype))
-    return packed
 
 
 def _pack_float32(weight: Tensor, bias: Tensor | None) -> Product:

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import torch
@@ -51,39 +52,40 @@ def choose(logits: Tensor, choosers: Sequence[Chooser]) -> list[Token]:
     reported = [i for i, chooser in enumerate(choosers) if chooser.top_logprobs is not None]
     logprobs = dict(zip(reported, logits[reported].log_softmax(dim=1), strict=True)) if reported else {}
     _prepare(logits, choosers)
-    greedy = [i for i, chooser in enumerate(choosers) if not chooser.sampling.temperature]
-    filtered = [i for i, chooser in enumerate(choosers) if _is_filtered(chooser.sampling)]
-    rest = [i for i in range(len(choosers)) if i not in greedy and i not in filtered]
+    kinds = [_kind(chooser.sampling) for chooser in choosers]
+    greedy, filtered, rest = (
+        [i for i, one in enumerate(kinds) if one == kind] for kind in ("greedy", "filtered", "all")
+    )
     blocks = logits.unflatten(1, (-1, BLOCK)).amax(dim=2)  # (N, V / BLOCK)
     best = blocks.amax(dim=1)
     if not best.isfinite().all():
         raise UserError("the model's output is not finite: its weights are damaged, or its training diverged")
-    ids = [0] * len(choosers)
-    for rows, found in (
-        (greedy, lambda: _largest(logits, blocks, greedy)),
-        (filtered, lambda: _draw_filtered(logits, blocks, best, choosers, filtered)),
-        (rest, lambda: _draw(logits, best, choosers, rest)),  # last: it overwrites the logits
-    ):
-        if rows:
-            for i, id in zip(rows, found(), strict=True):
-                ids[i] = id
-    return [_token(id, logprobs.get(i), choosers[i].top_logprobs) for i, id in enumerate(ids)]
+    ids: dict[int, int] = {}  # by row
+    if greedy:
+        ids |= zip(greedy, _largest(logits, blocks, greedy), strict=True)
+    if filtered:
+        ids |= zip(filtered, _draw_filtered(logits, blocks, best, choosers, filtered), strict=True)
+    if rest:  # last: it overwrites the logits
+        ids |= zip(rest, _draw(logits, best, choosers, rest), strict=True)
+    return [_token(ids[i], logprobs.get(i), chooser.top_logprobs) for i, chooser in enumerate(choosers)]
 
 
 def _prepare(logits: Tensor, choosers: Sequence[Chooser]) -> None:
     """Apply repetition penalties and temperatures in place."""
-    for row, chooser in zip(logits, choosers, strict=True):
+    for i, chooser in enumerate(choosers):
         if (penalty := chooser.sampling.repetition_penalty) != 1:
-            seen = torch.tensor(sorted(set(chooser.seen)), device=logits.device)
+            row, seen = logits[i], torch.tensor(sorted(set(chooser.seen)), device=logits.device)
             row[seen] = torch.where(row[seen] > 0, row[seen] / penalty, row[seen] * penalty)
-    temperatures = [chooser.sampling.temperature or 1.0 for chooser in choosers]
+    temperatures = [1.0 if chooser.sampling.greedy else chooser.sampling.temperature for chooser in choosers]
     if any(temperature != 1 for temperature in temperatures):
         logits /= torch.tensor(temperatures, device=logits.device)[:, None]
 
 
-def _is_filtered(sampling: Sampling) -> bool:
-    limits = sampling.top_k, sampling.top_p, sampling.min_p
-    return sampling.temperature > 0 and limits != (None, None, None)
+def _kind(sampling: Sampling) -> Literal["greedy", "filtered", "all"]:
+    if sampling.greedy:
+        return "greedy"
+    keeps_all = sampling.top_k is None and sampling.top_p in (None, 1) and sampling.min_p is None
+    return "all" if keeps_all else "filtered"
 
 
 def _largest(logits: Tensor, blocks: Tensor, rows: list[int]) -> list[int]:
@@ -109,14 +111,13 @@ def _draw_filtered(
 ) -> list[int]:  # fmt: skip
     """Draw an id for each of `rows` from what its filters keep, looking at the largest `candidates` first."""
     settings, V = [choosers[i].sampling for i in rows], logits.size(1)
-    K = min(max(candidates, *(s.top_k or 0 for s in settings)), V)
-    near = (
-        blocks[rows].topk(min(K, blocks.size(1))).indices
-    )  # the K largest lie in the K blocks with the largest maxima
+    K = min(max([candidates, *(s.top_k or 0 for s in settings)]), V)
+    # The K largest lie in the K blocks with the largest maxima.
+    near = blocks[rows].topk(min(K, blocks.size(1))).indices
     logits_near = logits.unflatten(1, (-1, BLOCK))[torch.tensor(rows)[:, None], near].flatten(1)
     ranked, places = logits_near.topk(K)  # (n, K), descending
     weights = (ranked - best[rows, None]).double().exp_()
-    limits = torch.tensor([s.top_k or V for s in settings])
+    limits = torch.tensor([min(s.top_k or V, V) for s in settings])
     weights *= torch.arange(K) < limits[:, None]
     totals = weights.sum(dim=1)
     if any(s.top_k is None and s.top_p for s in settings):

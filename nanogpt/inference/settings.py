@@ -14,8 +14,9 @@ NOT_A_SHARE = "not between 0 and 1"
 class Sampling(CheckedSettings):
     """How texts are drawn: how many per prompt, how many tokens each at most, and how each token is chosen.
 
-    temperature: 0 chooses the likeliest token. top_k, top_p, min_p: see `sampling.choose`. repetition_penalty: above 1
-    it makes tokens less likely that are in the text already. stop: strings that end a text, and are not part of it.
+    temperature: 0, or nearly 0, chooses the likeliest token. top_k, top_p, min_p: see `sampling.choose`.
+    repetition_penalty: above 1 it makes tokens less likely that are in the text already. stop: strings that end a text,
+    and are not part of it.
     """
 
     num_samples: PositiveInt
@@ -25,9 +26,14 @@ class Sampling(CheckedSettings):
     top_p: Annotated[float | None, Require(lambda x: 0 < x <= 1, NOT_A_SHARE, "choose 0.8 to 1.0, or null")]
     min_p: Annotated[float | None, Require(lambda x: 0 < x <= 1, NOT_A_SHARE, "choose 0.02 to 0.1, or null")]
     repetition_penalty: Annotated[
-        float, Require(lambda x: 0 < x < inf, "not above 0 and finite", "choose 1.0 (none) to 1.3")
+        float, Require(lambda x: 0.1 <= x <= 10, "not between 0.1 and 10", "choose 1.0 (none) to 1.3")
     ]
     stop: Annotated[list[str], Require(all, "a string is empty", "write some text, or remove it")]
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the likeliest token is chosen: logits over a smaller temperature might overflow."""
+        return self.temperature < 1e-5
 
 
 @dataclass(frozen=True)

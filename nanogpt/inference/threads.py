@@ -1,5 +1,6 @@
 """How many threads decode: all, unless another process keeps the cores busy, which one thread bears far better."""
 
+import math
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -15,7 +16,7 @@ Result = TypeVar("Result")
 
 
 class ThreadChoice:
-    """Times calls with several threads and with one, and keeps to the faster; a change costs nothing.
+    """Times calls with several threads and with one, and keeps to the faster.
 
     Threads that wait for each other's share of a product wait for the process that has taken their core: on two cores,
     two processes of two threads each decoded at a fifth of the speed that they had alone, and with one thread each at
@@ -25,9 +26,8 @@ class ThreadChoice:
     def __init__(self, most: int | None = None):
         self.most = min(usable_cores(), MOST) if most is None else most
         self.threads = self.most
-        self._calls, self._interval, self._trial = 0, FIRST_TRIAL, 0
-        self._last: float = 0.0
-        self._best = float("inf")
+        self._calls, self._interval = 0, FIRST_TRIAL
+        self._last, self._best = 0.0, math.inf  # seconds of the last call, and of the best one of a trial
 
     def run(self, call: Callable[[], Result]) -> Result:
         """Call it with the better number of threads, or now and then with the other."""
@@ -46,7 +46,7 @@ class ThreadChoice:
             if self._best < self._last:
                 self.threads = self._other
             self._calls, self._interval = 0, min(2 * self._interval, LAST_INTERVAL)
-            self._best = float("inf")
+            self._best = math.inf
         return result
 
     @property

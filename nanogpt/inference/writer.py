@@ -60,7 +60,7 @@ class Writer:
     ) -> Text:
         """Let a text be continued; see `Engine.add`."""
         row = self.engine.add(ids, sampling, seed, number, top_logprobs)
-        text = self.texts[row] = Text(len(row.context), row, TextStream(self.tok, sampling.stop))
+        text = self.texts[row] = Text(len(row.tokens), row, TextStream(self.tok, sampling.stop))
         return text
 
     def remove(self, text: Text) -> None:

@@ -30,6 +30,7 @@ from nanogpt.inference.products import fastest, supported
 from nanogpt.inference.writer import Writer
 from nanogpt.model.build import ARCHITECTURES, build_model
 from nanogpt.runtime.cores import usable_cores
+from nanogpt.runtime.errors import UserError
 
 STREAMS = (1, 8, 16, 64)
 CLIENTS, ASKED = 32, 100  # concurrent requests, and the tokens that each asks for
@@ -37,7 +38,10 @@ STARTS = 3
 
 
 def measure_formats(settings: BenchmarkSettings) -> dict[str, dict[str, float]]:
-    """Tokens a second by architecture and format of weights, for several numbers of texts, beside transformers."""
+    """Tokens a second by architecture and format of weights, for several numbers of texts, beside transformers.
+
+    The rows `… cache` have the MiB that a text takes.
+    """
     found = {}
     for arch in ARCHITECTURES:
         ways = {
@@ -58,10 +62,10 @@ def measure_formats(settings: BenchmarkSettings) -> dict[str, dict[str, float]]:
 def measure_llamacpp(settings: BenchmarkSettings) -> dict[str, float]:
     """One text by llama.cpp and by this project, on the same weights in 16 and in 8 bits, in turns: rates and ratios.
 
-    The file is that of `save_gguf`. Empty where the package llama-cpp-python is not installed.
+    The files are those of `save_gguf`. Raises UserError where the package llama-cpp-python is not installed.
     """
     if importlib.util.find_spec("llama_cpp") is None:
-        return {}
+        raise UserError("llama.cpp is not here; `pip install llama-cpp-python` compiles it, in ten minutes")
     figures: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
         for arch in ARCHITECTURES:

@@ -6,10 +6,16 @@ from benchmark_shapes import SETTINGS
 from small_models import lively, tiny, tokens
 
 from nanogpt.benchmark import decoding
-from nanogpt.benchmark.decoding import Writing, build_writing, measure_decoding, story_batches, weight_bytes
+from nanogpt.benchmark.decoding import (
+    Writing,
+    build_writing,
+    measure_decoding,
+    story_batches,
+    weight_bytes,
+    with_packed_weights,
+)
 from nanogpt.data.sources import stories
 from nanogpt.inference.engine import Engine
-from nanogpt.inference.products import with_packed_weights
 
 
 def test_figures_by_hand(monkeypatch):
@@ -43,7 +49,7 @@ def test_a_step_writes_all_its_tokens(arch, program, monkeypatch):
     step = build_writing("way", Writing(program, arch, "float32", 3), settings)["way"]
     step()
     step()
-    texts = [row.chooser.seen if program == "nanogpt" else row.tolist() for row in written]
+    texts = [row.tokens if program == "nanogpt" else row.tolist() for row in written]
     assert [len(text) for text in texts] == [decoding.PROMPT + decoding.TOKENS] * 6
     generators = [torch.Generator().manual_seed(step) for step in range(2)]
     prompts = [torch.randint(64, (3, decoding.PROMPT), generator=generator) for generator in generators]

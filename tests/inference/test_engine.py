@@ -24,7 +24,7 @@ def finish(engine: Engine) -> None:
 
 def text(row: Row, prompt: list[int], eot: int = EOT) -> list[int]:
     """What was added, up to the end token."""
-    return list(itertools.takewhile(lambda token: token != eot, row.chooser.seen[1 + len(prompt) :]))
+    return list(itertools.takewhile(lambda token: token != eot, row.tokens[1 + len(prompt) :]))
 
 
 def written(
@@ -133,7 +133,7 @@ def test_a_text_that_is_removed_leaves_the_others_alone():
     engine.remove(rows[2])  # while it waits
     finish(engine)
     engine.remove(rows[1])  # when it has ended
-    assert [len(row.chooser.seen) for row in rows] == [3, 32, 2, 32]
+    assert [len(row.tokens) for row in rows] == [3, 32, 2, 32]
     for n in (1, 3):
         assert [text(rows[n], [n])] == written(model, [n], num_samples=1, temperature=0, max_tokens=30, n_tokens=EOT)
 
@@ -146,7 +146,7 @@ def test_a_common_beginning_is_computed_once(monkeypatch):
     finish(engine)
     assert read == [5]  # the end token and all of the prompt but its last
     read.clear()
-    answer = rows[-1].chooser.seen[1:]
+    answer = rows[-1].tokens[1:]
     engine.add([*answer, 7, 8], settings, 1)  # a conversation goes on
     finish(engine)
     assert read == [2]  # the last token of the answer was never read, and 7; 8 comes with the first step
@@ -189,7 +189,7 @@ def test_a_text_ends_at_its_end_token_and_frees_its_row():
     while engine.step():
         steps += 1
     found = text(row, PROMPT)
-    assert row.chooser.seen[-1] == EOT and steps == len(found) + 1 <= 4 and not engine.rows
+    assert row.tokens[-1] == EOT and steps == len(found) + 1 <= 4 and not engine.rows
     assert found == endless[: len(found)]
 
 
