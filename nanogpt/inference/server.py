@@ -1,6 +1,7 @@
 """An HTTP server that speaks OpenAI's completions and chat completions, for one model or several.
 
-One process: an event loop reads requests and writes answers, and a `Worker` writes the texts of all of them at once.
+One process: a `Worker` writes the texts of all requests at once in the main thread, and an event loop in another reads
+requests and sends answers.
 """
 
 import asyncio
@@ -63,7 +64,7 @@ def serve(writers: dict[str, Writer], listening: socket.socket, max_queue: int) 
     `writers` are the models by name, the first of which answers where a request names none. At most `max_queue` texts
     of a model wait for a row.
     """
-    Server(Worker(writers, max_queue)).run(sockets=[listening])
+    Server(Worker(writers, max_queue)).run_both(listening)
 
 
 class Server(uvicorn.Server):
@@ -75,9 +76,30 @@ class Server(uvicorn.Server):
         options |= {"timeout_graceful_shutdown": int(GRACE_SECONDS) + 2}  # more for clients that do not read answers
         super().__init__(uvicorn.Config(make_app(worker), **options))
 
+    def run_both(self, listening: socket.socket) -> None:
+        """Serve in a thread of its own and let the worker write in this one, until a signal or `should_exit`."""
+
+        def run() -> None:
+            try:
+                self.run(sockets=[listening])
+            finally:
+                self.worker.close()
+
+        thread = threading.Thread(target=run, name="server")
+        with self._handle_signals():
+            thread.start()
+            try:
+                self.worker.run()
+            finally:
+                self.should_exit = True
+                thread.join()
+
+    def capture_signals(self) -> contextlib.nullcontext:
+        """Leave the signals to `run_both`: uvicorn handles them in the main thread alone, and raises them again."""
+        return contextlib.nullcontext()
+
     @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Let `handle_exit` handle the signals that are not ignored; they are not raised again, unlike uvicorn's."""
+    def _handle_signals(self) -> Iterator[None]:
         main = threading.current_thread() is threading.main_thread()
         before = {number: signal.getsignal(number) for number in SIGNALS} if main else {}
         before = {number: old for number, old in before.items() if old is not signal.SIG_IGN}
@@ -115,7 +137,7 @@ def make_app(worker: Worker) -> ASGIApp:
 
     @contextlib.asynccontextmanager
     async def run_worker(app: Starlette) -> AsyncIterator[None]:
-        worker.start(asyncio.get_running_loop())
+        worker.report_to(asyncio.get_running_loop())
         yield
         await asyncio.to_thread(worker.close)
 

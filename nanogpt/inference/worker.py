@@ -1,4 +1,4 @@
-"""A thread that writes the texts of all requests at once, with one or several models, and reports to an event loop."""
+"""Writes the texts of all requests at once, with one or several models, and reports to an event loop."""
 
 import asyncio
 import threading
@@ -101,12 +101,29 @@ class Worker:
         self._cancelled: list[Job] = []
         self._unfinished: Counter[str] = Counter()  # texts of each model
         self._aborted = self._closed = False
+        self._ended = threading.Event()
 
-    def start(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Start the thread, which reports to `loop`."""
+    def run(self) -> None:
+        """Write until `close`, in the thread that calls this.
+
+        It should be the main one: where another thread begins them, GNU's OpenMP counts more threads than there are
+        cores, and lets them sleep between two products, which makes steps 1.5 times as long on two cores.
+        """
+        try:
+            while self._take_orders():
+                for name, writer in self.writers.items():
+                    if writer.texts:
+                        self._step(name, writer)
+                if self._reports:
+                    reports, self._reports = self._reports, []
+                    # One call for all texts of a step: each would wake the loop, and interrupt this thread.
+                    self._loop.call_soon_threadsafe(_deliver, reports)
+        finally:
+            self._ended.set()
+
+    def report_to(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Name the event loop that jobs come from, before the first of them."""
         self._loop = loop
-        self._thread = threading.Thread(target=self._run, name="writers", daemon=True)
-        self._thread.start()
 
     def submit(self, job: Job) -> None:
         """Let the texts of a job be written. Raises QueueFull or Stopped."""
@@ -134,11 +151,11 @@ class Worker:
             self._orders.notify()
 
     def close(self) -> None:
-        """End the thread, after the step that it is in."""
+        """Let `run` end after the step that it is in, and wait for that."""
         with self._orders:
             self._closed = True
             self._orders.notify()
-        self._thread.join()
+        self._ended.wait()
 
     def capacity(self, model: str) -> int:
         """How many texts of a model there is room for, those that wait included."""
@@ -153,16 +170,6 @@ class Worker:
         """The mean over the last RATE_SECONDS, pauses included."""
         since = time.monotonic() - RATE_SECONDS
         return sum(tokens for at, tokens in list(self._rates) if at > since) / RATE_SECONDS
-
-    def _run(self) -> None:
-        while self._take_orders():
-            for name, writer in self.writers.items():
-                if writer.texts:
-                    self._step(name, writer)
-            if self._reports:
-                reports, self._reports = self._reports, []
-                # One call for all texts of a step: each would wake the loop, and take the interpreter from this thread.
-                self._loop.call_soon_threadsafe(_deliver, reports)
 
     def _take_orders(self) -> bool:
         """Sleep until there is something to do, and add and remove texts as ordered; False when it is time to end."""

@@ -108,13 +108,15 @@ def measure_use(settings: BenchmarkSettings) -> dict[str, float]:
     `first_token_s`: from the start of the command to the first character that the model adds, the best of STARTS.
     `over_engine_32`: tokens a second of a server with CLIENTS clients at once, which wait for whole answers, over those
     of the writer alone with as many texts, both in 16 bits; `streamed_over_engine_32` with an event for each token. The
-    clients run on the same cores, and read the events there.
+    clients run on the same cores, and read the events there. `beyond_block_over_within`: tokens a second of one text
+    from the end of the block on, the second to fourth block's worth, over those before it.
     """
     with tempfile.TemporaryDirectory() as folder:
         model, tok = build_reference(settings, "optimized")
         save_checkpoint(Path(folder, "reference"), model, tok)
         first = min(_time_first_token(Path(folder, "reference")) for _ in range(STARTS))
         writer = Writer(model, tok)
+        beyond = statistics.median(_beyond_over_within(writer, turn) for turn in range(STARTS))
         alone, served, streamed = [], [], []
         with _served(Path(folder, "reference")) as url:
             for turn in range(2 + settings.num_iters):  # two to warm up, in turns
@@ -125,6 +127,7 @@ def measure_use(settings: BenchmarkSettings) -> dict[str, float]:
     return {
         "first_token_s": first, "engine_32_tokens_per_s": engine, "server_32_tokens_per_s": server,
         "over_engine_32": server / engine, "streamed_over_engine_32": events / engine,
+        "beyond_block_over_within": beyond,
     }  # fmt: skip
 
 
@@ -142,6 +145,16 @@ def write_alone(writer: Writer, turn: int) -> int:
     while writer.step():
         pass
     return sum(len(text.tokens) for text in texts)
+
+
+def _beyond_over_within(writer: Writer, turn: int) -> float:
+    block = writer.engine.decoder.config.block_size
+    text = writer.add(_prompt(turn, 0), replace(GREEDY, max_tokens=4 * block), 0)
+    times = [time.perf_counter()]
+    while writer.step():
+        times.append(time.perf_counter())
+    within = block - text.prompt_tokens
+    return (times[within] - times[0]) / within * (len(times) - 1 - within) / (times[-1] - times[within])
 
 
 def ask_all(url: str, turn: int, streamed: bool) -> int:

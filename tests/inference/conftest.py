@@ -50,7 +50,7 @@ def served(folders):
     """A server in a thread: url, worker and an OpenAI client."""
     listening = listen("127.0.0.1", 0)
     server = Server(Worker(open_all(folders), MAX_QUEUE))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+    thread = threading.Thread(target=server.run_both, args=[listening], daemon=True)
     port = listening.getsockname()[1]
     thread.start()
     url, log = f"http://127.0.0.1:{port}", []
