@@ -1,5 +1,6 @@
 """Train a LoRA adapter for models/pretrain on data/finetune, or all its weights: models/lora, metrics and curves."""
 
+import functools
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ def main() -> None:
     flags.add_argument("--r", type=int, help="rank, in place of lora.r")
     flags.add_argument("--kind", choices=["lora", "rslora", "dora", "full"], help="in place of lora.kind")
     flags.add_length("lora")
+    flags.add_argument("--processes", type=int, metavar="N", help="in place of train.processes")
     flags.add_output("--out", help="adapter folder to write, metrics inside it (default: models/lora and metrics/)")
     args = flags.parse_args()
     flags.choose_output(args)
@@ -26,6 +28,7 @@ def main() -> None:
     from nanogpt.lora.settings import LoraSettings
     from nanogpt.runtime import params
     from nanogpt.runtime.ranges import Seed
+    from nanogpt.training.processes import run_in_processes
     from nanogpt.training.settings import TrainSettings
 
     given = params.load(seed=Seed, train=TrainSettings, lora=LoraSettings)
@@ -38,16 +41,21 @@ def main() -> None:
     own = Path(base).resolve() == Path("models/pretrain").resolve()
     first_domain = args.first_domain or ("data/pretrain" if own else None)
     if settings.replay and args.replay is None and not first_domain:
-        print(f"no replay: what {base} was trained on is not known (--first-domain names its bins)", file=sys.stderr)
+        if process.is_first():
+            reason = f"what {base} was trained on is not known (--first-domain names its bins)"
+            print(f"no replay: {reason}", file=sys.stderr)
         settings = replace(settings, replay=0.0)
-    training = settings.training(given.train)
-    found = finetune(given.seed, settings, training, base, args.data, first_domain, out, metrics, args.overwrite)
-    data = "" if args.data == flags.get_default("data") else f" --data {args.data}"
-    made = "all weights" if settings.kind == "full" else "an adapter"
-    print(
-        f"{out}: {made} of {base} trained on {args.data}, validation {found['val']['bpb']:.3f} bits per byte "
-        f"({metrics}/lora-finetune.json); next: python -m stages.merge --lora-checkpoint {out}{data}"
+    training = override(settings.training(given.train), args)
+    body = functools.partial(
+        finetune, given.seed, settings, training, base, args.data, first_domain, out, metrics, args.overwrite
     )
+    if found := run_in_processes(training, body):
+        data = "" if args.data == flags.get_default("data") else f" --data {args.data}"
+        made = "all weights" if settings.kind == "full" else "an adapter"
+        print(
+            f"{out}: {made} of {base} trained on {args.data}, validation {found['val']['bpb']:.3f} bits per byte "
+            f"({metrics}/lora-finetune.json); next: python -m stages.merge --lora-checkpoint {out}{data}"
+        )
 
 
 if __name__ == "__main__":

@@ -147,6 +147,7 @@ def training() -> Callable:
         values |= {"eval_every": 10, "eval_batches": 2}
         values |= {"log_every": 5, "dtype": "float32", "compile": "off", "threads": 1, "device": "cpu"}
         values |= {"checkpoint_every": "60s", "init_from": "data/own/model"}
+        values |= {"processes": 1, "exchange_dtype": "float32", "local_steps": 1, "timeout_s": 60}
         return TrainSettings(**values | changed)
 
     return settings

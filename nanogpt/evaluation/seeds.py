@@ -21,9 +21,9 @@ from nanogpt.model.build import ARCHITECTURES
 from nanogpt.model.config import ModelSettings
 from nanogpt.runtime import params
 from nanogpt.runtime.errors import UserError
+from nanogpt.runtime.fingerprint import fingerprint_program
 from nanogpt.runtime.process import launch_stage
 from nanogpt.runtime.workdir import work_folder
-from nanogpt.training.fingerprint import fingerprint_program
 from nanogpt.training.init_from import describe_origin
 from nanogpt.training.settings import TrainSettings
 

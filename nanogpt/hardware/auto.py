@@ -18,7 +18,7 @@ from nanogpt.runtime.cores import usable_cores
 class ComputeSetup:
     """How a training run computes, with every `auto` resolved; a resumed run keeps the setup that it started with.
 
-    `dtype` is that of matrix products, `float32` the library that multiplies in fp32.
+    `dtype` is that of matrix products, `float32` the library that multiplies in fp32, `threads` those of each process.
     """
 
     device: str
@@ -26,6 +26,7 @@ class ComputeSetup:
     float32: Literal["oneDNN", "torch's own"]
     threads: int
     compile: bool
+    processes: int = 1
 
     def apply(self) -> tuple[torch.device, torch.dtype]:
         """Set up this process accordingly; return device and dtype.

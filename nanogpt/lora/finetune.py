@@ -9,6 +9,7 @@ from nanogpt.checkpoint.identity import model_identity
 from nanogpt.checkpoint.model_card import finetuned_card
 from nanogpt.data.tokens.batches import Replay, Windows
 from nanogpt.data.tokens.bins import Bin
+from nanogpt.hardware import process_group
 from nanogpt.lora.adapter import display_name, save_adapter
 from nanogpt.lora.adapter_file import CONFIG
 from nanogpt.lora.attach import attach_adapter
@@ -33,8 +34,9 @@ def finetune(
     bins in the base's tokens: the text to adapt to, and the one that the base was trained on, to measure what is
     forgotten and for `lora.replay` (None where it is not known). `training` is from `LoraSettings.training`. Both
     scores are in fp32 on the device, threads and kernels of training. Curves and metrics go to `metrics_folder`. An
-    interrupted call is resumed by the next one with equal arguments. Raises UserError as `train` does, if an output may
-    not be written (`check_outputs`), and for a replay of text that is not known.
+    interrupted call is resumed by the next one with equal arguments. Of several processes (`process_group`), which all
+    call this, the first one writes. Raises UserError as `train` does, if an output may not be written
+    (`check_outputs`), and for a replay of text that is not known.
     """
     started = time.monotonic()
     inputs = [base, data, *([] if first_domain is None else [first_domain])]
@@ -66,17 +68,18 @@ def finetune(
         adapted = net if full else attach_adapter(net, lora, seed, train_data.used().tolist())
         record = train(net, *windows, training, seed, run, section="lora")
         after = score_domains(net, domains, tok.byte_lengths())
-        training, lora = fix_steps(training, record.max_steps), fix_steps(lora, record.max_steps)
-        settings = {"seed": seed, "lora": lora, "train": training}
-        file_format = ("pt" if marker is None else "safetensors") if full else None
-        scores = before["finetune"], after["finetune"]
-        card = finetuned_card(net, display_name(base), train_data, val_data, *scores, settings, file_format)
-        if full:
-            save_checkpoint(out, net, tok, card=card)
-        else:
-            save_adapter(adapted, out, base, sha256, card, tok)
-        record.save(metrics_folder, "lora-finetune")
         metrics = record.metrics(after["finetune"], val_data, started)
         metrics |= {"before": score_figures(before), "after": score_figures(after, before)}
-        write_metrics(Path(metrics_folder, "lora-finetune.json"), metrics)
+        if process_group.rank() == 0:
+            training, lora = fix_steps(training, record.max_steps), fix_steps(lora, record.max_steps)
+            settings = {"seed": seed, "lora": lora, "train": training}
+            file_format = ("pt" if marker is None else "safetensors") if full else None
+            scores = before["finetune"], after["finetune"]
+            card = finetuned_card(net, display_name(base), train_data, val_data, *scores, settings, file_format)
+            if full:
+                save_checkpoint(out, net, tok, card=card)
+            else:
+                save_adapter(adapted, out, base, sha256, card, tok)
+            record.save(metrics_folder, "lora-finetune")
+            write_metrics(Path(metrics_folder, "lora-finetune.json"), metrics)
     return metrics

@@ -1,5 +1,6 @@
 """Scores how well a model predicts text: loss, perplexity and bits per byte."""
 
+import itertools
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from torch import nn
 
 from nanogpt.data.tokens.batches import Windows
 from nanogpt.data.tokens.bins import Bin
+from nanogpt.hardware import process_group
 from nanogpt.model.loss import IGNORED
 from nanogpt.runtime.errors import UserError
 
@@ -97,7 +99,8 @@ def score_documents(
     `documents` are arrays of token ids, end token first and last; with `prompts` (see `Bin`) only their answers count.
     A document longer than the model's block is read in overlapping windows, so that every token past the first block is
     predicted from at least half a block. `byte_lengths` is the tokenizer's (vocab_size,) table.
-    Figures agree only if threads and fp32 kernels are the same: see `configure_torch`.
+    Figures agree only if threads and fp32 kernels are the same: see `configure_torch`. Several processes share the
+    work.
     Raises UserError if a loss is not finite.
     """
     model.eval()
@@ -105,10 +108,12 @@ def score_documents(
     documents = list(documents)
     prompts = np.zeros(len(documents), np.int64) if prompts is None else prompts
     nats = np.zeros(len(documents))
-    for owners, ids, targets in _batches_of_similar_length(documents, prompts, model.config.block_size, batch_tokens):
+    batches = _batches_of_similar_length(documents, prompts, model.config.block_size, batch_tokens)
+    for owners, ids, targets in itertools.islice(batches, process_group.rank(), None, process_group.size()):
         losses = model(ids.to(device), targets.to(device), reduction="none")  # (B, T)
         # np.add.at: a batch may hold several windows of one document. MPS has no float64
         np.add.at(nats, owners, losses.cpu().double().sum(1).numpy())
+    nats = process_group.total(torch.from_numpy(nats)).numpy()
     if not np.isfinite(nats).all():
         raise UserError("the model's loss is not finite: its weights are damaged, or its training diverged")
     answers = [document[1 + skipped :] for document, skipped in zip(documents, prompts, strict=True)]
@@ -156,15 +161,18 @@ def _batches_of_similar_length(
 
 @torch.no_grad()
 def validate(model: nn.Module, windows: Windows, batches: int, batch_size: int) -> float:
-    """Mean loss in nats per token over the first `batches` batches of `windows`: an estimate for curves."""
+    """Mean loss in nats per token over the first `batches` batches of `windows`: an estimate for curves.
+
+    Several processes share the work.
+    """
     model.eval()
     device = next(model.parameters()).device
     batches = max(1, min(batches, windows.per_epoch // batch_size))
-    losses = []
-    for i in range(batches):
+    losses = torch.zeros(batches, dtype=torch.float64)
+    for i in range(process_group.rank(), batches, process_group.size()):
         ids, targets = windows.batch(i, batch_size)
-        losses.append(model(ids.to(device), targets.to(device)).item())
-    return sum(losses) / len(losses)
+        losses[i] = model(ids.to(device), targets.to(device)).item()
+    return sum(process_group.total(losses).tolist()) / batches
 
 
 def score_domains(model: nn.Module, domains: dict[str, Bin], byte_lengths: np.ndarray) -> dict[str, Score]:

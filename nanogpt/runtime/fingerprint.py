@@ -2,18 +2,19 @@
 
 import importlib.metadata
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from nanogpt.runtime.checksums import sha256
 
-LIBRARIES = ("numpy", "peft", "torch")
+TRAINING_LIBRARIES = ("numpy", "peft", "torch")
 # No value computed here reaches a result (the machine's cores, counted here, are recorded as `threads`): no training
 # stage of dvc.yaml depends on it, and a run resumes after an edit.
 NEVER_IN_RESULTS = ("nanogpt.runtime", "stages")
 
 
-def fingerprint_program() -> dict[str, dict[str, str]]:
-    """Return the SHA-256 of each imported module of the package, and the versions of LIBRARIES.
+def fingerprint_program(libraries: Sequence[str] = TRAINING_LIBRARIES) -> dict[str, dict[str, str]]:
+    """Return the SHA-256 of each imported module of the package, and the versions of `libraries`.
 
     Modules of NEVER_IN_RESULTS are left out.
     """
@@ -24,5 +25,5 @@ def fingerprint_program() -> dict[str, dict[str, str]]:
     }
     return {
         "code": {name: sha256(file) for name, file in files.items()},
-        "libraries": {name: importlib.metadata.version(name) for name in LIBRARIES},
+        "libraries": {name: importlib.metadata.version(name) for name in libraries},
     }

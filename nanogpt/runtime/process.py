@@ -18,6 +18,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # Errors of the disk, which its owner can put right; any other OSError is a mistake of ours.
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 ENDS_WITH_PARENT = "NANOGPT_ENDS_WITH_PARENT"  # environment variable that `launch_stage` sets; DVC_ROOT means the same
+RANK = "RANK"  # environment variable of torchrun: the number of a process among those of its run
 SHELLS = ("sh", "bash", "dash", "zsh", "ksh", "fish", "busybox")
 WATCH_SECONDS = 0.5
 
@@ -43,7 +44,7 @@ def run_stage(main: Callable[[], None]) -> None:
     """
     _install_handlers(_interrupt)
     sys.unraisablehook = _reraise_lost_interrupt
-    if ENDS_WITH_PARENT in os.environ or "DVC_ROOT" in os.environ:
+    if {ENDS_WITH_PARENT, "DVC_ROOT", RANK}.intersection(os.environ):
         threading.Thread(target=_interrupt_with_parent, daemon=True).start()
     try:
         main()
@@ -58,6 +59,11 @@ def run_stage(main: Callable[[], None]) -> None:
     except KeyboardInterrupt as interrupt:
         _write_stderr(f"interrupted: {str(interrupt) or 'nothing half-done was kept; run the same command again'}")
         sys.exit(INTERRUPTED)
+
+
+def is_first() -> bool:
+    """Whether this process speaks for all that torchrun has started, if it has started any."""
+    return os.environ.get(RANK, "0") == "0"
 
 
 def launch_stage(command: Sequence[str]) -> int:
@@ -90,7 +96,7 @@ def defer_signals() -> Iterator[types.SimpleNamespace]:
         again, stop.requested = stop.requested, True
         if again and number == signal.SIGINT:
             _interrupt(number, frame)
-        if not again:
+        if not again and is_first():
             _write_stderr("stopping after this step; Ctrl-C then stops at once")
 
     before = _install_handlers(request_stop)
@@ -155,7 +161,8 @@ def _interrupt_with_parent() -> None:
 
     try:
         parent = next(parent for parent in psutil.Process().parents() if parent.name() not in SHELLS)
-        ours = os.getpgid(parent.pid) == os.getpgrp()  # else ours has ended already, and another process adopted us
+        # Else ours has ended already, and another process adopted us; torchrun's processes have groups of their own.
+        ours = RANK in os.environ or os.getpgid(parent.pid) == os.getpgrp()
         while ours and parent.is_running() and parent.status() != psutil.STATUS_ZOMBIE:
             time.sleep(WATCH_SECONDS)
     except (psutil.Error, ProcessLookupError, StopIteration):  # gone already

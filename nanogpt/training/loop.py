@@ -4,14 +4,14 @@ import contextlib
 import math
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import torch
 from torch import nn
 
 from nanogpt.data.tokens.batches import Replay, Windows
-from nanogpt.hardware import memory
+from nanogpt.hardware import memory, process_group
 from nanogpt.hardware.auto import ComputeSetup, describe_machine, resolve_auto
 from nanogpt.hardware.compilation import ASSUMED_FLOPS_PER_S
 from nanogpt.hardware.device import autocast
@@ -19,10 +19,12 @@ from nanogpt.model.build import model_flops
 from nanogpt.model.config import ModelConfig
 from nanogpt.model.score import validate
 from nanogpt.runtime import process
-from nanogpt.runtime.errors import UserError
+from nanogpt.runtime.cores import usable_cores
+from nanogpt.runtime.errors import BadSetting, UserError
 from nanogpt.runtime.progress import Progress
 from nanogpt.runtime.ranges import Seed, check_value
 from nanogpt.training import memory_estimate
+from nanogpt.training.exchange import LocalSteps, average_gradients
 from nanogpt.training.optimizer import Optimizer, build_optimizer
 from nanogpt.training.resume import ResumableRun
 from nanogpt.training.run_record import RunRecord
@@ -36,14 +38,23 @@ MAX_SKIPPED_IN_ROW = 10  # steps in a row without a finite loss and gradient, be
 
 
 def resolve_run(config: ModelConfig, settings: TrainSettings, run: ResumableRun | None = None) -> ComputeSetup:
-    """Resolve what a training run computes with: as in the saved state of `run`, or else as is best on this machine."""
+    """Resolve what a training run computes with: as in the saved state of `run`, or else as is best on this machine.
+
+    Of several processes the first one decides for all, but for their threads.
+    """
     if run and run.state:
-        return ComputeSetup(**run.state["setup"])
-    if settings.max_minutes:
-        flops = 60 * settings.max_minutes * ASSUMED_FLOPS_PER_S
+        setup = ComputeSetup(**run.state["setup"])
     else:
-        flops = model_flops(config, settings.step_sequences * config.block_size) * settings.max_steps
-    return resolve_auto(settings.device, settings.dtype, settings.threads, settings.compile, flops)
+        if settings.max_minutes:
+            flops = 60 * settings.max_minutes * ASSUMED_FLOPS_PER_S
+        else:
+            flops = model_flops(config, settings.step_sequences * config.block_size) * settings.max_steps
+        setup = resolve_auto(settings.device, settings.dtype, settings.threads, settings.compile, flops)
+    if process_group.size() == setup.processes == 1:
+        return setup
+    common = ComputeSetup(**process_group.broadcast(asdict(setup)))
+    threads = usable_cores() if settings.threads == "auto" else settings.threads
+    return replace(common, threads=threads, processes=process_group.size())
 
 
 def train(
@@ -55,12 +66,16 @@ def train(
     The windows of a step and its randomness are a function of (seed, step). With `run`, states are saved, and training
     resumes from the newest one, to the same bits as without an interruption. At the end the parameters are those of the
     lowest validation loss, or with `settings.keep` last the newest ones. `section` of params.yaml has the batch size,
-    for messages.
+    for messages. Several processes (`process_group`) that call this together train one model, each on rows of every
+    batch of its own; they end with the same weights and record.
     Raises UserError if the loss or gradient is not finite for MAX_SKIPPED_IN_ROW steps in a row or the validation loss
-    is not finite, for a seed out of range, and if memory or disk are too small. Raises KeyboardInterrupt after a signal
-    to stop, once the current step is done and saved.
+    is not finite, for a seed out of range, if memory or disk are too small, and for more processes than rows of a
+    batch. Raises KeyboardInterrupt after a signal to stop, once the current step is done and saved.
     """
     check_value("seed", Seed, seed)
+    if (count := process_group.size()) > settings.batch_size:
+        reason = f"fewer than the {count} processes, each of which needs a row"
+        raise BadSetting(f"{section}.batch_size", settings.batch_size, reason, "choose more, or fewer processes")
     model.document_start = train_data.document_start
     setup = resolve_run(model.config, settings, run)
     device, dtype = setup.apply()
@@ -68,9 +83,14 @@ def train(
         _check_memory(model, settings, dtype, section, run)
     model.to(device)
     optimizer = build_optimizer(model, settings, dtype)
-    record, best = _restore_checkpoint(model, optimizer, run, settings.keep)
-    record.add_machine(describe_machine() | asdict(setup))
     loss_of = compile_loss(model) if setup.compile else model
+    local = None
+    if count > 1 and settings.local_steps > 1:
+        local = LocalSteps(model, getattr(torch, settings.exchange_dtype))
+    elif count > 1:
+        loss_of = average_gradients(model, loss_of, getattr(torch, settings.exchange_dtype))
+    record, best = _restore_checkpoint(model, optimizer, local, run, settings.keep)
+    record.add_machine(describe_machine() | asdict(setup))
     if not record.max_steps:
         record.max_steps = settings.max_steps
         if settings.max_minutes:
@@ -85,7 +105,9 @@ def train(
             state = {
                 "model": _trainable(model),
                 "best": best,
-                "optimizer": optimizer.state_dict(),
+                # of processes on their own each has seen other rows
+                "optimizers": process_group.gather(optimizer.state_dict()) if local else [optimizer.state_dict()],
+                "local": local and local.state_dict(),
                 "record": asdict(record) | {"wall_s": record.wall_s + time.monotonic() - run.started},
                 "setup": asdict(setup),
             }
@@ -100,7 +122,8 @@ def train(
             start = time.perf_counter()
             step = record.step
             model.train()
-            torch.manual_seed(_step_seed(seed, step))  # dropout is a function of (seed, step)
+            # dropout is a function of (seed, step), and of the process
+            torch.manual_seed(_step_seed(seed, step, process_group.rank()))
             lr = learning_rate(step, settings)
             for group in optimizer.param_groups:
                 group["lr"] = lr * group["lr_multiple"]
@@ -111,6 +134,9 @@ def train(
             updated = time.perf_counter()
             record.log_step(loss)
             done = record.step
+            same = not local or done % settings.local_steps == 0 or done == settings.max_steps
+            if local and same:
+                local.exchange()
             if record.skipped_in_row >= min(MAX_SKIPPED_IN_ROW, settings.max_steps):
                 save()
                 what = f"no loss and gradient were finite in the {record.skipped_in_row} steps up to step {record.step}"
@@ -135,9 +161,12 @@ def train(
                 record.update_s += updated - ready
                 record.loop_s += trained - start
             progress.step(done, loss, record.val_rows[-1][1] if record.val_rows else None)
-            if stop.requested or record.finished(settings.patience) or (run and run.due(done)):
+            if not same:  # no one model that could be saved
+                continue
+            stopping = process_group.any_of(stop.requested)
+            if stopping or record.finished(settings.patience) or (run and run.due(done)):
                 save()
-            if stop.requested:
+            if stopping:
                 raise KeyboardInterrupt
     if stop.requested:  # since the last step
         raise KeyboardInterrupt
@@ -161,32 +190,37 @@ def _check_memory(
 ) -> None:
     """Raise UserError if memory is certainly too small, and warn if it may be."""
     frozen = not all(p.requires_grad for p in model.parameters())
-    free = memory.available_mib() + tensor_bytes(run.state) / 2**20  # the state becomes weights and moments
+    # the state becomes weights and moments
+    free = memory.available_mib() / process_group.local_size() + tensor_bytes(run.state) / 2**20
     loaded = sum(p.nbytes for p in model.parameters()) / 2**20
     memory_estimate.check_minimum(model.config, settings.batch_size, section, frozen, free + loaded)
     best = tensor_bytes(_trainable(model)) / 2**20 if settings.keep == "best" else 0.0
     memory_estimate.warn_of_memory(model, settings.batch_size, dtype, section, free - best)
 
 
-def _step_seed(seed: int, step: int) -> int:
-    """Mix seed and step into 32 bits, all that torch's generator on the CPU reads of a seed."""
-    return int(np.random.SeedSequence([seed, step]).generate_state(1)[0])
+def _step_seed(seed: int, step: int, rank: int) -> int:
+    """Mix seed, step and process into 32 bits, all that torch's generator on the CPU reads of a seed."""
+    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1)[0])
 
 
 def _restore_checkpoint(
-    model: nn.Module, optimizer: Optimizer, run: ResumableRun | None, keep: str
+    model: nn.Module, optimizer: Optimizer, local: LocalSteps | None, run: ResumableRun | None, keep: str
 ) -> tuple[RunRecord, dict[str, torch.Tensor]]:
-    """Load the saved state of `run`, if there is one, into model and optimizer; return its record and best weights."""
+    """Load the saved state of `run`, if there is one, into model and optimizers; return its record and best weights."""
     if not run:
         return RunRecord(), {}
     weights = sum(p.nbytes for p in _trainable(model).values())
-    # AdamW keeps two more numbers for each
-    run.check_space(state_bytes=(4 if keep == "best" else 3) * weights, out_bytes=weights)
+    # AdamW keeps two more numbers for each, and the exchange of local steps one
+    copies = 1 + (keep == "best") + (1 + 2 * process_group.size() if local else 2)
+    run.check_space(state_bytes=copies * weights, out_bytes=weights)
     state, run.state = run.state, None
     if not state:
         return RunRecord(), {}
     _load_weights(model, state["model"])
-    optimizer.load_state_dict(state["optimizer"])
+    optimizers = state["optimizers"]
+    optimizer.load_state_dict(optimizers[process_group.rank() % len(optimizers)])
+    if local:
+        local.restart(state["local"])
     record = RunRecord(**state["record"])
     print(f"resuming after step {record.step}, from the state in {run.folder}", file=sys.stderr)
     return record, state["best"]

@@ -9,6 +9,7 @@ from nanogpt.checkpoint.model_card import pretrained_card
 from nanogpt.checkpoint.settings import CheckpointSettings
 from nanogpt.data.tokens.batches import Windows
 from nanogpt.data.tokens.bins import Bin, tokenizer_of_bins
+from nanogpt.hardware import process_group
 from nanogpt.model.config import ModelSettings
 from nanogpt.model.score import score_documents
 from nanogpt.runtime.metrics_file import write_metrics
@@ -27,9 +28,9 @@ def pretrain(
     """Train, score every validation document, write the model to `out` and curves and metrics to `metrics_folder`.
 
     `data` is a folder of bins; their tokenizer is in it or in a folder beside it (`tokenizer_of_bins`). Returns the
-    metrics (see `RunRecord.metrics`). An interrupted call is resumed by the next one with equal arguments. Raises
-    UserError as `train` does, and before training where an input is missing or damaged or an output may not be written
-    (see `check_outputs`).
+    metrics (see `RunRecord.metrics`). An interrupted call is resumed by the next one with equal arguments. Of several
+    processes (`process_group`), which all call this, the first one writes. Raises UserError as `train` does, and before
+    training where an input is missing or damaged or an output may not be written (see `check_outputs`).
     """
     started = time.monotonic()
     training = resolve_warmup(training)
@@ -48,10 +49,11 @@ def pretrain(
     with resumable_run("pretrain", net.config.arch, inputs, training.checkpoint_every, content, started) as run:
         record = train(net, *windows, training, seed, run)
         score = score_documents(net, val_data.documents(), tok.byte_lengths(), prompts=val_data.prompts)
-        settings = {"seed": seed, "model": net.config, "train": fix_steps(training, record.max_steps)}
-        card = pretrained_card(net, tok, origin, train_data, val_data, score, settings, checkpoint.format)
-        save_checkpoint(out, net, tok, checkpoint, card)
-        record.save(metrics_folder, "pretrain")
         metrics = record.metrics(score, val_data, started)
-        write_metrics(Path(metrics_folder, "pretrain.json"), metrics)
+        if process_group.rank() == 0:
+            settings = {"seed": seed, "model": net.config, "train": fix_steps(training, record.max_steps)}
+            card = pretrained_card(net, tok, origin, train_data, val_data, score, settings, checkpoint.format)
+            save_checkpoint(out, net, tok, checkpoint, card)
+            record.save(metrics_folder, "pretrain")
+            write_metrics(Path(metrics_folder, "pretrain.json"), metrics)
     return metrics

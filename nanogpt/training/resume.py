@@ -14,10 +14,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from nanogpt.hardware import process_group
 from nanogpt.runtime import atomic, locks, process
 from nanogpt.runtime.errors import UserError
+from nanogpt.runtime.fingerprint import fingerprint_program
 from nanogpt.runtime.workdir import DONE, remove_committed_runs, warn_of_old_runs, work_folder, work_root
-from nanogpt.training.fingerprint import fingerprint_program
 from nanogpt.training.save_interval import SaveInterval, parse_interval
 from nanogpt.training.saved_states import KEPT_STATES, SavedStates
 
@@ -28,22 +29,29 @@ class ResumableRun:
     """The folder of one run, locked by this process.
 
     `every` says how often to save, `content` is part of every state, and `started` is the time.monotonic() at which
-    this process started. `state` is the newest undamaged one, or None if there is none or it has been restored.
+    this process started. `state` is the newest undamaged one, or None if there is none or it has been restored. Of
+    several processes the first one alone writes; `state` is the newest that any of them has on its machine.
     """
 
     def __init__(self, folder: Path, every: SaveInterval, content: dict, started: float):
         self.folder, self.every, self.content, self.started = folder, every, content, started
         self._states = SavedStates(folder)
-        self.state = self._states.load()
+        newest = self._states.newest()
+        step, owner = process_group.greatest(newest[0] if newest else -1)
+        self._writes = process_group.rank() == 0
+        state = self._states.load() if process_group.rank() == owner else None
+        self.state = process_group.broadcast(state, owner) if step >= 0 else None
         self._saved_at = time.monotonic()
         self._cost_s = 0.0
 
     def due(self, step: int) -> bool:
         """Whether to save now, after `step` steps."""
-        return self.every.due(step, time.monotonic() - self._saved_at, self._cost_s)
+        return process_group.of_first(self.every.due(step, time.monotonic() - self._saved_at, self._cost_s))
 
     def save(self, step: int, state: dict) -> None:
         """Save the state after `step` steps. Raises UserError if it cannot be written."""
+        if not self._writes:
+            return
         start = time.monotonic()
         self._states.save(step, self.content | state)
         self._saved_at = time.monotonic()
@@ -56,6 +64,8 @@ class ResumableRun:
 
     def check_space(self, state_bytes: int, out_bytes: int) -> None:
         """Raise UserError if the disk is too small for the states that a run keeps and for its result."""
+        if not self._writes:
+            return
         present = sum(path.lstat().st_size for path in self.folder.iterdir())
         needed, free = (KEPT_STATES + 1) * state_bytes + out_bytes - present, shutil.disk_usage(self.folder).free
         if needed > free:
@@ -72,21 +82,35 @@ def resumable_run(
     """Lock the folder of the run of `stage` with these `inputs` (JSON values), code and libraries.
 
     `every` is `train.checkpoint_every`; for the rest see ResumableRun. If the block ends normally, the run is done.
-    Raises UserError if another process holds the folder or the disk cannot be written. Under `dvc`, which would record
-    the new code for a result of the old one, raises it also if the code has changed meanwhile.
+    Raises UserError if another process holds the folder or the disk cannot be written, and if a process of the same run
+    has other inputs or is lost. Under `dvc`, which would record the new code for a result of the old one, raises it
+    also if the code has changed meanwhile.
     """
-    remove_committed_runs()
+    first = process_group.rank() == 0
+    if first:
+        remove_committed_runs()
     program = fingerprint_program()
+    if other := process_group.differing(inputs | program):
+        differs = ", ".join(list(_differences(inputs | program, other))[:3]) or "nothing"
+        raise UserError(f"the processes of this run differ in their inputs (here in {differs}); make them the same")
     folder = _open_run_folder(stage, name, inputs | program)
-    with locks.hold_folder(folder):
-        (folder / DONE).unlink(missing_ok=True)
-        warn_of_old_runs()
+    with locks.hold_folder(folder) if first else contextlib.nullcontext():
+        if first:
+            (folder / DONE).unlink(missing_ok=True)
+            warn_of_old_runs()
         run = ResumableRun(folder, parse_interval(every), content, started)
+        again = "`dvc repro`" if "DVC_ROOT" in os.environ else "the same command"
         try:
             yield run
         except KeyboardInterrupt:
-            again = "`dvc repro`" if "DVC_ROOT" in os.environ else "the same command"
             raise KeyboardInterrupt(f"{run.describe_saved()}; {again} resumes from there") from None
+        except RuntimeError as error:
+            if process_group.is_lost_connection(error):
+                lost = "another process of this run ended or does not answer"
+                raise UserError(f"{lost}; {run.describe_saved()}; {again} resumes from there") from None
+            raise
+        if not first:
+            return
         if "DVC_ROOT" in os.environ:
             _check_code_unchanged(program["code"])
             process.run_final_checks()  # before the run is marked as done

@@ -12,6 +12,8 @@ from nanogpt.training.save_interval import parse_interval
 
 LearningRate = Annotated[float, Require(lambda x: 0 < x <= 1, "not between 0 and 1", "choose 0.0001 to 0.02")]
 Minutes = Annotated[float | None, Require(lambda x: x > 0, "must be above 0", "choose 1 to 1000, or null")]
+# but for the last bits; `init_from` is a path, and what lies there decides
+NEVER_IN_RESULTS = ("checkpoint_every", "init_from", "processes", "timeout_s")
 Beta = Annotated[float, Require(lambda x: 0 <= x < 1, "not between 0 and 1", "0.9 and 0.95 to 0.999 are usual")]
 
 
@@ -45,11 +47,18 @@ class TrainSettings(CheckedSettings):
     device: Literal["auto", "cpu", "cuda", "mps"]
     checkpoint_every: int | str
     init_from: str
+    processes: PositiveInt
+    exchange_dtype: Literal["float32", "bfloat16"]
+    local_steps: PositiveInt
+    timeout_s: Annotated[int, Require(lambda s: s >= 1, "must be at least 1", "choose 60 to 600")]
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_schedule(self)
         parse_interval(self.checkpoint_every)
+        if self.eval_every % self.local_steps:  # between two exchanges there is no one model to validate or save
+            reason = f"does not divide eval_every = {self.eval_every}"
+            raise BadSetting("local_steps", self.local_steps, reason, "choose one that does, or 1")
 
     @property
     def step_sequences(self) -> int:
@@ -57,8 +66,8 @@ class TrainSettings(CheckedSettings):
         return self.batch_size * self.grad_accum
 
     def fingerprint_inputs(self) -> dict:
-        """The settings that decide a run's result: all but how often it is saved and the path that it starts from."""
-        return {key: value for key, value in asdict(self).items() if key not in ("checkpoint_every", "init_from")}
+        """The settings that decide a run's result, in its last bits at most by the number of processes."""
+        return {key: value for key, value in asdict(self).items() if key not in NEVER_IN_RESULTS}
 
 
 def check_schedule(settings) -> None:

@@ -1,44 +1,49 @@
 """One optimizer step, and the compiled loss."""
 
+import contextlib
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
+from nanogpt.hardware import process_group
 from nanogpt.hardware.compilation import compile_cached
 from nanogpt.hardware.device import autocast
 from nanogpt.model.loss import head_loss
+from nanogpt.training.exchange import Loss, gradients_stay, own_rows
 from nanogpt.training.optimizer import Optimizer
 
 
 def update(
-    loss_of: Callable[[Tensor, Tensor], Tensor], optimizer: Optimizer, batches: list[tuple[Tensor, Tensor]],
-    grad_clip: float, device: torch.device, dtype: torch.dtype,
+    loss_of: Loss, optimizer: Optimizer, batches: list[tuple[Tensor, Tensor]], grad_clip: float,
+    device: torch.device, dtype: torch.dtype,
 ) -> float:  # fmt: skip
     """Make one optimizer step with the mean gradient of `batches`, clipped to norm `grad_clip`.
 
     `batches` are pairs (ids, targets), each (B, T) int64; `loss_of` returns their mean loss, as a model does. `dtype`
-    is that of matrix products.
-    Returns the mean loss before the step, in nats per token. If it or the gradient is not finite, returns NaN and
-    changes nothing.
+    is that of matrix products. Several processes have rows of each batch each; with `average_gradients` they make the
+    same step.
+    Returns the mean loss of all processes before the step, in nats per token. If it or a gradient is not finite,
+    returns NaN and changes nothing.
     """
     total = 0.0
-    for ids, targets in batches:
-        with autocast(device, dtype):
-            loss = loss_of(ids.to(device), targets.to(device)) / len(batches)
-        loss.backward()
+    for i, batch in enumerate(batches):
+        ids, targets, weight = own_rows(*batch)
+        with gradients_stay(loss_of) if i < len(batches) - 1 else contextlib.nullcontext():
+            with autocast(device, dtype):
+                loss = loss_of(ids.to(device), targets.to(device)) * weight / len(batches)
+            loss.backward()
         total += loss.item()
     trainable = [p for group in optimizer.param_groups for p in group["params"]]
     norm = torch.nn.utils.clip_grad_norm_(trainable, grad_clip).item()
-    finite = math.isfinite(total) and math.isfinite(norm)
-    if finite:
+    total = process_group.mean(total if math.isfinite(norm) else math.nan)
+    if math.isfinite(total):
         optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return total if finite else math.nan
+    return total if math.isfinite(total) else math.nan
 
 
-def compile_loss(model: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
+def compile_loss(model: nn.Module) -> Loss:
     """Return `model(ids, targets)` with all but the head compiled, whose kernels are as fast as compiled ones."""
     hidden = compile_cached(model.hidden)
     return lambda ids, targets: head_loss(model.lm_head, hidden(ids), targets)

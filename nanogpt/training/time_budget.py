@@ -2,14 +2,15 @@
 
 import statistics
 import time
-from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from nanogpt.data.tokens.batches import Replay, Windows
+from nanogpt.hardware import process_group
 from nanogpt.hardware.device import autocast
 from nanogpt.model.score import validate
+from nanogpt.training.exchange import Loss
 from nanogpt.training.optimizer import build_optimizer
 from nanogpt.training.settings import TrainSettings
 from nanogpt.training.step import update
@@ -19,13 +20,13 @@ MEASURED_S, MIN_STEPS = 5.0, 4
 
 
 def steps_in_budget(
-    model: nn.Module, loss_of: Callable[[Tensor, Tensor], Tensor], train_data: Windows | Replay, val_data: Windows,
-    settings: TrainSettings, device: torch.device, dtype: torch.dtype,
+    model: nn.Module, loss_of: Loss, train_data: Windows | Replay, val_data: Windows, settings: TrainSettings,
+    device: torch.device, dtype: torch.dtype,
 ) -> int:  # fmt: skip
     """Return how many steps, with their validations, fit into `settings.max_minutes`, less the time this call takes.
 
     Steps of learning rate 0, with an optimizer of their own, leave the weights as they are, to the bit. `loss_of` is
-    the model's loss, compiled or not. At least 1.
+    the model's loss, compiled or not. At least 1. Of several processes the first one's clock decides.
     """
     start = time.perf_counter()
     optimizer = build_optimizer(model, settings, dtype)
@@ -35,7 +36,7 @@ def steps_in_budget(
     model.train()
     times: list[float] = []
     measured_s = min(MEASURED_S, 60 * settings.max_minutes / 20)
-    while len(times) <= MIN_STEPS or sum(times[1:]) < measured_s:
+    while process_group.of_first(len(times) <= MIN_STEPS or sum(times[1:]) < measured_s):
         begin = time.perf_counter()
         update(loss_of, optimizer, batches, settings.grad_clip, device, dtype)
         times.append(time.perf_counter() - begin)
@@ -44,4 +45,4 @@ def steps_in_budget(
         validate(model, val_data, settings.eval_batches, settings.batch_size)
     step_s = statistics.median(times[1:]) + (time.perf_counter() - begin) / settings.eval_every
     left = 60 * settings.max_minutes - (time.perf_counter() - start)
-    return max(1, int(left / step_s))
+    return process_group.broadcast(max(1, int(left / step_s)))

@@ -18,7 +18,7 @@ import stages.seeds
 from nanogpt.evaluation import seeds
 from nanogpt.evaluation.seeds import Group, compare_seeds, compute_figures
 from nanogpt.runtime.errors import UserError
-from nanogpt.training.fingerprint import fingerprint_program
+from nanogpt.runtime.fingerprint import fingerprint_program
 
 STEPS, TOKENS = 300, 32 * 256  # of params.yaml: batch_size, block_size
 SPEED = {"base": 1000.0, "optimized": 1500.0}

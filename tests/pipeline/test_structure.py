@@ -10,7 +10,7 @@ from ruamel.yaml import YAML
 
 from nanogpt.data.sources.document import Source
 from nanogpt.pipeline.sections import SECTIONS
-from nanogpt.training.fingerprint import NEVER_IN_RESULTS
+from nanogpt.runtime.fingerprint import NEVER_IN_RESULTS
 
 STAGES = {
     "check": "check",
@@ -87,12 +87,12 @@ def test_every_setting_steers_a_stage_besides_check():
         declared |= {key.replace("${key}", role) for key in declared}
     declared |= {f"data.{source}" for source in get_args(Source)}
     steering = {key for key in leaves(PARAMS) if any(f"{key}.".startswith(f"{name}.") for name in declared)}
-    assert set(leaves(PARAMS)) - steering == {"train.checkpoint_every"}  # it changes no result
+    assert set(leaves(PARAMS)) - steering == {"train.checkpoint_every", "train.timeout_s"}  # they change no result
     assert set(spec("check")["params"]) == set(PARAMS) == set(SECTIONS)
 
 
 def test_fine_tuning_depends_on_what_its_section_leaves_to_train():
-    of_pretraining = {"checkpoint_every", "init_from"}
+    of_pretraining = {"checkpoint_every", "timeout_s", "init_from"}
     kept = PARAMS["train"].keys() - PARAMS["lora"].keys() - of_pretraining
     assert {name for name in spec("lora-finetune")["params"] if "." in name} == {f"train.{key}" for key in kept}
 

@@ -11,8 +11,8 @@ from imports import ROOT
 from killed import killed_at, run
 
 from nanogpt.runtime.errors import UserError
+from nanogpt.runtime.fingerprint import fingerprint_program
 from nanogpt.training import resume
-from nanogpt.training.fingerprint import fingerprint_program
 
 pytestmark = pytest.mark.usefixtures("inside")
 
@@ -36,7 +36,7 @@ def test_edits_in_rooms_that_compute_no_result_change_no_fingerprint(tmp_path):
     stage = tmp_path / "stages" / "some.py"
     stage.write_text(
         "import json\nfrom nanogpt.training import pretrain\n"
-        "from nanogpt.training.fingerprint import fingerprint_program\nprint(json.dumps(fingerprint_program()))\n"
+        "from nanogpt.runtime.fingerprint import fingerprint_program\nprint(json.dumps(fingerprint_program()))\n"
     )
 
     def fingerprint() -> dict:

@@ -30,7 +30,7 @@ def original(tmp_path_factory, tiny):
     (folder / "data" / "own" / "model").mkdir(parents=True)
     (folder / "own.txt").write_text("\n\n".join(f"once upon a time, {i}" for i in range(60)))
     settings = DataSettings("files", None, 0.1, str(folder / "own.txt"), "*", "text", "text")
-    corpus = files.load(settings, files.FilesSettings(strict=True))
+    corpus = files.load(settings, files.FilesSettings(strict=True, shard_mb=256))
     for role in ("pretrain", "finetune"):
         prepare_corpus(folder / "data" / role, corpus, 0.1, TokenizerSettings("char", 0, "error"))
     base = folder / "models" / "pretrain"

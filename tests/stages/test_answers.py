@@ -66,5 +66,5 @@ def test_the_example_in_the_docs_makes_conversations(inside):
     Path("stories.jsonl").write_text("".join(json.dumps({"text": story}) + "\n" for story in stories))
     exec(code, {})
     settings = DataSettings("files", None, 0.1, "chats.jsonl", "*", "text", "chat")
-    found = list(files.load(settings, files.FilesSettings(strict=True)).texts())
+    found = list(files.load(settings, files.FilesSettings(strict=True, shard_mb=256)).texts())
     assert found == ["User: Tom ran.\n\nAssistant: He fell. He got up."]

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
+from nanogpt.data.prepare.shards import Shards
 from nanogpt.data.prepare.train_tokenizer import train_tokenizer
-from nanogpt.data.prepare.write_bins import write_corpus
+from nanogpt.data.prepare.write_bins import token_dtype, write_corpus
 from nanogpt.data.sources.document import Corpus
 from nanogpt.data.sources.load import Data, load_corpus, validate_size
 from nanogpt.data.tokens.settings import TokenizerSettings
@@ -51,6 +52,7 @@ def prepare_corpus(
     Raises UserError for unusable text, and for more of it than fits on the disk.
     """
     validate_size(corpus, out)
+    shards = None
     with atomic.replace_folder(out, "manifest.json") as folder:
         if isinstance(tokens, TokenizerSettings):
             texts = [one.texts() for one in (corpus, more) if one]
@@ -59,4 +61,13 @@ def prepare_corpus(
             tokens.save(folder / "tokenizer")
         else:
             tokens = load_tokenizer(tokens)
-        return write_corpus(folder, corpus, tokens, val_fraction)
+        shards = _open_shards(corpus, tokens)
+        manifest = write_corpus(folder, corpus, tokens, val_fraction, shards)
+    if shards:
+        shards.remove()
+    return manifest
+
+
+def _open_shards(corpus: Corpus, tokenizer: Tokenizer) -> Shards | None:
+    """The shards of a corpus of several parts."""
+    return Shards(corpus, tokenizer, token_dtype(tokenizer)) if len(corpus.parts()) > 1 else None

@@ -6,13 +6,12 @@ so that none is in both files, unless they belong to the corpus (`Corpus.exact`)
 
 import contextlib
 import errno
-import hashlib
 import json
+import math
 import sqlite3
 import tempfile
-from collections import Counter, deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
@@ -20,16 +19,14 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from nanogpt.data.sources.document import Corpus, Document
+from nanogpt.data.prepare.encode import ANY_SPLIT, BATCH_DOCUMENTS, Encoded, encode_documents
+from nanogpt.data.prepare.shards import Shards
+from nanogpt.data.sources.document import Corpus
 from nanogpt.data.tokens.bins import DTYPES, SPLITS, Counts
-from nanogpt.data.tokens.chat import split_answer
 from nanogpt.data.tokens.tokenizer import Tokenizer
 from nanogpt.runtime.checksums import sha256
-from nanogpt.runtime.cores import usable_cores
 from nanogpt.runtime.errors import UserError
 
-BATCH_DOCUMENTS, BATCH_CHARACTERS = 1000, 1_000_000
-DIGEST_SIZE = 16  # bytes: no two of 10^12 texts share a digest by chance, at odds of 10^14 to 1
 # The table is a temporary file; at most 100,000 KiB of it are in memory.
 CREATE_TABLE = """
 PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -100000;
@@ -44,14 +41,16 @@ WHERE val.split = 'val' AND train.split = 'train'
 """
 
 
-def write_corpus(folder: Path, corpus: Corpus, tokenizer: Tokenizer, val_fraction: float) -> dict:
+def write_corpus(
+    folder: Path, corpus: Corpus, tokenizer: Tokenizer, val_fraction: float, shards: Shards | None = None
+) -> dict:
     """Encode a corpus into `train.bin`, `val.bin` and `manifest.json`; return what the manifest says.
 
     `folder` exists, empty. Where a document does not bring its split, every k-th from the first goes
-    to validation, k = max(2, round(1 / val_fraction)).
+    to validation, k = max(2, round(1 / val_fraction)). With `shards` the tokens come from there, to the same bins.
     Raises UserError where either side would be empty.
     """
-    dtype = "uint16" if tokenizer.vocab_size <= 2**16 else "uint32"
+    dtype = token_dtype(tokenizer)
     paths = {split: folder / f"{split}.bin" for split in SPLITS}
     prompt_paths = {split: folder / f"{split}-prompts.bin" for split in SPLITS if corpus.chat}
     counts = {split: Counts(tokens=1, bits=Fraction()) for split in SPLITS}  # fractions add up without rounding
@@ -63,15 +62,19 @@ def write_corpus(folder: Path, corpus: Corpus, tokenizer: Tokenizer, val_fractio
         bar = stack.enter_context(tqdm(desc="text to tokens", unit="B", unit_scale=True, mininterval=1, disable=None))
         for file in bins.values():
             file.write(np.array([tokenizer.eot], DTYPES[dtype]).tobytes())
-        placed = _assign_splits(corpus.documents(skipped), val_fraction, corpus.chat)
-        new = (_remove_repeated(batch, digests, read, keep=corpus.exact) for batch in _batches(placed))
-        for encoded in _encode_batches(new, tokenizer, DTYPES[dtype], corpus.chat):
-            for split, (ids, lengths, counted) in encoded.items():
-                bins[split].write(ids)
+        if shards:
+            encoded = shards.read(skipped)
+        else:
+            encoded = encode_documents(corpus.documents(skipped), tokenizer, DTYPES[dtype], corpus.chat)
+        for tokens, documents, places in _assign_splits(encoded, val_fraction):
+            first = _first_copies(documents, places, digests, read, keep=corpus.exact)
+            for place, split in enumerate(SPLITS):
+                chosen = first & (places == place)
+                bins[split].write(tokens[np.repeat(chosen, documents["tokens"])].tobytes())
                 if corpus.chat:
-                    prompts[split].write(lengths)
-                _add_counts(counts[split], counted)
-                bar.update(counted.bytes)
+                    prompts[split].write(documents["prompt"][chosen].tobytes())
+                _add_counts(counts[split], documents[chosen])
+            bar.update(int(documents["bytes"].sum()))
         overlap = digests.execute(COUNT_OVERLAP).fetchone()[0]
     train, val = (counts[split].documents for split in SPLITS)
     if not train or not val:
@@ -116,90 +119,56 @@ def _open_digests(folder: Path) -> Iterator[sqlite3.Connection]:
             raise OSError(number, str(error), str(folder)) from None
 
 
-def _assign_splits(documents: Iterable[Document], val_fraction: float, chat: bool) -> Iterator[tuple[str, Document]]:
-    every, number, before = max(2, round(1 / val_fraction)), -1, "\0"
-    for document in documents:
-        # a conversation that goes on stays on its side: its answers so far are in the next one's prompt
-        number += not (chat and document.text.startswith(before))
-        before = document.text
-        yield document.split or ("train" if number % every else "val"), document
+def token_dtype(tokenizer: Tokenizer) -> str:
+    """The dtype of token ids in bins, a key of DTYPES."""
+    return "uint16" if tokenizer.vocab_size <= 2**16 else "uint32"
 
 
-def _remove_repeated(
-    batch: list[tuple[str, Document]], digests: sqlite3.Connection, read: Counter[str], keep: bool
-) -> list[tuple[str, Document]]:
-    """Leave each text where it came first, and count the others in `read`; with `keep` leave all."""
-    hashed = [hashlib.blake2b(document.text.encode(), digest_size=DIGEST_SIZE).digest() for _, document in batch]
+def _assign_splits(
+    encoded: Iterator[Encoded], val_fraction: float
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Yield tokens and documents, a batch at a time, and each document's place in SPLITS."""
+    every, number = max(2, round(1 / val_fraction)), -1
+    for tokens, documents in encoded:
+        ends = np.cumsum(documents["tokens"], dtype=np.int64)
+        for start in range(0, len(documents), BATCH_DOCUMENTS):
+            batch = documents[start : start + BATCH_DOCUMENTS]
+            # a conversation that goes on stays on its side: its answers so far are in the next one's prompt
+            numbers = number + np.cumsum(~batch["continues"])
+            number = int(numbers[-1])
+            places = np.where(numbers % every, SPLITS.index("train"), SPLITS.index("val"))
+            places = np.where(batch["split"] == ANY_SPLIT, places, batch["split"])
+            last = ends[start + len(batch) - 1]
+            yield tokens[ends[start] - batch["tokens"][0] : last], batch, places
+
+
+def _first_copies(
+    documents: np.ndarray, places: np.ndarray, digests: sqlite3.Connection, read: Counter[str], keep: bool
+) -> np.ndarray:
+    """(D,) bool: True for each text where it came first; the others are counted in `read`. With `keep` all are True."""
+    hashed = [digest.tobytes() for digest in documents["digest"]]
+    chosen = np.ones(len(hashed), bool)
     if not keep:
         seen = {digest for (digest,) in digests.execute(FIND_TEXTS.format(_marks("?", hashed)), hashed)}
         first = {digest: i for i, digest in reversed(list(enumerate(hashed))) if digest not in seen}
-        places = sorted(first.values())
-        read["repeated"] += len(batch) - len(places)
-        batch, hashed = [batch[i] for i in places], [hashed[i] for i in places]
-    if batch:
-        rows = [value for (split, _), digest in zip(batch, hashed, strict=True) for value in (digest, split)]
-        digests.execute(ADD_TEXTS.format(_marks("(?, ?, 1)", batch)), rows)
-    return batch
+        chosen[:] = False
+        chosen[list(first.values())] = True
+        read["repeated"] += len(hashed) - len(first)
+    if chosen.any():
+        rows = [value for i in np.flatnonzero(chosen) for value in (hashed[i], SPLITS[places[i]])]
+        digests.execute(ADD_TEXTS.format(_marks("(?, ?, 1)", rows[::2])), rows)
+    return chosen
 
 
 def _marks(mark: str, values: list) -> str:
     return ", ".join([mark] * len(values))
 
 
-def _batches(placed: Iterable[tuple[str, Document]]) -> Iterator[list[tuple[str, Document]]]:
-    batch, characters = [], 0
-    for split, document in placed:
-        batch.append((split, document))
-        characters += len(document.text)
-        if len(batch) == BATCH_DOCUMENTS or characters >= BATCH_CHARACTERS:
-            yield batch
-            batch, characters = [], 0
-    yield batch
-
-
-# For each split what to append to its bin and to its prompts, and what that holds.
-Encoded = dict[str, tuple[bytes, bytes, Counts]]
-
-
-def _encode_batches(
-    batches: Iterable[list[tuple[str, Document]]], tokenizer: Tokenizer, dtype: str, chat: bool
-) -> Iterator[Encoded]:
-    """Encode the batches on all cores, a few of them at a time; yield them in their order."""
-    cores = usable_cores()
-    waiting: deque[Future[Encoded]] = deque()
-    with ThreadPoolExecutor(cores) as pool:
-        for batch in batches:
-            waiting.append(pool.submit(_encode_batch, batch, tokenizer, dtype, chat))
-            if len(waiting) > 2 * cores:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-
-
-def _encode_batch(batch: list[tuple[str, Document]], tokenizer: Tokenizer, dtype: str, chat: bool) -> Encoded:
-    ids: dict[str, list[np.ndarray]] = {split: [np.empty(0, np.uint32)] for split in SPLITS}
-    prompts: dict[str, list[int]] = {split: [] for split in SPLITS}
-    counts = {split: Counts(bits=Fraction()) for split in SPLITS}
-    for split, document in batch:
-        # a context and its answer are encoded apart, as they are when the model writes the answer
-        parts = [tokenizer.encode_array(part) for part in (split_answer(document.text) if chat else [document.text])]
-        array = np.concatenate(parts)
-        prompts[split].append(len(parts[0]))
-        ids[split] += array, np.array([tokenizer.eot], np.uint32)
-        bits = None if document.bits is None else Fraction(document.bits)
-        size, replaced = len(document.text.encode()), tokenizer.unknown(document.text)
-        _add_counts(counts[split], Counts(1, len(array) + 1, size, bits, replaced))
-    return {
-        split: (
-            np.concatenate(ids[split]).astype(dtype).tobytes(), np.array(prompts[split], "<u4").tobytes(), counts[split]
-        )
-        for split in SPLITS
-    }  # fmt: skip
-
-
-def _add_counts(counts: Counts, more: Counts) -> None:
-    counts.documents += more.documents
-    counts.tokens += more.tokens
-    counts.bytes += more.bytes
-    counts.replaced += more.replaced
-    counts.bits = None if counts.bits is None or more.bits is None else counts.bits + more.bits
+def _add_counts(counts: Counts, documents: np.ndarray) -> None:
+    counts.documents += len(documents)
+    counts.tokens += int(documents["tokens"].sum())
+    counts.bytes += int(documents["bytes"].sum())
+    counts.replaced += int(documents["replaced"].sum())
+    bits = documents["bits"].tolist()
+    unknown = counts.bits is None or any(map(math.isnan, bits))
+    counts.bits = None if unknown else counts.bits + sum(map(Fraction, bits))

@@ -1,8 +1,8 @@
 """What every source of text yields, and the settings of a corpus that do not depend on its source."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from nanogpt.runtime.errors import BadSetting
@@ -31,6 +31,9 @@ class Document:
     split: Literal["train", "val"] | None = None
 
 
+Documents = Callable[[Counter[str]], Iterator[Document]]
+
+
 @dataclass(frozen=True)
 class Corpus:
     """A source of documents. Each call of `documents` starts again from the first, same order.
@@ -38,17 +41,21 @@ class Corpus:
     `documents(skipped)` adds to `skipped` what it could not use, counted by reason. `exact` says that the texts are
     drawn from a known distribution, to which repeated ones belong. `revision` identifies the state of the source where
     it has versions; `tokenizer` is the kind for `tokenizer.kind: auto`. `size` is the number of documents where
-    they are generated on demand, else None. The texts of a `chat` are conversations, see `tokens/chat.py`.
+    they are generated on demand, else None. The texts of a `chat` are conversations, see `tokens/chat.py`. A large
+    corpus has `parts`: they hold the same documents in the same order, and each can be read without those before it;
+    `identity` (JSON values) tells one state of its text from another.
     """
 
     name: str
     licence: str
-    documents: Callable[[Counter[str]], Iterator[Document]]
+    documents: Documents
     exact: bool = False
     revision: str | None = None
     tokenizer: Literal["bpe", "char"] = "bpe"
     size: int | None = None
     chat: bool = False
+    parts: Callable[[], Sequence[Documents]] = tuple
+    identity: dict = field(default_factory=dict)
 
     def texts(self) -> Iterator[str]:
         """The texts of all documents; what is skipped is not counted."""

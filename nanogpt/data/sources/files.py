@@ -8,33 +8,37 @@ space at both ends is removed. Of a folder, hidden files and folders (`.name`) a
 endings are skipped and counted.
 """
 
+import math
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 
 from nanogpt.data.sources import records
 from nanogpt.data.sources.chats import read_chats
-from nanogpt.data.sources.document import Corpus, DataSettings, Document
+from nanogpt.data.sources.document import Corpus, DataSettings, Document, Documents
 from nanogpt.runtime.errors import UserError
+from nanogpt.runtime.ranges import CheckedSettings, PositiveInt
 
 ENDINGS = ".txt .jsonl .csv .parquet"
 PACKED = "all but .parquet also as .gz or .zst"
 
 
 @dataclass(frozen=True)
-class FilesSettings:
+class FilesSettings(CheckedSettings):
     """Section `data.files` of params.yaml.
 
+    Of more than `shard_mb` (10^6 bytes) of text, so much at a time is encoded and kept until all is (`prepare/shards`).
     `strict` true stops at a bad record, false skips and counts it; in a .csv file with broken quotes the rest of the
     file counts as one record.
     """
 
     strict: bool
+    shard_mb: PositiveInt
 
 
 def load(settings: DataSettings, options: FilesSettings) -> Corpus:
@@ -46,7 +50,8 @@ def load(settings: DataSettings, options: FilesSettings) -> Corpus:
     broken line, a field that is no text, more than 32 Mi characters).
     """
     paths, others = _find_files(settings)
-    read = read_chats if settings.format == "chat" else partial(records.read_texts, field=settings.field)
+    chat = settings.format == "chat"
+    read = read_chats if chat else partial(records.read_texts, field=settings.field)
     for path in paths:
         next(read(path), None)
     if others:
@@ -56,7 +61,7 @@ def load(settings: DataSettings, options: FilesSettings) -> Corpus:
     def documents(skipped: Counter[str]) -> Iterator[Document]:
         if others:
             skipped["files with another ending"] += len(others)
-        texts = islice(_texts(paths, read, options.strict, skipped), settings.num_samples)
+        texts = islice(_texts(map(read, paths), options.strict, skipped), settings.num_samples)
         first = next(texts, None)
         if first is None:
             only = ", ".join(f"{count} {reason}" for reason, count in skipped.items()) or "white space"
@@ -64,14 +69,33 @@ def load(settings: DataSettings, options: FilesSettings) -> Corpus:
             raise UserError(f"{settings.path}: no document in {len(paths)} file(s), only {only}; {remedy}")
         yield from map(Document, chain([first], texts))
 
-    return Corpus(settings.path, "your own", documents, chat=settings.format == "chat")
+    parts = tuple if chat or settings.num_samples else partial(_parts, paths, settings.field, options)
+    states = {str(path): [path.stat().st_size, path.stat().st_mtime_ns] for path in paths}
+    identity = {"field": settings.field, "options": asdict(options), "files": states}
+    return Corpus(settings.path, "your own", documents, chat=chat, parts=parts, identity=identity)
 
 
-def _texts(
-    paths: list[Path], read: Callable[[Path], Iterator[str | records.BadRecord]], strict: bool, skipped: Counter[str]
-) -> Iterator[str]:
+def _parts(paths: list[Path], field: str, options: FilesSettings) -> list[Documents]:
+    """Divide files into parts of about `options.shard_mb` each: pieces of a large one, or several small ones."""
+    size, parts, filled = options.shard_mb * 10**6, [], math.inf
     for path in paths:
-        for record in read(path):
+        for piece in records.divide(path, size):
+            if filled + piece.size > size:
+                parts.append([])
+                filled = 0
+            parts[-1].append(piece)
+            filled += piece.size
+
+    def documents(pieces: list[records.Piece], skipped: Counter[str]) -> Iterator[Document]:
+        read = (records.read_piece(piece, field) for piece in pieces)
+        return map(Document, _texts(read, options.strict, skipped))
+
+    return [partial(documents, pieces) for pieces in parts]
+
+
+def _texts(files: Iterable[Iterator[str | records.BadRecord]], strict: bool, skipped: Counter[str]) -> Iterator[str]:
+    for file in files:
+        for record in file:
             if isinstance(record, records.BadRecord):
                 if strict:
                     remedy = "set data.files.strict: false to pass over such records, counted"

@@ -13,9 +13,9 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain, groupby
+from itertools import chain, groupby, pairwise
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO, NamedTuple, TextIO
 
 from nanogpt.runtime.errors import UserError, shorten
 
@@ -52,6 +52,47 @@ def is_readable(path: Path) -> bool:
 def read_texts(path: Path, field: str) -> Iterator[str | BadRecord]:
     """Yield the records of a file in their order, without stripping white space. Raises UserError for damage."""
     return READERS[_ending(path)](path, field)
+
+
+class Piece(NamedTuple):
+    """A file, or the whole records of a .txt or .jsonl file from byte `start` to before byte `end`.
+
+    `size` is in bytes; `separator` is what a line between two documents of a .txt file holds.
+    """
+
+    path: Path
+    size: int
+    start: int = 0
+    end: int | None = None
+    separator: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.path} from byte {self.start:,} on" if self.start else str(self.path)
+
+
+def divide(path: Path, size: int) -> list[Piece]:
+    """Divide a file into pieces of about `size` bytes; one that is compressed, or of another kind, is one piece."""
+    whole = path.stat().st_size
+    ending = _ending(path)
+    if whole <= size or ending not in (".txt", ".jsonl"):
+        return [Piece(path, whole)]
+    separator = _separator(path) if ending == ".txt" else None
+    cuts = [0]
+    with path.open("rb", BUFFER) as file:
+        while cuts[-1] + size < whole:
+            file.seek(cuts[-1] + size)
+            file.readline()
+            while separator is not None and (line := file.readline()) and line.strip() != separator.encode():
+                pass
+            cuts.append(file.tell())
+    cuts += [whole] if cuts[-1] < whole else []
+    return [Piece(path, end - start, start, end, separator) for start, end in pairwise(cuts)]
+
+
+def read_piece(piece: Piece, field: str) -> Iterator[str | BadRecord]:
+    """Yield the records of a piece as `read_texts` does; their lines are counted from its start."""
+    reader = READERS[_ending(piece.path)]
+    return reader(piece.path if piece.end is None else piece, field)
 
 
 def read_objects(path: Path) -> Iterator[tuple[str, dict] | BadRecord]:
@@ -110,14 +151,34 @@ def _ending(path: Path) -> str:
     return "".join(path.suffixes[-2:]).lower() if path.suffix.lower() in PACKED else path.suffix.lower()
 
 
+class _Slice(io.RawIOBase):
+    """The bytes of an open file from `start` to before `end`."""
+
+    def __init__(self, file: BinaryIO, start: int, end: int):
+        self._file, self._left = file, end - start
+        file.seek(start)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:
+        content = self._file.read(min(len(buffer), self._left))
+        buffer[: len(content)] = content
+        self._left -= len(content)
+        return len(content)
+
+
 @contextmanager
-def _open(path: Path) -> Iterator[TextIO]:
+def _open(source: Path | Piece) -> Iterator[TextIO]:
     """Open a file, decompressed and without a byte order mark; bytes that are not UTF-8 become half surrogate pairs.
 
     Raises UserError, here and while it is read, where the file is unreadable or damaged.
     """
+    path, _, start, end, _ = source if isinstance(source, Piece) else Piece(source, 0)
     try:
         with path.open("rb", BUFFER) as file:
+            if end is not None:
+                file = io.BufferedReader(_Slice(file, start, end), BUFFER)
             if codec := PACKED.get(path.suffix.lower()):
                 import pyarrow  # slow to import, and few corpora need it
 
@@ -126,9 +187,9 @@ def _open(path: Path) -> Iterator[TextIO]:
                 file = io.BufferedReader(pyarrow.CompressedInputStream(file, codec), BUFFER)
             head = file.peek(4)
             for mark, kind in MARKS.items():
-                if head.startswith(mark):
+                if head.startswith(mark) and not start:
                     raise UserError(f"{path}: {kind}, not UTF-8; convert it: iconv -f {kind} -t UTF-8 old > new")
-            yield io.TextIOWrapper(file, "utf-8-sig", "surrogateescape", newline="\n")
+            yield io.TextIOWrapper(file, "utf-8" if start else "utf-8-sig", "surrogateescape", newline="\n")
     except OSError as error:
         raise _unreadable(path, error) from None
 
@@ -141,9 +202,8 @@ def _lines(file: TextIO) -> Iterator[str | None]:
             line = file.readline(LONGEST + 1)
 
 
-def _txt(path: Path, field: str) -> Iterator[str | BadRecord]:
-    with _open(path) as file:
-        separator = MARKER if any(line and line.strip() == MARKER for line in _lines(file)) else ""
+def _txt(path: Path | Piece, field: str) -> Iterator[str | BadRecord]:
+    separator = path.separator if isinstance(path, Piece) else _separator(path)
     with _open(path) as file:
         numbered = enumerate(_lines(file), 1)
         for is_separator, lines in groupby(numbered, lambda one: bool(one[1]) and one[1].strip() == separator):
@@ -153,6 +213,12 @@ def _txt(path: Path, field: str) -> Iterator[str | BadRecord]:
                     yield _too_long(f"{path}, line {number}", f"divide the text by blank lines, or by lines {MARKER}")
                 elif text.strip():
                     yield _undecoded(path, number, text) or text.replace("\r\n", "\n")
+
+
+def _separator(path: Path) -> str:
+    """What a line between two documents holds: MARKER if any line of the file does, else nothing."""
+    with _open(path) as file:
+        return MARKER if any(line and line.strip() == MARKER for line in _lines(file)) else ""
 
 
 def _join_lines(lines: Iterable[tuple[int, str | None]]) -> tuple[int, str | None]:
@@ -165,7 +231,7 @@ def _join_lines(lines: Iterable[tuple[int, str | None]]) -> tuple[int, str | Non
     return first, text.getvalue() if size <= LONGEST else None
 
 
-def _jsonl(path: Path, field: str) -> Iterator[str | BadRecord]:
+def _jsonl(path: Path | Piece, field: str) -> Iterator[str | BadRecord]:
     with _open(path) as file:
         for number, line in enumerate(_lines(file), 1):
             where = f"{path}, line {number}"
@@ -308,7 +374,7 @@ def _too_long(where: str, remedy: str) -> BadRecord:
     return BadRecord("too long", f"{where}: longer than {LONGEST:,} characters; {remedy}")
 
 
-def _undecoded(path: Path, number: int, text: str) -> BadRecord | None:
+def _undecoded(path: Path | Piece, number: int, text: str) -> BadRecord | None:
     """A bad record where a text, which begins in line `number` of a file, has bytes that are not UTF-8."""
     place = find_surrogate(text)
     if place is None:

@@ -21,7 +21,7 @@ CHAR = TokenizerSettings("char", 0, "error")
 
 def own(path) -> Corpus:
     return files.load(
-        DataSettings("files", None, 0.1, str(path), "*", "text", "text"), files.FilesSettings(strict=True)
+        DataSettings("files", None, 0.1, str(path), "*", "text", "text"), files.FilesSettings(strict=True, shard_mb=256)
     )
 
 

@@ -17,7 +17,7 @@ TEXTS = ["User: A?\n\nAssistant: One.\n\nTwo.", 'User: "B", b\n\nAssistant: ü']
 
 def read(path, strict=True) -> tuple[list[str], Counter]:
     settings = DataSettings("files", None, 0.1, str(path), "*", "unused", "chat")
-    corpus, skipped = files.load(settings, FilesSettings(strict)), Counter()
+    corpus, skipped = files.load(settings, FilesSettings(strict, 256)), Counter()
     assert corpus.chat
     return [document.text for document in corpus.documents(skipped)], skipped
 

@@ -18,7 +18,7 @@ ENDINGS = ".txt .jsonl .csv .parquet"
 def load(path, strict=True, **changes) -> Corpus:
     values = {"num_samples": None, "val_fraction": 0.1, "pattern": "**/*", "field": "text", "format": "text"}
     settings = DataSettings(**({"source": "files", "path": str(path)} | values | changes))
-    return files.load(settings, files.FilesSettings(strict))
+    return files.load(settings, files.FilesSettings(strict, 256))
 
 
 def read(path, skipped=None, **changes) -> list[str]:

@@ -1,0 +1,79 @@
+"""Encodes a large corpus in shards, each complete or not there at all, in `.work` until its bins are written.
+
+So an interrupted call goes on where it was, and several processes, or hosts that share the folder, encode one corpus
+together: each takes shards that no other one holds.
+"""
+
+import json
+import shutil
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from nanogpt.data.prepare.encode import Encoded, encode_documents
+from nanogpt.data.sources.document import Corpus
+from nanogpt.data.tokens.tokenizer import Tokenizer
+from nanogpt.runtime import atomic, locks
+from nanogpt.runtime.fingerprint import fingerprint_program
+from nanogpt.runtime.workdir import work_folder
+
+WAIT_SECONDS = 1.0  # between two looks at a shard that another process encodes
+TOKENS, DOCUMENTS, SKIPPED = "tokens.npy", "documents.npy", "skipped.json"
+
+
+class Shards:
+    """The shards of a corpus that has `parts`, one for each, in the tokens of `tokenizer`, which files hold as `dtype`.
+
+    Raises UserError where the folder cannot be written.
+    """
+
+    def __init__(self, corpus: Corpus, tokenizer: Tokenizer, dtype: str):
+        self.parts, self.tokenizer, self.dtype = corpus.parts(), tokenizer, dtype
+        identity = {"text": corpus.identity, "tokenizer": tokenizer.sha256, "dtype": dtype}
+        self.folder = work_folder("prepare", "shards", identity | fingerprint_program(("numpy", "tiktoken")))
+
+    def encode(self) -> int:
+        """Encode the parts that no process has encoded or encodes now; return how many."""
+        return sum(self._encode(number) for number in range(len(self.parts)))
+
+    def read(self, skipped: Counter[str]) -> Iterator[Encoded]:
+        """Yield all shards in order, and encode the next ones meanwhile; add to `skipped` what they could not use."""
+        with ThreadPoolExecutor(1) as ahead:
+            coming = ahead.submit(self._wait, 0)
+            for number in range(len(self.parts)):
+                path = coming.result()
+                if number + 1 < len(self.parts):
+                    coming = ahead.submit(self._wait, number + 1)
+                skipped.update(json.loads((path / SKIPPED).read_text("utf-8")))
+                yield Encoded(np.load(path / TOKENS, mmap_mode="r"), np.load(path / DOCUMENTS))
+
+    def remove(self) -> None:
+        """Delete the shards, whose tokens are in the bins."""
+        shutil.rmtree(self.folder)
+
+    def _path(self, number: int) -> Path:
+        return self.folder / f"{number:06}"
+
+    def _wait(self, number: int) -> Path:
+        while not self._encode(number) and not self._path(number).exists():
+            time.sleep(WAIT_SECONDS)
+        return self._path(number)
+
+    def _encode(self, number: int) -> bool:
+        """Encode a part and return True, unless it is encoded or a process encodes it."""
+        path = self._path(number)
+        with path.with_suffix(".lock").open("a") as lock:
+            if path.exists() or not locks.try_lock(lock) or path.exists():
+                return False
+            skipped: Counter[str] = Counter()
+            encoded = encode_documents(self.parts[number](skipped), self.tokenizer, self.dtype, chat=False)
+            arrays = zip((TOKENS, DOCUMENTS), zip(*encoded, strict=True), strict=True)
+            with atomic.replace_folder(path, DOCUMENTS) as folder:
+                for name, pieces in arrays:
+                    np.save(folder / name, np.concatenate(pieces))
+                (folder / SKIPPED).write_text(json.dumps(skipped), "utf-8")
+            return True

@@ -1,0 +1,64 @@
+"""Speed of several processes that train one model together, beside one process with as many threads."""
+
+import contextlib
+import multiprocessing
+import os
+import socket
+from functools import partial
+
+import torch
+
+from nanogpt.benchmark.settings import BenchmarkSettings
+from nanogpt.benchmark.timing import Step, Steps, time_in_turns
+from nanogpt.benchmark.variants import CPU, random_batch
+from nanogpt.hardware import process_group
+from nanogpt.hardware.device import choose_dtype, configure_torch
+from nanogpt.model.build import build_model
+from nanogpt.runtime.cores import usable_cores
+from nanogpt.runtime.process import RANK
+from nanogpt.training.exchange import average_gradients
+from nanogpt.training.optimizer import build_adamw
+from nanogpt.training.step import update
+
+PROCESSES = (1, 2, 4)
+TIMEOUT_S = 600.0  # others wait while one kind of step has its turn
+
+
+def measure_processes(settings: BenchmarkSettings) -> dict[str, float]:
+    """Tokens a second of the optimized model at the reference shape, by number of processes, in turns.
+
+    The cores are divided among them; `two_over_one` is the ratio of two processes to one with all threads.
+    """
+    entries = {str(n): partial(build_shared_step, str(n), settings, n) for n in PROCESSES}
+    medians = time_in_turns(entries, settings.num_iters).medians
+    rates = {f"tokens_per_s_{name}": settings.tokens / seconds for name, seconds in medians.items()}
+    return rates | {"two_over_one": rates["tokens_per_s_2"] / rates["tokens_per_s_1"], "cores": usable_cores()}
+
+
+def build_shared_step(name: str, settings: BenchmarkSettings, count: int) -> Steps:
+    """Build a training step of `count` processes, of which this is the first; the others take it as often."""
+    with socket.create_server(("localhost", 0)) as free:
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context("spawn")
+    for rank in range(1, count):
+        context.Process(target=_repeat, args=(settings, rank, count, port), daemon=True).start()
+    return {name: _build(settings, 0, count, port)}
+
+
+def _repeat(settings: BenchmarkSettings, rank: int, count: int, port: int) -> None:
+    step = _build(settings, rank, count, port)
+    with contextlib.suppress(RuntimeError):  # the first process is done
+        while True:
+            step()
+
+
+def _build(settings: BenchmarkSettings, rank: int, count: int, port: int) -> Step:
+    os.environ |= {RANK: str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
+    os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    process_group.join(TIMEOUT_S).__enter__()  # until this process ends
+    configure_torch("auto")
+    batch = random_batch(settings)
+    model = build_model(settings.config("optimized"))
+    optimizer = build_adamw(model.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1)
+    loss_of = average_gradients(model, model, torch.float32) if count > 1 else model
+    return partial(update, loss_of, optimizer, [batch], 1.0, CPU, choose_dtype(settings.dtype, CPU))
