@@ -16,6 +16,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from nanogpt.runtime.errors import UserError
+
 # What gloo's and nccl's errors say, which have no class of their own on a CPU.
 LOST = ("/gloo/", "Connection closed by peer", "Connection reset by peer", "Timed out", "timed out")
 
@@ -25,23 +27,33 @@ def join(timeout_s: float) -> Iterator[None]:
     """Join the processes that torchrun started, in the block; without torchrun there is nothing to join.
 
     Binds this process to its share of the machine's cores, or to its GPU. A process that waits for another for more
-    than `timeout_s` seconds fails.
+    than `timeout_s` seconds fails. Raises UserError where another process is lost.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
-    local, count = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
+    local, on_machine = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
     backend = "gloo"
     if torch.cuda.is_available():
         backend = "cpu:gloo,cuda:nccl"
         torch.cuda.set_device(local)
     elif hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, share_of_cores(os.sched_getaffinity(0), local, count))
-    dist.init_process_group(backend, timeout=datetime.timedelta(seconds=timeout_s))
+        os.sched_setaffinity(0, share_of_cores(os.sched_getaffinity(0), local, on_machine))
+    timeout = datetime.timedelta(seconds=timeout_s)
     try:
+        store, number, count = next(dist.rendezvous("env://", timeout=timeout))
+        # torchrun keeps its store when it starts processes again: old addresses there would be taken for the new ones
+        attempt = f"{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}-of-{count}"
+        store = dist.PrefixStore(attempt, store)
+        dist.init_process_group(backend, timeout=timeout, store=store, rank=number, world_size=count)
         yield
+    except RuntimeError as error:
+        if not is_lost_connection(error):
+            raise
+        raise UserError("another process of this run did not come, ended, or does not answer") from None
     finally:
-        dist.destroy_process_group()
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
 
 def share_of_cores(cores: set[int], index: int, count: int) -> set[int]:

@@ -73,7 +73,8 @@ def _run_in_process(function, *args):
 
 def _read_corpus(text: Path) -> Corpus:
     return files.load(
-        DataSettings("files", None, 0.01, str(text), "*", "text", "text"), files.FilesSettings(strict=True, shard_mb=256)
+        DataSettings("files", None, 0.01, str(text), "*", "text", "text"),
+        files.FilesSettings(strict=True, shard_mb=256),
     )
 
 

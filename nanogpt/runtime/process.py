@@ -57,7 +57,8 @@ def run_stage(main: Callable[[], None]) -> None:
         where = f"{error.filename}: " if error.filename else ""
         sys.exit(f"error: {where}{error.strerror}; put that right, and run the same command again")
     except KeyboardInterrupt as interrupt:
-        _write_stderr(f"interrupted: {str(interrupt) or 'nothing half-done was kept; run the same command again'}")
+        if is_first():
+            _write_stderr(f"interrupted: {str(interrupt) or 'nothing half-done was kept; run the same command again'}")
         sys.exit(INTERRUPTED)
 
 

@@ -12,6 +12,7 @@ from nanogpt.data.tokens.batches import IGNORED
 from nanogpt.hardware import process_group
 
 Loss = Callable[[Tensor, Tensor], Tensor]
+BUCKET_MB = 25  # of gradients that are sent together; torch's default
 # DiLoCo's optimizer of the exchanged weights (Douillard et al. 2023, arXiv:2311.08105, section 3).
 OUTER_LR, OUTER_MOMENTUM = 0.7, 0.9
 
@@ -30,9 +31,12 @@ class _WithLoss(nn.Module):
 def average_gradients(model: nn.Module, loss_of: Loss, dtype: torch.dtype) -> DistributedDataParallel:
     """Return `loss_of`, whose backward pass gives every process the mean gradient of all.
 
-    Gradients travel in `dtype` while the backward pass goes on; all processes begin with the first one's weights.
+    Gradients travel in `dtype`; between machines while the backward pass goes on, but on one machine behind it, where
+    sending would take the cores from it. All processes begin with the first one's weights.
     """
-    shared = DistributedDataParallel(_WithLoss(model, loss_of), gradient_as_bucket_view=True)
+    on_one_machine = process_group.size() == process_group.local_size()
+    bucket_mb = sum(p.nbytes for p in model.parameters()) / 2**20 + 1 if on_one_machine else BUCKET_MB
+    shared = DistributedDataParallel(_WithLoss(model, loss_of), gradient_as_bucket_view=True, bucket_cap_mb=bucket_mb)
     if dtype == torch.bfloat16:
         shared.register_comm_hook(None, _average_in_bf16)
     return shared

@@ -15,6 +15,7 @@ from nanogpt.runtime.process import ENDS_WITH_PARENT, INTERRUPTED, RANK
 from nanogpt.training.settings import TrainSettings
 
 SAVING_SECONDS = 60  # that processes have to end their step and save after a signal
+KEPT = "the newest saved state is kept, and the same command resumes from there"
 FIRST_SPEAKS_SECONDS = 2.0  # after which a process says what stops it, if the first one has not ended the run by then
 
 
@@ -63,16 +64,13 @@ def _start(count: int) -> None:
     try:
         elastic_launch(config, sys.executable)("-m", script, *sys.argv[1:])
     except SignalException:
-        raise KeyboardInterrupt("what was saved is kept; the same command resumes from there") from None
+        raise KeyboardInterrupt(KEPT) from None
     except ChildFailedError as error:
         failures = {rank: failure.exitcode for rank, failure in error.failures.items()}
-        killed = {rank: -status for rank, status in failures.items() if status < 0}
-        if INTERRUPTED in failures.values():
-            raise KeyboardInterrupt from None
+        killed = [(rank, -status) for rank, status in failures.items() if status < 0]
+        if not killed and set(failures.values()) == {INTERRUPTED}:
+            raise KeyboardInterrupt(KEPT) from None
         if not killed:
-            sys.exit(1)  # the process has said why
-        rank, number = next(iter(killed.items()))
-        raise UserError(
-            f"process {rank} of {count} was ended by {signal.Signals(number).name}; the newest saved state is kept, "
-            "and the same command resumes from there"
-        ) from None
+            sys.exit(1)  # a process has said why
+        rank, number = killed[0]
+        raise UserError(f"process {rank} of {count} was ended by {signal.Signals(number).name}; {KEPT}") from None

@@ -1,11 +1,14 @@
-"""Speed of several processes that train one model together, beside one process with as many threads."""
+"""Several processes that train one model together: their speed and their loss, beside those of one process."""
 
 import contextlib
 import multiprocessing
 import os
 import socket
+import tempfile
 from functools import partial
+from pathlib import Path
 
+import pandas as pd
 import torch
 
 from nanogpt.benchmark.settings import BenchmarkSettings
@@ -14,7 +17,9 @@ from nanogpt.benchmark.variants import CPU, random_batch
 from nanogpt.hardware import process_group
 from nanogpt.hardware.device import choose_dtype, configure_torch
 from nanogpt.model.build import build_model
+from nanogpt.research.process_runs import ProcessRuns
 from nanogpt.runtime.cores import usable_cores
+from nanogpt.runtime.metrics_file import read_metrics
 from nanogpt.runtime.process import RANK
 from nanogpt.training.exchange import average_gradients
 from nanogpt.training.optimizer import build_adamw
@@ -22,6 +27,7 @@ from nanogpt.training.step import update
 
 PROCESSES = (1, 2, 4)
 TIMEOUT_S = 600.0  # others wait while one kind of step has its turn
+_joined = contextlib.ExitStack()  # until this process ends
 
 
 def measure_processes(settings: BenchmarkSettings) -> dict[str, float]:
@@ -33,6 +39,29 @@ def measure_processes(settings: BenchmarkSettings) -> dict[str, float]:
     medians = time_in_turns(entries, settings.num_iters).medians
     rates = {f"tokens_per_s_{name}": settings.tokens / seconds for name, seconds in medians.items()}
     return rates | {"two_over_one": rates["tokens_per_s_2"] / rates["tokens_per_s_1"], "cores": usable_cores()}
+
+
+def measure_curves(steps: int) -> dict[str, float]:
+    """Train params.yaml on the built-in stories for `steps` steps by each number of PROCESSES.
+
+    `greatest_loss_difference_percent` is that of a mean of ten training losses from one process's, `val_…` that of the
+    loss on the validation split at the end.
+    """
+    curves, ends = {}, {}
+    settings = {"max_steps": steps, "max_minutes": None, "log_every": 10}
+    with tempfile.TemporaryDirectory() as scratch:
+        runs = ProcessRuns(Path(scratch), documents=20000, vocab_size=2048, train=settings)
+        for count in PROCESSES:
+            runs.finish(runs.command(f"by-{count}", "--processes", str(count)))
+            folder = runs.folder / f"by-{count}"
+            curves[count] = pd.read_csv(folder / "pretrain-train.csv").train_loss
+            ends[count] = read_metrics(folder / "pretrain.json")["val"]["loss_nats"]
+    differences = [(curves[count] / curves[1] - 1).abs().max() for count in PROCESSES[1:]]
+    return {
+        "greatest_loss_difference_percent": 100 * max(differences),
+        "val_loss_difference_percent": 100 * max(abs(ends[count] / ends[1] - 1) for count in PROCESSES[1:]),
+        "steps": steps,
+    }
 
 
 def build_shared_step(name: str, settings: BenchmarkSettings, count: int) -> Steps:
@@ -55,7 +84,7 @@ def _repeat(settings: BenchmarkSettings, rank: int, count: int, port: int) -> No
 def _build(settings: BenchmarkSettings, rank: int, count: int, port: int) -> Step:
     os.environ |= {RANK: str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
     os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
-    process_group.join(TIMEOUT_S).__enter__()  # until this process ends
+    _joined.enter_context(process_group.join(TIMEOUT_S))
     configure_torch("auto")
     batch = random_batch(settings)
     model = build_model(settings.config("optimized"))
