@@ -1,4 +1,4 @@
-"""Time this machine: training (base, optimized, plain PyTorch, LoRA, parts of a step) and decoding."""
+"""Time this machine: training (base, optimized, plain PyTorch, LoRA, parts of a step) and decoding; plan a training."""
 
 import os
 
@@ -19,10 +19,20 @@ def add_step_flags(flags: Flags, dtype_help: str) -> None:
 def main() -> None:
     """Measure and print the figures; DVC gets them in metrics/, and by hand they are written to --out alone."""
     flags = Flags(__doc__)
-    parts = ["training", "decoding", "both"]
-    flags.add_argument("--what", choices=parts, default="both", help="default: %(default)s")
+    parts = ["training", "decoding", "both", "plan"]
+    flags.add_argument("--what", choices=parts, default="both", help="default: %(default)s, training and decoding")
+    plan = {"--params": "parameters", "--tokens": "tokens to train on", "--hosts": "machines like this one"}
+    plan |= {"--link": "bits a second between two of them", "--step-tokens": "tokens in a step"}
+    defaults = dict(zip(plan, (124e6, 10e9, 8, 10e9, 2**19), strict=True))
+    for flag, text in plan.items():
+        flags.add_argument(flag, type=float, metavar="X", help=f"of plan: {text} (default: {defaults[flag]:g})")
     add_step_flags(flags, "bfloat16 adds its variants, float32 leaves them out")
     args = flags.parse_args()
+    given = {flag: vars(args)[flag[2:].replace("-", "_")] for flag in plan}
+    if args.what == "plan":
+        return _print_plan(flags, *(defaults[flag] if value is None else value for flag, value in given.items()))
+    if unused := [flag for flag, value in given.items() if value is not None]:
+        flags.error(f"{unused[0]} is of --what plan")
     flags.check_files(args)
     from nanogpt.benchmark.decoding import measure_decoding
     from nanogpt.benchmark.settings import BenchmarkSettings
@@ -45,6 +55,14 @@ def main() -> None:
     elif "DVC_STAGE" in os.environ:
         write_metrics("metrics/benchmark.json", figures)
         save_charts(figures, "metrics")
+
+
+def _print_plan(flags: Flags, params: float, tokens: float, hosts: float, link: float, step_tokens: float) -> None:
+    from nanogpt.benchmark.plan import Training, format_plan, measured_host
+
+    if min(params, tokens, hosts, link, step_tokens) < 1:
+        flags.error("a plan needs at least 1 of everything")
+    print(format_plan(Training(params, tokens, step_tokens), measured_host(), int(hosts), link))
 
 
 if __name__ == "__main__":

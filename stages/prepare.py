@@ -23,6 +23,8 @@ def main() -> None:
     flags.add_argument("--format", choices=["text", "chat"], help="chat: records of prompts and answers")
     flags.add_argument("--strict", action=BooleanOptionalAction, help="stop at a bad record, or count it and go on")
     flags.add_argument("--tokenizer", metavar="FOLDER", help="use its tokenizer, like that of models/pretrain")
+    help = "encode shards of a large text for the same command elsewhere, which shares .work; write no bins"
+    flags.add_argument("--shards-only", action="store_true", help=help)
     flags.add_output("--out", help="folder to write (default: data/<role>)")
     args = flags.parse_args()
     flags.choose_output(args)
@@ -44,7 +46,8 @@ def main() -> None:
             settings = replace(settings, num_samples=None)
         data = replace(data, **{role: settings})
         overwrite = args.overwrite or not args.out
-        print(prepare_role(role, data, given.tokenizer, init_from, args.tokenizer, args.out, overwrite))
+        more = args.tokenizer, args.out, overwrite, args.shards_only
+        print(prepare_role(role, data, given.tokenizer, init_from, *more))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from nanogpt.model.head import as_product
 Reduction = Literal["mean", "none"]
 
 IGNORED = -100  # a target that is not learned: torch's `ignore_index`
+FUSED = ("cpu", "cuda")  # devices on which `FusedLoss` computes the loss
 IDS_AT_ONCE = 2048  # of the vocabulary: their logits for 2048 tokens, 8 MiB in bf16, stay in the CPU's cache
 KEPT_BYTES = 1 << 28  # of exponentials held between two products: 2,668 tokens in bf16 at GPT-2's vocabulary
 MAX_UNSHIFTED = 40.0  # nats: exponentials with a log-sum below this are in range without subtracting the maximum
@@ -28,15 +29,17 @@ def head_loss(head: nn.Module, hidden: Tensor, targets: Tensor, reduction: Reduc
     Returns a scalar, the mean over the targets that are not ignored (0 if all are), or with "none" (B, T), 0 where
     ignored. Products run in autocast's dtype, or in that of `hidden`.
 
-    On a CPU a head that is a product of matrices, plain or with an adapter, is not called: see `as_product` and
-    `FusedLoss`. Any other head is called as a module, and so is one if the gradient of each single loss is needed.
+    On a CPU and under CUDA a head that is a product of matrices, plain or with an adapter, is not called: see
+    `as_product` and `FusedLoss`. Any other head is called as a module, and so is one if the gradient of each single
+    loss is needed.
     """
+    device = hidden.device.type
     rows, ids = hidden.flatten(0, 1), targets.flatten()  # (B*T, D), (B*T,)
     grad = torch.is_grad_enabled()
-    product = as_product(head, rows) if hidden.device.type == "cpu" and (reduction == "mean" or not grad) else None
+    product = as_product(head, rows) if device in FUSED and (reduction == "mean" or not grad) else None
     if product:
-        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else rows.dtype
-        with torch.autocast("cpu", enabled=False):
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else rows.dtype
+        with torch.autocast(device, enabled=False):
             if grad:
                 return FusedLoss.apply(product.features, product.weight, ids, dtype, product.frozen)
             losses = Softmax(product.features.to(dtype), product.weight.to(dtype), ids).losses
@@ -97,7 +100,9 @@ class FusedLoss(torch.autograd.Function):
             grad_weight.index_add_(0, targets.clamp(min=0), h * slope)
             if grad != 1:
                 grad_weight *= grad
-            grad_weight = F.pad(grad_weight.to(ctx.dtypes[1]), (ctx.frozen, 0))
+            grad_weight = grad_weight.to(ctx.dtypes[1])
+            if ctx.frozen:  # F.pad copies, also where there is nothing to add
+                grad_weight = F.pad(grad_weight, (ctx.frozen, 0))
         return grad_hidden, grad_weight, None, None, None
 
 
@@ -125,12 +130,13 @@ class Softmax:
     def _log_sum_of_others(self, shift: bool) -> Tensor:
         """log of the sum of all exponentials but the target's, (N,); `shift` subtracts each block's maximum first."""
         N, dtype = len(self.h), self.h.dtype
-        size = N * (len(self.w) if self.keep else min(len(self.w), IDS_AT_ONCE))
+        at_once = IDS_AT_ONCE if self.h.device.type == "cpu" else len(self.w)  # a GPU is fast in large products alone
+        size = N * (len(self.w) if self.keep else min(len(self.w), at_once))
         buffer = self.h.new_empty(size)  # the only large buffer; with `keep_freed_memory` each step reuses it
         self.blocks: list[tuple[slice, Tensor]] = []  # which ids, exponentials (N, ids)
         shifts, logs = [], []
-        for first in range(0, len(self.w), IDS_AT_ONCE):
-            ids = slice(first, min(first + IDS_AT_ONCE, len(self.w)))
+        for first in range(0, len(self.w), at_once):
+            ids = slice(first, min(first + at_once, len(self.w)))
             width = ids.stop - first
             start = N * first if self.keep else 0
             e = buffer[start : start + N * width].view(N, width)

@@ -30,7 +30,8 @@ class Host:
         # torchrun would look for the name of the machine, which both hosts share
         first = int(self.address == ADDRESSES[0])
         meeting = ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"{ADDRESSES[0]}:{PORT}", "--rdzv-id", "hosts"]
-        meeting += ["--rdzv-conf", f"is_host={first}", "--local-addr", self.address]
+        seconds = "last_call_timeout=2,keep_alive_interval=1"  # until a host that is silent counts as lost
+        meeting += ["--rdzv-conf", f"is_host={first},{seconds}", "--local-addr", self.address]
         interface = f"GLOO_SOCKET_IFNAME={INTERFACE}"
         return [*self.prefix, "env", interface, "torchrun", "--nproc-per-node", "1", *meeting, *flags]
 

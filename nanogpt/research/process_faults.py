@@ -7,14 +7,11 @@ from pathlib import Path
 from nanogpt.research.process_runs import SMALL, ProcessRuns, kill
 from nanogpt.runtime.checksums import sha256
 
-KILLS_A_RUN = 4
-TOLERANCE = 1e-3  # relative, of losses: what another number of processes may differ by
 
-
-def measure_faults(kills: int, seed: int) -> dict[str, int]:
+def measure_faults(kills: int, seed: int, kills_a_run: int = 4) -> dict[str, int]:
     """Kill one of two processes at random moments, `kills` times in all, and compare the runs' results.
 
-    A run is killed KILLS_A_RUN times, and begun again after each, in turns by the same command and by `torchrun
+    A run is killed `kills_a_run` times, and begun again after each, in turns by the same command and by `torchrun
     --max-restarts`, which begins it itself. `different_results` counts the runs whose weights are not those of an
     undisturbed run to the bit, `left_running` the processes that outlive a run.
     """
@@ -27,8 +24,8 @@ def measure_faults(kills: int, seed: int) -> dict[str, int]:
             raise RuntimeError((runs.folder / "log").read_text("utf-8"))
         expected = sha256(runs.folder / "whole" / "model.safetensors")
         while made < kills:
-            number = min(KILLS_A_RUN, kills - made)
-            by_torchrun = made // KILLS_A_RUN % 2 == 1
+            number = min(kills_a_run, kills - made)
+            by_torchrun = made // kills_a_run % 2 == 1
             disturb = _with_torchrun if by_torchrun else _with_the_same_command
             disturb(runs, f"run-{made}", number, choose)
             made += number

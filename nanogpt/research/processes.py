@@ -5,26 +5,28 @@ import multiprocessing
 import os
 import socket
 import tempfile
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import pandas as pd
 import torch
+import torch.distributed as dist
 
 from nanogpt.benchmark.settings import BenchmarkSettings
 from nanogpt.benchmark.timing import Step, Steps, time_in_turns
 from nanogpt.benchmark.variants import CPU, random_batch
 from nanogpt.hardware import process_group
 from nanogpt.hardware.device import choose_dtype, configure_torch
-from nanogpt.model.build import build_model
+from nanogpt.model.build import build_model, count_parameters
 from nanogpt.research.process_runs import ProcessRuns
 from nanogpt.runtime.cores import usable_cores
 from nanogpt.runtime.metrics_file import read_metrics
-from nanogpt.runtime.process import RANK
 from nanogpt.training.exchange import average_gradients
 from nanogpt.training.optimizer import build_adamw
 from nanogpt.training.step import update
 
+Build = Callable[[BenchmarkSettings], Step]
 PROCESSES = (1, 2, 4)
 TIMEOUT_S = 600.0  # others wait while one kind of step has its turn
 _joined = contextlib.ExitStack()  # until this process ends
@@ -34,11 +36,22 @@ def measure_processes(settings: BenchmarkSettings) -> dict[str, float]:
     """Tokens a second of the optimized model at the reference shape, by number of processes, in turns.
 
     The cores are divided among them; `two_over_one` is the ratio of two processes to one with all threads.
+    `planned_…` is what `benchmark/plan` says of them from three times alone: a step of one process, its optimizer, and
+    the exchange of the gradients of two.
     """
-    entries = {str(n): partial(build_shared_step, str(n), settings, n) for n in PROCESSES}
-    medians = time_in_turns(entries, settings.num_iters).medians
-    rates = {f"tokens_per_s_{name}": settings.tokens / seconds for name, seconds in medians.items()}
-    return rates | {"two_over_one": rates["tokens_per_s_2"] / rates["tokens_per_s_1"], "cores": usable_cores()}
+    entries = {str(n): partial(build_shared_step, str(n), _build_update, settings, n) for n in PROCESSES}
+    entries["optimizer"] = partial(build_shared_step, "optimizer", _build_optimizer, settings, 1)
+    entries["exchange"] = partial(build_shared_step, "exchange", _build_exchange, settings, 2)
+    seconds = time_in_turns(entries, settings.num_iters).medians
+    exchange_s, optimizer_s = seconds.pop("exchange"), seconds.pop("optimizer")
+    rates = {f"tokens_per_s_{name}": settings.tokens / s for name, s in seconds.items()}
+    planned = {
+        # on one machine all share its cores and its memory: n optimizers, and 2 (n - 1) times all gradients
+        f"planned_tokens_per_s_{n}": settings.tokens / (seconds["1"] + (n - 1) * (optimizer_s + exchange_s))
+        for n in PROCESSES
+    }
+    ratio = {"two_over_one": rates["tokens_per_s_2"] / rates["tokens_per_s_1"], "cores": usable_cores()}
+    return rates | planned | ratio | {"exchange_s": exchange_s, "optimizer_s": optimizer_s}
 
 
 def measure_curves(steps: int) -> dict[str, float]:
@@ -64,30 +77,46 @@ def measure_curves(steps: int) -> dict[str, float]:
     }
 
 
-def build_shared_step(name: str, settings: BenchmarkSettings, count: int) -> Steps:
-    """Build a training step of `count` processes, of which this is the first; the others take it as often."""
+def build_shared_step(name: str, build: Build, settings: BenchmarkSettings, count: int) -> Steps:
+    """Build a step of `count` processes, of which this is the first; the others take it as often."""
     with socket.create_server(("localhost", 0)) as free:
         port = free.getsockname()[1]
     context = multiprocessing.get_context("spawn")
     for rank in range(1, count):
-        context.Process(target=_repeat, args=(settings, rank, count, port), daemon=True).start()
-    return {name: _build(settings, 0, count, port)}
+        context.Process(target=_repeat, args=(build, settings, rank, count, port), daemon=True).start()
+    return {name: _join(build, settings, 0, count, port)}
 
 
-def _repeat(settings: BenchmarkSettings, rank: int, count: int, port: int) -> None:
-    step = _build(settings, rank, count, port)
+def _repeat(build: Build, settings: BenchmarkSettings, rank: int, count: int, port: int) -> None:
+    step = _join(build, settings, rank, count, port)
     with contextlib.suppress(RuntimeError):  # the first process is done
         while True:
             step()
 
 
-def _build(settings: BenchmarkSettings, rank: int, count: int, port: int) -> Step:
-    os.environ |= {RANK: str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
+def _join(build: Build, settings: BenchmarkSettings, rank: int, count: int, port: int) -> Step:
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
     os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
     _joined.enter_context(process_group.join(TIMEOUT_S))
     configure_torch("auto")
+    return build(settings)
+
+
+def _build_update(settings: BenchmarkSettings) -> Step:
     batch = random_batch(settings)
     model = build_model(settings.config("optimized"))
     optimizer = build_adamw(model.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1)
-    loss_of = average_gradients(model, model, torch.float32) if count > 1 else model
+    loss_of = average_gradients(model, model, torch.float32) if process_group.size() > 1 else model
     return partial(update, loss_of, optimizer, [batch], 1.0, CPU, choose_dtype(settings.dtype, CPU))
+
+
+def _build_optimizer(settings: BenchmarkSettings) -> Step:
+    model = build_model(settings.config("optimized"))
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+    return build_adamw(model.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1).step
+
+
+def _build_exchange(settings: BenchmarkSettings) -> Step:
+    gradients = torch.zeros(count_parameters(build_model(settings.config("optimized"))))
+    return partial(dist.all_reduce, gradients)

@@ -23,18 +23,19 @@ TIMED_STEPS = 48
 def measure_links(steps: int) -> dict[str, float]:
     """Train params.yaml on the built-in stories for `steps` steps in each of WAYS, and TIMED_STEPS over each of LINKS.
 
-    `loss_over_ddp` and `bytes_over_ddp` are of local steps, at as many tokens; `<way>.s_per_step_<link>` are seconds.
+    `loss_over_ddp` and `bytes_over_ddp` are of local steps, at as many tokens, `bf16_…` of gradients in bf16; bytes are
+    those that a host sends.
     Raises UserError where two hosts cannot be made.
     """
     figures: dict[str, float] = {}
     for name, changed in WAYS.items():
         loss, sent, _ = _train(steps, changed, None)
-        figures |= {f"{name}.val_nats": loss, f"{name}.bytes_a_step": sent / steps}
+        figures |= {f"{name}_val_nats": loss, f"{name}_bytes_a_step": sent / steps}
         for link in LINKS:
-            figures[f"{name}.s_per_step_{link}_mbit"] = _train(TIMED_STEPS, changed, link)[2]
-    for name in ("ddp_bf16", "local_steps"):
-        figures[f"{name}.loss_over_ddp"] = figures[f"{name}.val_nats"] / figures["ddp.val_nats"]
-        figures[f"{name}.bytes_over_ddp"] = figures[f"{name}.bytes_a_step"] / figures["ddp.bytes_a_step"]
+            figures[f"{name}_s_a_step_{link}_mbit"] = _train(TIMED_STEPS, changed, link)[2]
+    for figure, name in (("loss_over_ddp", "val_nats"), ("bytes_over_ddp", "bytes_a_step")):
+        figures[figure] = figures[f"local_steps_{name}"] / figures[f"ddp_{name}"]
+        figures[f"bf16_{figure}"] = figures[f"ddp_bf16_{name}"] / figures[f"ddp_{name}"]
     return figures
 
 

@@ -8,8 +8,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from nanogpt.data.tokens.batches import IGNORED
 from nanogpt.hardware import process_group
+from nanogpt.model.loss import IGNORED
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 BUCKET_MB = 25  # of gradients that are sent together; torch's default

@@ -14,7 +14,7 @@ from nanogpt.data.tokens.batches import Replay, Windows
 from nanogpt.hardware import memory, process_group
 from nanogpt.hardware.auto import ComputeSetup, describe_machine, resolve_auto
 from nanogpt.hardware.compilation import ASSUMED_FLOPS_PER_S
-from nanogpt.hardware.device import autocast
+from nanogpt.hardware.device import autocast, choose_device
 from nanogpt.model.build import model_flops
 from nanogpt.model.config import ModelConfig
 from nanogpt.model.score import validate
@@ -46,7 +46,7 @@ def resolve_run(config: ModelConfig, settings: TrainSettings, run: ResumableRun 
         setup = ComputeSetup(**run.state["setup"])
     else:
         if settings.max_minutes:
-            flops = 60 * settings.max_minutes * ASSUMED_FLOPS_PER_S
+            flops = 60 * settings.max_minutes * ASSUMED_FLOPS_PER_S[choose_device(settings.device).type]
         else:
             flops = model_flops(config, settings.step_sequences * config.block_size) * settings.max_steps
         setup = resolve_auto(settings.device, settings.dtype, settings.threads, settings.compile, flops)

@@ -11,11 +11,10 @@ from collections.abc import Callable
 
 from nanogpt.hardware import process_group
 from nanogpt.runtime.errors import UserError
-from nanogpt.runtime.process import ENDS_WITH_PARENT, INTERRUPTED, RANK
+from nanogpt.runtime.process import INTERRUPTED, RANK
 from nanogpt.training.settings import TrainSettings
 
-SAVING_SECONDS = 60  # that processes have to end their step and save after a signal
-KEPT = "the newest saved state is kept, and the same command resumes from there"
+SAVING_SECONDS = 30  # that processes have to end their step and save after a signal
 FIRST_SPEAKS_SECONDS = 2.0  # after which a process says what stops it, if the first one has not ended the run by then
 
 
@@ -24,7 +23,8 @@ def run_in_processes(settings: TrainSettings, body: Callable[[], dict]) -> dict 
 
     In the processes this is the script that calls it, with its flags. Only the first of them returns something; where
     they are started here, nothing is returned once they have ended.
-    Raises UserError and KeyboardInterrupt as `body` does, and UserError for a process that ended otherwise.
+    Raises UserError and KeyboardInterrupt as `body` does, and UserError for a process that ended otherwise. Exits where
+    a process started here has said why.
     """
     if settings.processes > 1 and RANK not in os.environ:
         return _start(settings.processes)
@@ -52,8 +52,7 @@ def _start(count: int) -> None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # what it says stands below, shorter
-    os.environ |= {ENDS_WITH_PARENT: "1", "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+    logging.disable(logging.ERROR)  # what torch's starter says stands below, shorter
     if sys.platform == "linux":
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     config = LaunchConfig(
@@ -64,13 +63,14 @@ def _start(count: int) -> None:
     try:
         elastic_launch(config, sys.executable)("-m", script, *sys.argv[1:])
     except SignalException:
-        raise KeyboardInterrupt(KEPT) from None
+        sys.exit(INTERRUPTED)  # the first process has said so
     except ChildFailedError as error:
         failures = {rank: failure.exitcode for rank, failure in error.failures.items()}
         killed = [(rank, -status) for rank, status in failures.items() if status < 0]
         if not killed and set(failures.values()) == {INTERRUPTED}:
-            raise KeyboardInterrupt(KEPT) from None
+            sys.exit(INTERRUPTED)
         if not killed:
             sys.exit(1)  # a process has said why
         rank, number = killed[0]
-        raise UserError(f"process {rank} of {count} was ended by {signal.Signals(number).name}; {KEPT}") from None
+        kept = "the newest saved state is kept, and the same command resumes from there"
+        raise UserError(f"process {rank} of {count} was ended by {signal.Signals(number).name}; {kept}") from None

@@ -7,7 +7,7 @@ import needs
 import pytest
 import torch
 
-from nanogpt.hardware.compilation import MIN_FLOPS_TO_COMPILE, compile_cached, missing_for_compile, should_compile
+from nanogpt.hardware.compilation import compile_cached, missing_for_compile, should_compile
 from nanogpt.hardware.device import autocast, use_deterministic_algorithms
 from nanogpt.runtime.errors import BadSetting
 from nanogpt.training.step import compile_loss
@@ -33,13 +33,16 @@ def programs(tmp_path, monkeypatch):
 CXX = "clang++" if sys.platform == "darwin" else "g++"
 
 
-def test_auto_compiles_long_runs_on_a_cpu(programs):
+def test_auto_compiles_long_runs(programs, monkeypatch):
+    """Of ten minutes at 500 GFLOP/s on a CPU, of five at 100 TFLOP/s under CUDA."""
     programs(CXX, "gcc")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
     assert should_compile("on", 0.0, CPU) is should_compile("on", 0.0, MPS) is True
     assert should_compile("off", 1e30, CPU) is False
-    assert should_compile("auto", MIN_FLOPS_TO_COMPILE, CPU) is True
-    assert should_compile("auto", 0.99 * MIN_FLOPS_TO_COMPILE, CPU) is False
-    assert should_compile("auto", 1e30, CUDA) is should_compile("auto", 1e30, MPS) is False
+    for device, flops in ((CPU, 3e14), (CUDA, 3e16)):
+        assert should_compile("auto", flops, device) is True
+        assert should_compile("auto", 0.99 * flops, device) is False
+    assert should_compile("auto", 1e30, MPS) is False
 
 
 def test_without_a_compiler(programs, monkeypatch):

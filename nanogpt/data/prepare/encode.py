@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from nanogpt.data.sources.document import Document
-from nanogpt.data.tokens.bins import SPLITS
+from nanogpt.data.tokens.bins import DTYPES, SPLITS
 from nanogpt.data.tokens.chat import split_answer
 from nanogpt.data.tokens.tokenizer import Tokenizer
 from nanogpt.runtime.cores import usable_cores
@@ -33,9 +33,14 @@ class Encoded(NamedTuple):
     documents: np.ndarray
 
 
-def encode_documents(documents: Iterable[Document], tokenizer: Tokenizer, dtype: str, chat: bool) -> Iterator[Encoded]:
-    """Encode documents in batches, a few at a time on all cores; yield them in their order, tokens of `dtype`."""
-    cores = usable_cores()
+def token_dtype(tokenizer: Tokenizer) -> str:
+    """The dtype of token ids in files, a key of DTYPES."""
+    return "uint16" if tokenizer.vocab_size <= 2**16 else "uint32"
+
+
+def encode_documents(documents: Iterable[Document], tokenizer: Tokenizer, chat: bool) -> Iterator[Encoded]:
+    """Encode documents in batches, a few at a time on all cores; yield them in their order."""
+    cores, dtype = usable_cores(), DTYPES[token_dtype(tokenizer)]
     waiting: deque[Future[Encoded]] = deque()
     with ThreadPoolExecutor(cores) as pool:
         for batch in _batches(documents, chat):

@@ -4,18 +4,19 @@ So an interrupted call goes on where it was, and several processes, or hosts tha
 together: each takes shards that no other one holds.
 """
 
+import contextlib
 import json
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
 from nanogpt.data.prepare.encode import Encoded, encode_documents
-from nanogpt.data.sources.document import Corpus
+from nanogpt.data.sources.document import Corpus, Documents
 from nanogpt.data.tokens.tokenizer import Tokenizer
 from nanogpt.runtime import atomic, locks
 from nanogpt.runtime.fingerprint import fingerprint_program
@@ -25,15 +26,18 @@ WAIT_SECONDS = 1.0  # between two looks at a shard that another process encodes
 TOKENS, DOCUMENTS, SKIPPED = "tokens.npy", "documents.npy", "skipped.json"
 
 
+def open_shards(corpus: Corpus, tokenizer: Tokenizer) -> "Shards | None":
+    """The shards of a corpus in the tokens of `tokenizer`; None where it has one part alone."""
+    parts = corpus.parts()
+    return Shards(parts, corpus.identity, tokenizer) if len(parts) > 1 else None
+
+
 class Shards:
-    """The shards of a corpus that has `parts`, one for each, in the tokens of `tokenizer`, which files hold as `dtype`.
+    """The shards of a corpus, one for each of its `parts`."""
 
-    Raises UserError where the folder cannot be written.
-    """
-
-    def __init__(self, corpus: Corpus, tokenizer: Tokenizer, dtype: str):
-        self.parts, self.tokenizer, self.dtype = corpus.parts(), tokenizer, dtype
-        identity = {"text": corpus.identity, "tokenizer": tokenizer.sha256, "dtype": dtype}
+    def __init__(self, parts: Sequence[Documents], identity: dict, tokenizer: Tokenizer):
+        self.parts, self.tokenizer = parts, tokenizer
+        identity = {"text": identity, "tokenizer": tokenizer.sha256}
         self.folder = work_folder("prepare", "shards", identity | fingerprint_program(("numpy", "tiktoken")))
 
     def encode(self) -> int:
@@ -66,11 +70,15 @@ class Shards:
     def _encode(self, number: int) -> bool:
         """Encode a part and return True, unless it is encoded or a process encodes it."""
         path = self._path(number)
-        with path.with_suffix(".lock").open("a") as lock:
+        with contextlib.ExitStack() as stack:
+            try:
+                lock = stack.enter_context(path.with_suffix(".lock").open("a"))
+            except FileNotFoundError:  # another process has written the bins, and removed the shards
+                return False
             if path.exists() or not locks.try_lock(lock) or path.exists():
                 return False
             skipped: Counter[str] = Counter()
-            encoded = encode_documents(self.parts[number](skipped), self.tokenizer, self.dtype, chat=False)
+            encoded = encode_documents(self.parts[number](skipped), self.tokenizer, chat=False)
             arrays = zip((TOKENS, DOCUMENTS), zip(*encoded, strict=True), strict=True)
             with atomic.replace_folder(path, DOCUMENTS) as folder:
                 for name, pieces in arrays:

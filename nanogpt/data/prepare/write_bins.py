@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from nanogpt.data.prepare.encode import ANY_SPLIT, BATCH_DOCUMENTS, Encoded, encode_documents
+from nanogpt.data.prepare.encode import ANY_SPLIT, BATCH_DOCUMENTS, Encoded, encode_documents, token_dtype
 from nanogpt.data.prepare.shards import Shards
 from nanogpt.data.sources.document import Corpus
 from nanogpt.data.tokens.bins import DTYPES, SPLITS, Counts
@@ -65,7 +65,7 @@ def write_corpus(
         if shards:
             encoded = shards.read(skipped)
         else:
-            encoded = encode_documents(corpus.documents(skipped), tokenizer, DTYPES[dtype], corpus.chat)
+            encoded = encode_documents(corpus.documents(skipped), tokenizer, corpus.chat)
         for tokens, documents, places in _assign_splits(encoded, val_fraction):
             first = _first_copies(documents, places, digests, read, keep=corpus.exact)
             for place, split in enumerate(SPLITS):
@@ -117,11 +117,6 @@ def _open_digests(folder: Path) -> Iterator[sqlite3.Connection]:
         except sqlite3.OperationalError as error:
             number = errno.ENOSPC if error.sqlite_errorcode == sqlite3.SQLITE_FULL else errno.EIO
             raise OSError(number, str(error), str(folder)) from None
-
-
-def token_dtype(tokenizer: Tokenizer) -> str:
-    """The dtype of token ids in bins, a key of DTYPES."""
-    return "uint16" if tokenizer.vocab_size <= 2**16 else "uint32"
 
 
 def _assign_splits(

@@ -18,7 +18,7 @@ from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 
-from nanogpt.data.sources import records
+from nanogpt.data.sources import records, text_file
 from nanogpt.data.sources.chats import read_chats
 from nanogpt.data.sources.document import Corpus, DataSettings, Document, Documents
 from nanogpt.runtime.errors import UserError
@@ -79,14 +79,14 @@ def _parts(paths: list[Path], field: str, options: FilesSettings) -> list[Docume
     """Divide files into parts of about `options.shard_mb` each: pieces of a large one, or several small ones."""
     size, parts, filled = options.shard_mb * 10**6, [], math.inf
     for path in paths:
-        for piece in records.divide(path, size):
+        for piece in text_file.divide(path, size):
             if filled + piece.size > size:
                 parts.append([])
                 filled = 0
             parts[-1].append(piece)
             filled += piece.size
 
-    def documents(pieces: list[records.Piece], skipped: Counter[str]) -> Iterator[Document]:
+    def documents(pieces: list[text_file.Piece], skipped: Counter[str]) -> Iterator[Document]:
         read = (records.read_piece(piece, field) for piece in pieces)
         return map(Document, _texts(read, options.strict, skipped))
 

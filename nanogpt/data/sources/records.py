@@ -5,31 +5,30 @@ caller decides whether to stop there. A fault of the whole file (damage, another
 column) raises UserError.
 """
 
-import codecs
 import csv
 import io
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain, groupby, pairwise
+from itertools import chain, groupby
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, TextIO
+from typing import TextIO
 
+from nanogpt.data.sources.text_file import (
+    BUFFER,
+    LONGEST,
+    MARKER,
+    PACKED,
+    Piece,
+    ending,
+    find_separator,
+    open_text,
+    read_lines,
+    unreadable,
+)  # fmt: skip
 from nanogpt.runtime.errors import UserError, shorten
 
-MARKER = "<|endoftext|>"
-LONGEST = 32 * 2**20  # characters of one record: what an open quote or a missing newline can cost in memory
-BUFFER = 2**20
 ROWS = 16  # of Parquet at once, each perhaps as long as the longest
-PACKED = {".gz": "gzip", ".zst": "zstd"}
-MARKS = {  # those of UTF-32 first: one of them begins with one of UTF-16
-    codecs.BOM_UTF32_LE: "UTF-32",
-    codecs.BOM_UTF32_BE: "UTF-32",
-    codecs.BOM_UTF16_LE: "UTF-16",
-    codecs.BOM_UTF16_BE: "UTF-16",
-}
 CHOOSE = "set data.<role>.field in params.yaml to the field that holds the text"
 
 
@@ -46,52 +45,17 @@ class BadRecord:
 
 def is_readable(path: Path) -> bool:
     """Return whether files with the ending of `path` can be read."""
-    return _ending(path) in READERS
+    return ending(path) in READERS
 
 
 def read_texts(path: Path, field: str) -> Iterator[str | BadRecord]:
     """Yield the records of a file in their order, without stripping white space. Raises UserError for damage."""
-    return READERS[_ending(path)](path, field)
-
-
-class Piece(NamedTuple):
-    """A file, or the whole records of a .txt or .jsonl file from byte `start` to before byte `end`.
-
-    `size` is in bytes; `separator` is what a line between two documents of a .txt file holds.
-    """
-
-    path: Path
-    size: int
-    start: int = 0
-    end: int | None = None
-    separator: str | None = None
-
-    def __str__(self) -> str:
-        return f"{self.path} from byte {self.start:,} on" if self.start else str(self.path)
-
-
-def divide(path: Path, size: int) -> list[Piece]:
-    """Divide a file into pieces of about `size` bytes; one that is compressed, or of another kind, is one piece."""
-    whole = path.stat().st_size
-    ending = _ending(path)
-    if whole <= size or ending not in (".txt", ".jsonl"):
-        return [Piece(path, whole)]
-    separator = _separator(path) if ending == ".txt" else None
-    cuts = [0]
-    with path.open("rb", BUFFER) as file:
-        while cuts[-1] + size < whole:
-            file.seek(cuts[-1] + size)
-            file.readline()
-            while separator is not None and (line := file.readline()) and line.strip() != separator.encode():
-                pass
-            cuts.append(file.tell())
-    cuts += [whole] if cuts[-1] < whole else []
-    return [Piece(path, end - start, start, end, separator) for start, end in pairwise(cuts)]
+    return READERS[ending(path)](path, field)
 
 
 def read_piece(piece: Piece, field: str) -> Iterator[str | BadRecord]:
     """Yield the records of a piece as `read_texts` does; their lines are counted from its start."""
-    reader = READERS[_ending(piece.path)]
+    reader = READERS[ending(piece.path)]
     return reader(piece.path if piece.end is None else piece, field)
 
 
@@ -100,14 +64,14 @@ def read_objects(path: Path) -> Iterator[tuple[str, dict] | BadRecord]:
 
     Raises UserError for damage, and for a .txt file, which has no fields.
     """
-    ending = _ending(path)
-    if ending.startswith(".txt"):
+    kind = ending(path)
+    if kind.startswith(".txt"):
         raise UserError(f"{path}: a .txt file has no fields for prompts and answers; write it as .jsonl")
-    return _parquet_objects(path) if ending == ".parquet" else _objects_of_lines(path, ".csv" in ending)
+    return _parquet_objects(path) if kind == ".parquet" else _objects_of_lines(path, ".csv" in kind)
 
 
 def _objects_of_lines(path: Path, is_csv: bool) -> Iterator[tuple[str, dict] | BadRecord]:
-    with _open(path) as file:
+    with open_text(path) as file:
         if is_csv:
             rows = _rows(path, file)
             header = next(rows, (1, []))
@@ -121,7 +85,7 @@ def _objects_of_lines(path: Path, is_csv: bool) -> Iterator[tuple[str, dict] | B
                 else:  # fields that a row lacks are missing in its record
                     yield f"{path}, line {row[0]}", dict(zip(header[1], row[1], strict=False))
             return
-        for number, line in enumerate(_lines(file), 1):
+        for number, line in enumerate(read_lines(file), 1):
             where = f"{path}, line {number}"
             if line is None:
                 yield _too_long(where, "divide the text into several records")
@@ -144,68 +108,13 @@ def _parquet_objects(path: Path) -> Iterator[tuple[str, dict] | BadRecord]:
             for number, row in enumerate(rows, 1):
                 yield f"{path}, row {number}", row
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise _unreadable(path, error) from None
-
-
-def _ending(path: Path) -> str:
-    return "".join(path.suffixes[-2:]).lower() if path.suffix.lower() in PACKED else path.suffix.lower()
-
-
-class _Slice(io.RawIOBase):
-    """The bytes of an open file from `start` to before `end`."""
-
-    def __init__(self, file: BinaryIO, start: int, end: int):
-        self._file, self._left = file, end - start
-        file.seek(start)
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: memoryview) -> int:
-        content = self._file.read(min(len(buffer), self._left))
-        buffer[: len(content)] = content
-        self._left -= len(content)
-        return len(content)
-
-
-@contextmanager
-def _open(source: Path | Piece) -> Iterator[TextIO]:
-    """Open a file, decompressed and without a byte order mark; bytes that are not UTF-8 become half surrogate pairs.
-
-    Raises UserError, here and while it is read, where the file is unreadable or damaged.
-    """
-    path, _, start, end, _ = source if isinstance(source, Piece) else Piece(source, 0)
-    try:
-        with path.open("rb", BUFFER) as file:
-            if end is not None:
-                file = io.BufferedReader(_Slice(file, start, end), BUFFER)
-            if codec := PACKED.get(path.suffix.lower()):
-                import pyarrow  # slow to import, and few corpora need it
-
-                if not file.peek(1):
-                    raise OSError("it is empty")
-                file = io.BufferedReader(pyarrow.CompressedInputStream(file, codec), BUFFER)
-            head = file.peek(4)
-            for mark, kind in MARKS.items():
-                if head.startswith(mark) and not start:
-                    raise UserError(f"{path}: {kind}, not UTF-8; convert it: iconv -f {kind} -t UTF-8 old > new")
-            yield io.TextIOWrapper(file, "utf-8" if start else "utf-8-sig", "surrogateescape", newline="\n")
-    except OSError as error:
-        raise _unreadable(path, error) from None
-
-
-def _lines(file: TextIO) -> Iterator[str | None]:
-    """The lines with their ends, None in place of one of more than LONGEST characters."""
-    while line := file.readline(LONGEST + 1):
-        yield line if len(line) <= LONGEST else None
-        while len(line) > LONGEST and not line.endswith("\n"):
-            line = file.readline(LONGEST + 1)
+        raise unreadable(path, error) from None
 
 
 def _txt(path: Path | Piece, field: str) -> Iterator[str | BadRecord]:
-    separator = path.separator if isinstance(path, Piece) else _separator(path)
-    with _open(path) as file:
-        numbered = enumerate(_lines(file), 1)
+    separator = path.separator if isinstance(path, Piece) else find_separator(path)
+    with open_text(path) as file:
+        numbered = enumerate(read_lines(file), 1)
         for is_separator, lines in groupby(numbered, lambda one: bool(one[1]) and one[1].strip() == separator):
             if not is_separator:
                 number, text = _join_lines(lines)
@@ -213,12 +122,6 @@ def _txt(path: Path | Piece, field: str) -> Iterator[str | BadRecord]:
                     yield _too_long(f"{path}, line {number}", f"divide the text by blank lines, or by lines {MARKER}")
                 elif text.strip():
                     yield _undecoded(path, number, text) or text.replace("\r\n", "\n")
-
-
-def _separator(path: Path) -> str:
-    """What a line between two documents holds: MARKER if any line of the file does, else nothing."""
-    with _open(path) as file:
-        return MARKER if any(line and line.strip() == MARKER for line in _lines(file)) else ""
 
 
 def _join_lines(lines: Iterable[tuple[int, str | None]]) -> tuple[int, str | None]:
@@ -232,8 +135,8 @@ def _join_lines(lines: Iterable[tuple[int, str | None]]) -> tuple[int, str | Non
 
 
 def _jsonl(path: Path | Piece, field: str) -> Iterator[str | BadRecord]:
-    with _open(path) as file:
-        for number, line in enumerate(_lines(file), 1):
+    with open_text(path) as file:
+        for number, line in enumerate(read_lines(file), 1):
             where = f"{path}, line {number}"
             if line is None:
                 yield _too_long(where, "divide the text into several records")
@@ -271,7 +174,7 @@ def _json_text(where: str, line: str, field: str) -> str | BadRecord:
 
 
 def _csv(path: Path, field: str) -> Iterator[str | BadRecord]:
-    with _open(path) as file:
+    with open_text(path) as file:
         rows = _rows(path, file)
         header = next(rows, (1, []))
         if isinstance(header, BadRecord):
@@ -317,7 +220,7 @@ def _rows(path: Path, file: TextIO) -> Iterator[tuple[int, list[str]] | BadRecor
 
 
 def _csv_lines(file: TextIO) -> Iterator[str]:
-    for line in _lines(file):
+    for line in read_lines(file):
         if line is None:
             raise csv.Error(f"longer than {LONGEST:,} characters")
         yield line[:-2] + "\n" if line.endswith("\r\n") else line
@@ -343,7 +246,7 @@ def _parquet(path: Path, field: str) -> Iterator[str | BadRecord]:
             for number, content in enumerate(chain.from_iterable(column), 1):
                 yield _decode_cell(f"{path}, row {number}: the field {field!r}", content)
     except (pyarrow.ArrowException, OSError) as error:
-        raise _unreadable(path, error) from None
+        raise unreadable(path, error) from None
 
 
 def _decode_cell(where: str, content: bytes | None) -> str | BadRecord:
@@ -355,14 +258,6 @@ def _decode_cell(where: str, content: bytes | None) -> str | BadRecord:
         return content.decode()
     except UnicodeDecodeError:
         return BadRecord("not UTF-8", f"{where} is not valid UTF-8; write the file again from text in UTF-8")
-
-
-def _unreadable(path: Path, error: Exception) -> UserError:
-    if number := getattr(error, "errno", None):
-        why = os.strerror(number)
-        return UserError(f"{path}: cannot be read ({why}); check its permissions, and where it leads if it is a link")
-    kind, why = path.suffix.lower().lstrip("."), str(error).partition("\n")[0]
-    return UserError(f"{path}: damaged, cut off, or not a {kind} file ({why}); fetch or write it again")
 
 
 def _no_field(where: str, field: str, fields: list[str]) -> str:
