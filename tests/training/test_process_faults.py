@@ -30,10 +30,12 @@ def original(tmp_path_factory) -> ProcessRuns:
 
 @pytest.fixture
 def runs(original, tmp_path) -> ProcessRuns:
-    """The same folder again, for runs of its own."""
-    shutil.copytree(original.folder, tmp_path / "copy", ignore=shutil.ignore_patterns("log", ".work"))
+    """The same folder again, for runs of its own, with the rates that decide which kernels compute."""
+    folder = tmp_path / "copy"
+    shutil.copytree(original.folder, folder, ignore=shutil.ignore_patterns("log", ".work"))
+    shutil.copytree(original.folder / ".work" / "rates", folder / ".work" / "rates")
     copy = object.__new__(ProcessRuns)
-    copy.folder = tmp_path / "copy"
+    copy.folder = folder
     return copy
 
 
