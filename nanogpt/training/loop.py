@@ -106,7 +106,7 @@ def train(
                 "model": _trainable(model),
                 "best": best,
                 # of processes on their own each has seen other rows
-                "optimizers": process_group.gather(optimizer.state_dict()) if local else [optimizer.state_dict()],
+                "optimizer": process_group.gather(optimizer.state_dict()) if local else [optimizer.state_dict()],
                 "local": local and local.state_dict(),
                 "record": asdict(record) | {"wall_s": record.wall_s + time.monotonic() - run.started},
                 "setup": asdict(setup),
@@ -217,7 +217,7 @@ def _restore_checkpoint(
     if not state:
         return RunRecord(), {}
     _load_weights(model, state["model"])
-    optimizers = state["optimizers"]
+    optimizers = state["optimizer"]
     optimizer.load_state_dict(optimizers[process_group.rank() % len(optimizers)])
     if local:
         local.restart(state["local"])

@@ -72,7 +72,7 @@ def test_a_stage_takes_only_what_it_uses(tmp_path):
 MISTAKES = [
     # edits, key complained of, value shown, reason, remedy
     ({"model__dropout": "dropuot: 0.0"}, "model.dropuot", "0.0", "unknown key", r"did you mean dropout\?"),
-    ({"train__lr": "zzz: [1]"}, "train.zzz", r"\[1\]", "unknown key", r"known here: max_steps, .*, init_from"),
+    ({"train__lr": "zzz: [1]"}, "train.zzz", r"\[1\]", "unknown key", r"known here: max_steps, .*, timeout_s"),
     ({"train__lr": DELETED}, "train.lr", "None", "this key is missing", "add it; .*"),
     # whole numbers
     ({"train__max_steps": '"100"'}, "train.max_steps", "'100'", "this is text, not a number", "write it without q.*"),

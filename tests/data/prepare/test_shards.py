@@ -65,7 +65,7 @@ def corpus(path: Path, shard_mb: int):
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_shards_give_the_bins_of_one_pass_and_leave_nothing(own, tmp_path):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from imports import ROOT
 from record_files import PACKED, faults, pack, read_bytes
 
-from nanogpt.data.sources import records
+from nanogpt.data.sources import records, text_file
 from nanogpt.data.sources.records import BadRecord
 
 # Bad records: each is exactly one, what stands around it is read
@@ -44,7 +44,7 @@ def test_bad_records_in_any_position_are_counted_exactly(kind, data):
     pieces = data.draw(st.lists(st.just(GOOD[kind]) | st.sampled_from(list(BROKEN[kind])), max_size=9))
     packed = data.draw(st.sampled_from(PACKED))
     content = ("id,text\n" * (kind == ".csv") + "".join(pieces)).encode().replace("¿".encode(), b"\xe9")
-    with patch.object(records, "LONGEST", 2000):
+    with patch.object(records, "LONGEST", 2000), patch.object(text_file, "LONGEST", 2000):
         read = faults(pack(content, packed), kind + packed)
     assert read == ["good" if piece == GOOD[kind] else f"!{BROKEN[kind][piece]}" for piece in pieces]
 
@@ -53,7 +53,7 @@ def test_bad_records_in_any_position_are_counted_exactly(kind, data):
     "broken", ['2,"open\n', '2,"a "quote" inside"\n', "2," + "x" * 3000 + "\n", '2,"' + "x\n" * 1500]
 )
 def test_broken_csv_ends_the_file_with_one_bad_record(broken):
-    with patch.object(records, "LONGEST", 2000):
+    with patch.object(records, "LONGEST", 2000), patch.object(text_file, "LONGEST", 2000):
         good, bad = read_bytes(f"id,text\n1,good\n{broken}3,unread\n".encode(), ".csv")
     assert (good, bad.reason) == ("good", "not valid CSV, rest of the file unread")
     assert "a.csv, line 3: not valid CSV (" in bad.message
@@ -74,7 +74,7 @@ def test_broken_csv_ends_the_file_with_one_bad_record(broken):
     ],
 )
 def test_a_message_says_what_where_and_what_to_do(ending, content, message):
-    with patch.object(records, "LONGEST", 3 * 2**20):
+    with patch.object(records, "LONGEST", 3 * 2**20), patch.object(text_file, "LONGEST", 3 * 2**20):
         bad = [record for record in read_bytes(content.encode(), ending) if isinstance(record, BadRecord)]
     assert [message in record.message for record in bad] == [True], bad
 
@@ -85,7 +85,7 @@ def test_a_message_says_what_where_and_what_to_do(ending, content, message):
 @pytest.mark.parametrize("ending", [".txt", ".jsonl"])
 def test_the_longest_record_is_read_and_one_more_byte_is_too_many(ending):
     begin, end = {".txt": ("", ""), ".jsonl": ('{"text": "', '"}\n')}[ending]
-    with patch.object(records, "LONGEST", 50):
+    with patch.object(records, "LONGEST", 50), patch.object(text_file, "LONGEST", 50):
         text = "x" * (50 - len(begin + end))
         assert faults(f"{begin}{text}{end}", ending) == [text]
         assert faults(f"{begin}{text}x{end}", ending) == ["!too long"]

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from record_files import ANY, PACKED, TEXTS, ZSTD, complaint, faults, pack, read, read_bytes, written
 
-from nanogpt.data.sources import records
+from nanogpt.data.sources import records, text_file
 from nanogpt.runtime.errors import UserError
 
 # What was written comes back
@@ -165,7 +165,7 @@ def test_a_parquet_column_of_another_type(column):
 def test_bad_values_in_parquet():
     values = [b"a", b"\xff", b"x" * 101, b"b"]
     text = pyarrow.Array.from_buffers(pyarrow.string(), 4, pyarrow.array(values, pyarrow.binary()).buffers())
-    with patch.object(records, "LONGEST", 100):
+    with patch.object(records, "LONGEST", 100), patch.object(text_file, "LONGEST", 100):
         a, code, long, b = read_bytes(parquet(text), ".parquet")
     assert (a, code.reason, long.reason, b) == ("a", "not UTF-8", "too long", "b")
     assert "a.parquet, row 2: the field 'text' is not valid UTF-8" in code.message
