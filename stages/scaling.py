@@ -1,18 +1,23 @@
-"""Measure training in several processes for docs/scaling.md: speed, curves, faults, slow links."""
+"""Measure for docs/scaling.md: training in several processes (speed, curves, faults, links), and 10 GB of text."""
+
+from dataclasses import replace
 
 from nanogpt.runtime import process
 from nanogpt.runtime.cli import Flags
 
-WHAT = ("speed", "curves", "faults", "links")
-GROUPS = {"speed": "processes", "curves": "processes", "faults": "faults", "links": "local_steps"}
+GROUPS = {
+    "speed": "processes", "curves": "processes", "faults": "faults", "links": "local_steps", "prepare": "prepare_10gb",
+}  # fmt: skip
+MEGABYTES = 10_000
 
 
 def main() -> None:
     """Measure, print; --out adds the figures to a file."""
     flags = Flags(__doc__)
-    flags.add_argument("what", choices=WHAT)
+    flags.add_argument("what", choices=GROUPS)
     flags.add_argument("--kills", type=int, default=20, metavar="N", help="of faults (default: %(default)s)")
     flags.add_argument("--steps", type=int, metavar="N", help="of curves (default: 200) and of links (default: 240)")
+    flags.add_argument("--path", help="of prepare: file or folder of text to repeat to 10 GB (default: data.pretrain)")
     flags.add_output("--out", metavar="PATH.json", help="file to add the figures to")
     args = flags.parse_args()
     flags.check_files(args)
@@ -33,13 +38,32 @@ def main() -> None:
         figures = measure_curves(args.steps or 200)
     elif args.what == "faults":
         figures = measure_faults(args.kills, seed=1)
-    else:
+    elif args.what == "links":
         figures = measure_links(args.steps or 240)
+    else:
+        figures = _measure_prepare(args.path)
     print(pd.Series(figures).to_string())
     if args.out:
-        run = {"machine": describe_processor(), "command": f"python -m stages.scaling {args.what}"}
+        path = f" --path {args.path}" if args.path else ""
+        run = {"machine": describe_processor(), "command": f"python -m stages.scaling {args.what}{path}"}
         group = GROUPS[args.what]
         write_metrics(args.out, known | {group: known.get(group, {}) | figures | run})
+
+
+def _measure_prepare(path: str | None) -> dict[str, float]:
+    """Figures of `measure_prepare` on 10 GB in GPT-2's tokens."""
+    from nanogpt.data.sources.load import Data, load_corpus
+    from nanogpt.data.tokens.settings import TokenizerSettings
+    from nanogpt.research.prepare_speed import measure_prepare
+    from nanogpt.runtime import params
+
+    given = params.load(data=Data, tokenizer=TokenizerSettings)
+    settings = given.data.pretrain
+    if path:
+        settings = replace(settings, source="files", path=path, num_samples=None)
+    tokens = replace(given.tokenizer, kind="gpt2")
+    figures = measure_prepare(load_corpus(settings, given.data), tokens, MEGABYTES, repeats=1)
+    return figures | {"over_tiktoken": figures.pop("prepare_over_tiktoken")}
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@ from nanogpt.model.loss import IGNORED
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 BUCKET_MB = 25  # of gradients that are sent together; torch's default
-# DiLoCo's optimizer of the exchanged weights (Douillard et al. 2023, arXiv:2311.08105, section 3). Its momentum there is
-# 0.9, for hundreds of exchanges; in runs of minutes that ended 14% higher than less (docs/scaling.md).
+# DiLoCo's optimizer of the exchanged weights (Douillard et al. 2023, arXiv:2311.08105, section 3). Its momentum there
+# is 0.9, for hundreds of exchanges; in runs of minutes the loss then ended 14% higher (docs/scaling.md).
 OUTER_LR, OUTER_MOMENTUM = 0.7, 0.5
 
 

@@ -48,15 +48,15 @@ def weights(runs: ProcessRuns, out: str) -> str:
 
 
 def test_killed_processes_begin_again_and_end_in_the_same_bits():
-    assert measure_faults(4, seed=2, kills_a_run=2) == {"kills": 4, "different_results": 0, "left_running": 0}
+    """The same command, and torchrun."""
+    assert measure_faults(2, seed=2, kills_a_run=1) == {"kills": 2, "different_results": 0, "left_running": 0}
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_all_after_a_step_and_the_same_command_goes_on(runs, number):
+def test_a_signal_ends_all_after_a_step_and_the_same_command_goes_on(runs):
     command = runs.command("out", *TWO)
     with runs.start(command) as running:
         runs.wait_for_state(20, running)
-        running.send_signal(number)
+        running.send_signal(signal.SIGTERM)
         assert running.wait(60) == 130
     assert runs.left_running() == []
     assert log(runs).count("stopping after this step") == log(runs).count("interrupted: ") == 1, log(runs)
