@@ -51,12 +51,12 @@ class ProcessRuns:
         return [sys.executable, "-m", "stages.pretrain", "--out", out, "--overwrite", *flags]
 
     @contextlib.contextmanager
-    def start(self, command: Sequence[str], prefix: Sequence[str] = ()) -> Iterator[subprocess.Popen]:
-        """Run a command there in the block; at its end, and of what it started, nothing may be left."""
+    def start(self, command: Sequence[str]) -> Iterator[subprocess.Popen]:
+        """Run a command there in the block, at whose end it is killed if it still runs; it prints to the file `log`."""
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
         with (self.folder / "log").open("ab") as log:
             running = subprocess.Popen(
-                [*prefix, *command], cwd=self.folder, env=environment, stdout=log, stderr=log, start_new_session=True
+                command, cwd=self.folder, env=environment, stdout=log, stderr=log, start_new_session=True
             )
         try:
             yield running
