@@ -1,4 +1,4 @@
-"""Many experiments: the queue with cores divided among its workers, and results exchanged between two clones."""
+"""Several processes under DVC: the queue's workers, one run's, and results exchanged between two clones."""
 
 import json
 import os
@@ -6,7 +6,7 @@ import shutil
 import time
 
 import pytest
-from clone import Clone
+from clone import Clone, stages_run
 
 pytestmark = pytest.mark.slow
 SECONDS = 180
@@ -28,37 +28,42 @@ def test_workers_of_the_queue_have_a_core_each(tmp_path):
         time.sleep(1)
     clone.dvc("queue", "stop")
     for seed in (2, 3):
-        apply(clone, seed)
-        (machine,) = json.loads((clone.folder / "metrics/pretrain-machine.json").read_text())
+        clone.dvc("get", ".", "metrics/pretrain-machine.json", "--rev", name_of(clone, seed), "--out", f"{seed}.json")
+        (machine,) = json.loads((clone.folder / f"{seed}.json").read_text())
         assert machine["threads"] == 1  # of the two cores each worker used its own
 
 
-def apply(clone: Clone, seed: int) -> None:
-    """Take over the results of the experiment with this seed."""
+def name_of(clone: Clone, seed: int) -> str:
+    """The name of the experiment with this seed."""
     shown = json.loads(clone.dvc("exp", "show", "--json").stdout)
-    for one in [one for commit in shown for one in commit["experiments"] or []]:
-        found = one["revs"][0]
-        if found["data"]["params"]["params.yaml"]["data"]["seed"] == seed:
-            clone.dvc("exp", "apply", found["name"])
-            return
-    raise AssertionError(f"no experiment of seed {seed}: {shown}")
+    found = [one["revs"][0] for commit in shown for one in commit["experiments"] or []]
+    (name,) = [one["name"] for one in found if one["data"]["params"]["params.yaml"]["data"]["seed"] == seed]
+    return name
+
+
+def test_dvc_trains_in_two_processes(tmp_path):
+    clone = Clone(tmp_path)
+    clone.set(**{"train.processes": 2, "train.threads": 1})
+    clone.dvc("repro", "merge")
+    for stage in ("pretrain", "lora-finetune"):
+        (machine,) = json.loads((clone.folder / f"metrics/{stage}-machine.json").read_text())
+        assert (machine["processes"], machine["threads"]) == (2, 1)
+    assert stages_run(clone.dvc("repro", "merge")) == []
 
 
 def test_an_experiment_goes_through_remotes_to_another_clone(tmp_path):
     origin = Clone(tmp_path / "origin")
     origin.dvc("remote", "add", "--default", "store", str(tmp_path / "store"))
-    origin.dvc("repro", "pretrain")
+    origin.dvc("repro", "sample")
     origin.commit("results")
     origin.dvc("push")
     one, other = (origin.git_clone(tmp_path / name) for name in ("one", "other"))
-    one.dvc("pull", "pretrain", "prepare", "check")
-    one.dvc("exp", "run", "-n", "longer", "-S", "train.max_steps=6", "pretrain")
-    one.dvc("exp", "push", "origin", "longer")
-    assert "longer" in other.dvc("exp", "list", "origin").stdout
-    other.dvc("exp", "pull", "origin", "longer")
-    other.dvc("exp", "apply", "longer")
-    other.dvc("checkout", "pretrain")
-    metrics, model = "metrics/pretrain.json", "models/pretrain/model.safetensors"
-    assert json.loads((other.folder / metrics).read_text())["steps"] == 6
-    for name in (metrics, model):
+    one.dvc("pull")
+    one.dvc("exp", "run", "-n", "cooler", "-S", "sample.temperature=0.5", "sample")
+    one.dvc("exp", "push", "origin", "cooler")
+    assert "cooler" in other.dvc("exp", "list", "origin").stdout
+    other.dvc("exp", "pull", "origin", "cooler")
+    other.dvc("exp", "apply", "cooler")
+    for name in ("metrics/sample.json", "metrics/samples.md", "params.yaml", "models/merged/model.safetensors"):
         assert (other.folder / name).read_bytes() == (one.folder / name).read_bytes()
+        assert name.startswith("models") or (origin.folder / name).read_bytes() != (one.folder / name).read_bytes()
