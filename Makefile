@@ -12,7 +12,7 @@ repro: install
 	dvc repro $(TARGET)
 
 test: install
-	pytest -n 2 --dist loadfile
+	pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 quick: install
 	pytest -m "not slow"

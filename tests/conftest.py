@@ -34,6 +34,12 @@ TEXTS = [
 ] * 3
 
 
+def pytest_collection_modifyitems(items):
+    """Files with slow tests first, so that at the end no process is left alone with one of them."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(autouse=True)
 def restore_torch_settings():
     """Undo what training sets in torch (threads, precision of products, denormals), so that no test sees another's."""

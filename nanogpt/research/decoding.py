@@ -148,11 +148,13 @@ def write_alone(writer: Writer, turn: int) -> int:
 
 
 def _beyond_over_within(writer: Writer, turn: int) -> float:
-    block = writer.engine.decoder.config.block_size
-    text = writer.add(_prompt(turn, 0), replace(GREEDY, max_tokens=4 * block), 0)
-    times = [time.perf_counter()]
-    while writer.step():
-        times.append(time.perf_counter())
+    block, times = writer.engine.decoder.config.block_size, []
+    numbers = itertools.count()
+    while len(times) <= 4 * block:  # some texts of random weights end by themselves
+        text = writer.add(_prompt(turn, next(numbers)), replace(GREEDY, max_tokens=4 * block), 0)
+        times = [time.perf_counter()]
+        while writer.step():
+            times.append(time.perf_counter())
     within = block - text.prompt_tokens
     return (times[within] - times[0]) / within * (len(times) - 1 - within) / (times[-1] - times[within])
 
