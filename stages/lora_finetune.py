@@ -28,7 +28,7 @@ def main() -> None:
     from nanogpt.lora.settings import LoraSettings
     from nanogpt.runtime import params
     from nanogpt.runtime.ranges import Seed
-    from nanogpt.training.processes import run_in_processes
+    from nanogpt.training.launch import run_in_processes
     from nanogpt.training.settings import TrainSettings
 
     given = params.load(seed=Seed, train=TrainSettings, lora=LoraSettings)

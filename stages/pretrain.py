@@ -22,8 +22,8 @@ def main() -> None:
     from nanogpt.model.config import ModelSettings
     from nanogpt.runtime import params
     from nanogpt.runtime.ranges import Seed
+    from nanogpt.training.launch import run_in_processes
     from nanogpt.training.pretrain import pretrain
-    from nanogpt.training.processes import run_in_processes
     from nanogpt.training.settings import TrainSettings
 
     given = params.load(seed=Seed, model=ModelSettings, train=TrainSettings, checkpoint=CheckpointSettings)

@@ -25,8 +25,8 @@ def main() -> None:
     from nanogpt.benchmark.training_speed import format_steps
     from nanogpt.hardware.processor import describe_processor
     from nanogpt.research.ablation import measure_ablation
+    from nanogpt.research.growth import measure_growth
     from nanogpt.research.layers import measure_layers, measure_parts
-    from nanogpt.research.scaling import measure_growth
     from nanogpt.research.training_variants import measure_variants
     from nanogpt.runtime import params
     from nanogpt.runtime.metrics_file import write_metrics

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from nanogpt.runtime.errors import UserError
 
 INTERFACE = "eth0"  # of each host, to the other one
+# where Linux keeps them is not on every user's path
+IP, TC = (shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin") for name in ("ip", "tc"))
 ADDRESSES = "10.213.7.1", "10.213.7.2"
 PORT = 29400
 
@@ -41,16 +43,16 @@ class Host:
 
     def cut(self) -> None:
         """Take the link away: what is sent gets no answer any more, not even a refusal."""
-        _output("ip", "-n", self.name, "link", "set", INTERFACE, "down")
+        _output(IP, "-n", self.name, "link", "set", INTERFACE, "down")
 
 
 def missing_for_hosts() -> str | None:
     """Name what two hosts need and this machine lacks; None if nothing is missing."""
-    if not all(map(shutil.which, ("ip", "tc", "taskset"))):
+    if not (IP and TC and shutil.which("taskset")):
         return "the programs ip, tc and taskset"
     try:
-        _output("ip", "netns", "add", f"probe-{os.getpid()}")
-        _output("ip", "netns", "delete", f"probe-{os.getpid()}")
+        _output(IP, "netns", "add", f"probe-{os.getpid()}")
+        _output(IP, "netns", "delete", f"probe-{os.getpid()}")
     except UserError:
         return "the right to make network namespaces (root)"
     return None
@@ -68,19 +70,19 @@ def two_hosts(mbit_per_s: int | None = None) -> Iterator[tuple[Host, Host]]:
     names = [f"nanogpt-{os.getpid()}-{i}" for i in range(2)]
     with contextlib.ExitStack() as stack:
         for name in names:
-            _output("ip", "netns", "add", name)
-            stack.callback(_output, "ip", "netns", "delete", name)
+            _output(IP, "netns", "add", name)
+            stack.callback(_output, IP, "netns", "delete", name)
         peer = ["peer", "name", INTERFACE, "netns", names[1]]
-        _output("ip", "link", "add", INTERFACE, "netns", names[0], "type", "veth", *peer)
+        _output(IP, "link", "add", INTERFACE, "netns", names[0], "type", "veth", *peer)
         for name, address in zip(names, ADDRESSES, strict=True):
-            _output("ip", "-n", name, "address", "add", f"{address}/24", "dev", INTERFACE)
+            _output(IP, "-n", name, "address", "add", f"{address}/24", "dev", INTERFACE)
             for interface in ("lo", INTERFACE):
-                _output("ip", "-n", name, "link", "set", interface, "up")
+                _output(IP, "-n", name, "link", "set", interface, "up")
             if mbit_per_s:
                 shape = ["tbf", "rate", f"{mbit_per_s}mbit", "burst", "256kb", "latency", "100ms"]
-                _output("ip", "netns", "exec", name, "tc", "qdisc", "add", "dev", INTERFACE, "root", *shape)
+                _output(IP, "netns", "exec", name, TC, "qdisc", "add", "dev", INTERFACE, "root", *shape)
         yield tuple(
-            Host(name, address, ("ip", "netns", "exec", name, "taskset", "-c", str(cores[i % len(cores)])))
+            Host(name, address, (IP, "netns", "exec", name, "taskset", "-c", str(cores[i % len(cores)])))
             for i, (name, address) in enumerate(zip(names, ADDRESSES, strict=True))
         )
 

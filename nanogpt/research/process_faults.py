@@ -18,7 +18,7 @@ def measure_faults(kills: int, seed: int, kills_a_run: int = 4) -> dict[str, int
     choose = random.Random(seed)
     different = left = made = 0
     with tempfile.TemporaryDirectory() as scratch:
-        runs = ProcessRuns(Path(scratch), **SMALL)
+        runs = ProcessRuns.make(Path(scratch), **SMALL)
         whole = runs.command("whole", "--processes", "2")
         if runs.finish(whole):
             raise RuntimeError((runs.folder / "log").read_text("utf-8"))

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -21,8 +22,6 @@ from nanogpt.runtime import params
 from nanogpt.runtime.yaml_file import read_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
-MEASURE = "from nanogpt.hardware.matmul_rates import measured_rates; measured_rates()"
 SECONDS = 300  # that a run may take
 SMALL = {
     "model": {"n_layer": 2, "n_head": 2, "n_embd": 64, "block_size": 64, "dropout": 0.1},
@@ -33,11 +32,15 @@ SMALL = {
 }  # fmt: skip
 
 
+@dataclass(frozen=True)
 class ProcessRuns:
-    """A folder with a small text in tokens, in which the pretrain stage runs with `changed` settings of params.yaml."""
+    """A folder with a small text in tokens, in which the pretrain stage runs."""
 
-    def __init__(self, folder: Path, documents: int = 2000, vocab_size: int = 512, **changed: dict):
-        self.folder = folder
+    folder: Path
+
+    @classmethod
+    def make(cls, folder: Path, documents: int = 2000, vocab_size: int = 512, **changed: dict) -> "ProcessRuns":
+        """Write text and settings to a folder: those of params.yaml, but for the `changed` ones of each section."""
         document = read_yaml(params.PATH)
         for section, values in changed.items():
             document[section].update(values)
@@ -47,9 +50,7 @@ class ProcessRuns:
         data = DataSettings("stories", documents, 0.05, "", "", "", "text")
         corpus = generated_corpus("stories", GRAMMAR, data, GeneratorSettings(1))
         prepare_corpus(folder / "data" / "pretrain", corpus, 0.05, TokenizerSettings("bpe", vocab_size, "error"))
-        # before the first run: there each process would measure for itself, and what one has in memory and another
-        # writes may name other kernels for the runs to come, which give other bits
-        subprocess.run([sys.executable, "-c", MEASURE], cwd=folder, env=ENVIRONMENT, check=True)
+        return cls(folder)
 
     def command(self, out: str, *flags: str) -> list[str]:
         """The command that trains a model to the folder `out`."""
@@ -58,9 +59,10 @@ class ProcessRuns:
     @contextlib.contextmanager
     def start(self, command: Sequence[str]) -> Iterator[subprocess.Popen]:
         """Run a command there in the block, at whose end it is killed if it still runs; it prints to the file `log`."""
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
         with (self.folder / "log").open("ab") as log:
             running = subprocess.Popen(
-                command, cwd=self.folder, env=ENVIRONMENT, stdout=log, stderr=log, start_new_session=True
+                command, cwd=self.folder, env=environment, stdout=log, stderr=log, start_new_session=True
             )
         try:
             yield running

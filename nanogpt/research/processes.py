@@ -64,7 +64,7 @@ def measure_curves(steps: int) -> dict[str, float]:
     curves, ends = {}, {}
     settings = {"max_steps": steps, "max_minutes": None, "log_every": 10}
     with tempfile.TemporaryDirectory() as scratch:
-        runs = ProcessRuns(Path(scratch), documents=20000, vocab_size=2048, train=settings)
+        runs = ProcessRuns.make(Path(scratch), documents=20000, vocab_size=2048, train=settings)
         for count in PROCESSES:
             runs.finish(runs.command(f"by-{count}", "--processes", str(count)))
             folder = runs.folder / f"by-{count}"

@@ -43,7 +43,7 @@ def _train(steps: int, changed: dict, mbit_per_s: int | None) -> tuple[float, in
     """Train on two hosts; return the loss on the validation split, bytes that the first sent, and seconds a step."""
     settings = {"max_steps": steps, "max_minutes": None, "eval_every": LOCAL_STEPS * 3, "log_every": LOCAL_STEPS}
     with tempfile.TemporaryDirectory() as scratch, two_hosts(mbit_per_s) as hosts:
-        runs = ProcessRuns(Path(scratch), documents=20000, vocab_size=2048, train=settings | changed)
+        runs = ProcessRuns.make(Path(scratch), documents=20000, vocab_size=2048, train=settings | changed)
         _, *command = runs.command("out")
         with (
             runs.start(hosts[1].torchrun("--nnodes", "2", *command)) as second,

@@ -40,21 +40,25 @@ MAX_SKIPPED_IN_ROW = 10  # steps in a row without a finite loss and gradient, be
 def resolve_run(config: ModelConfig, settings: TrainSettings, run: ResumableRun | None = None) -> ComputeSetup:
     """Resolve what a training run computes with: as in the saved state of `run`, or else as is best on this machine.
 
-    Of several processes the first one decides for all, but for their threads.
+    Of several processes the first one decides for all, but for their threads; the others then find the rates that it
+    has measured.
     """
-    if run and run.state:
-        setup = ComputeSetup(**run.state["setup"])
-    else:
-        if settings.max_minutes:
-            flops = 60 * settings.max_minutes * ASSUMED_FLOPS_PER_S[choose_device(settings.device).type]
-        else:
-            flops = model_flops(config, settings.step_sequences * config.block_size) * settings.max_steps
-        setup = resolve_auto(settings.device, settings.dtype, settings.threads, settings.compile, flops)
+    decided = asdict(_resolve_here(config, settings, run)) if process_group.rank() == 0 else None
+    setup = ComputeSetup(**process_group.broadcast(decided))
     if process_group.size() == setup.processes == 1:
         return setup
-    common = ComputeSetup(**process_group.broadcast(asdict(setup)))
     threads = usable_cores() if settings.threads == "auto" else settings.threads
-    return replace(common, threads=threads, processes=process_group.size())
+    return replace(setup, threads=threads, processes=process_group.size())
+
+
+def _resolve_here(config: ModelConfig, settings: TrainSettings, run: ResumableRun | None) -> ComputeSetup:
+    if run and run.state:
+        return ComputeSetup(**run.state["setup"])
+    if settings.max_minutes:
+        flops = 60 * settings.max_minutes * ASSUMED_FLOPS_PER_S[choose_device(settings.device).type]
+    else:
+        flops = model_flops(config, settings.step_sequences * config.block_size) * settings.max_steps
+    return resolve_auto(settings.device, settings.dtype, settings.threads, settings.compile, flops)
 
 
 def train(

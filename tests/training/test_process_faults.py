@@ -23,7 +23,7 @@ TWO = ("--processes", "2")
 @pytest.fixture(scope="module")
 def original(tmp_path_factory) -> ProcessRuns:
     """A run of two processes that nobody disturbs, in `whole`."""
-    runs = ProcessRuns(tmp_path_factory.mktemp("original"), model=SMALL["model"], train=SMALL["train"])
+    runs = ProcessRuns.make(tmp_path_factory.mktemp("original"), model=SMALL["model"], train=SMALL["train"])
     assert runs.finish(runs.command("whole", *TWO)) == 0, log(runs)
     return runs
 
@@ -34,9 +34,7 @@ def runs(original, tmp_path) -> ProcessRuns:
     folder = tmp_path / "copy"
     shutil.copytree(original.folder, folder, ignore=shutil.ignore_patterns("log", ".work"))
     shutil.copytree(original.folder / ".work" / "rates", folder / ".work" / "rates")
-    copy = object.__new__(ProcessRuns)
-    copy.folder = folder
-    return copy
+    return ProcessRuns(folder)
 
 
 def log(runs: ProcessRuns) -> str:
@@ -100,7 +98,7 @@ def test_one_mistake_is_one_line(runs):
 def test_a_host_goes_on_when_the_link_to_the_other_is_cut(tmp_path):
     """Elastic: one host or two. It ends in the loss of an undisturbed run by one."""
     settings = SMALL["train"] | {"timeout_s": 5, "max_steps": 150}
-    runs = ProcessRuns(tmp_path, model=SMALL["model"] | {"dropout": 0.0}, train=settings)
+    runs = ProcessRuns.make(tmp_path, model=SMALL["model"] | {"dropout": 0.0}, train=settings)
     assert runs.finish(runs.command("whole")) == 0, log(runs)
     _, *command = runs.command("out")
     flags = ["--nnodes", "1:2", "--max-restarts", "3"]
