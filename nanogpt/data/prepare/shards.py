@@ -15,8 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from nanogpt.data.prepare.encode import Encoded, encode_documents
+from nanogpt.data.prepare.encode import DOCUMENT, Encoded, encode_documents, token_dtype
 from nanogpt.data.sources.document import Corpus, Documents
+from nanogpt.data.tokens.bins import DTYPES
 from nanogpt.data.tokens.tokenizer import Tokenizer
 from nanogpt.runtime import atomic, locks
 from nanogpt.runtime.fingerprint import fingerprint_program
@@ -65,6 +66,7 @@ class Shards:
     def _wait(self, number: int) -> Path:
         while not self._encode(number) and not self._path(number).exists():
             time.sleep(WAIT_SECONDS)
+            self.folder.mkdir(parents=True, exist_ok=True)  # where the same command elsewhere has removed it
         return self._path(number)
 
     def _encode(self, number: int) -> bool:
@@ -78,10 +80,11 @@ class Shards:
             if path.exists() or not locks.try_lock(lock) or path.exists():
                 return False
             skipped: Counter[str] = Counter()
-            encoded = encode_documents(self.parts[number](skipped), self.tokenizer, chat=False)
-            arrays = zip((TOKENS, DOCUMENTS), zip(*encoded, strict=True), strict=True)
+            none = Encoded(np.empty(0, DTYPES[token_dtype(self.tokenizer)]), np.empty(0, DOCUMENT))  # it may be blank
+            encoded = none, *encode_documents(self.parts[number](skipped), self.tokenizer, chat=False)
+            tokens, documents = (np.concatenate(arrays) for arrays in zip(*encoded, strict=True))
             with atomic.replace_folder(path, DOCUMENTS) as folder:
-                for name, pieces in arrays:
-                    np.save(folder / name, np.concatenate(pieces))
+                np.save(folder / TOKENS, tokens)
+                np.save(folder / DOCUMENTS, documents)
                 (folder / SKIPPED).write_text(json.dumps(skipped), "utf-8")
             return True

@@ -49,13 +49,14 @@ def test_a_mistake_is_named_by_its_piece(tmp_path):
 
 @pytest.fixture
 def own(tmp_path, monkeypatch):
-    """A folder of text of six shards of 1 MB, of which some documents are repeated in several."""
+    """A folder of text of seven shards of 1 MB, one blank; some documents are repeated in several."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DVC_ROOT", raising=False)
     (tmp_path / "text").mkdir()
     for number in range(3):
         texts = [f"text {number if i % 5 else 0} {i} é " + "word " * (i % 90) for i in range(8000)]
         (tmp_path / "text" / f"{number}.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
+    (tmp_path / "text" / "1a.jsonl").write_text('{"text": "  "}\n' * 100_000)
     return tmp_path / "text"
 
 
