@@ -1,9 +1,10 @@
-"""95% confidence intervals of the mean of a few values."""
+"""95% confidence intervals: of the mean of a few values, and of a share."""
 
 import math
 from collections.abc import Sequence
-from statistics import fmean, stdev
+from statistics import NormalDist, fmean, stdev
 
+Z95 = NormalDist().inv_cdf(0.975)
 T95 = (12.7062, 4.30265, 3.18245, 2.77645, 2.57058, 2.44691, 2.36462, 2.30600, 2.26216)  # 1 to 9 degrees of freedom
 
 
@@ -15,6 +16,15 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float]:
 def describe_mean(name: str, values: Sequence[float]) -> dict[str, float]:
     """Return the mean as `name`, and half of its 95% confidence interval as `<name>_ci95` (see `mean_interval`)."""
     return dict(zip((name, f"{name}_ci95"), mean_interval(values), strict=True))
+
+
+def wilson_ci95(successes: int, trials: int) -> float:
+    """Return half the width of the 95% confidence interval of a share, which no share makes 0.
+
+    Source: Wilson, Probable Inference, the Law of Succession, and Statistical Inference, 1927.
+    """
+    share, z2 = successes / trials, Z95**2
+    return Z95 * math.sqrt(share * (1 - share) / trials + z2 / (4 * trials**2)) / (1 + z2 / trials)
 
 
 def student_t95(df: int) -> float:

@@ -4,17 +4,16 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from torch import nn
-
 from nanogpt.checkpoint.folder import load_checkpoint
-from nanogpt.data.tokens.bins import Bin
-from nanogpt.data.tokens.tokenizer import Tokenizer
+from nanogpt.data.tokens.bins import Bin, tokenizer_of_bins
+from nanogpt.evaluation.models import EvaluatedModel, ForeignModel, OwnModel, open_model
 from nanogpt.evaluation.text_figures import text_figures
+from nanogpt.evaluation.text_score import score_texts
 from nanogpt.hardware.device import configure_torch
 from nanogpt.inference.settings import SampleSettings
 from nanogpt.inference.writer import Writer
 from nanogpt.lora.merge import open_finetuned
-from nanogpt.model.score import Score, score_domains, score_figures
+from nanogpt.model.score import Score, score_documents, score_figures
 from nanogpt.runtime import atomic
 from nanogpt.runtime.errors import UserError
 from nanogpt.runtime.metrics_file import write_metrics
@@ -51,58 +50,72 @@ def compare_models(
     """Score models on both domains, and let them write texts from the same prompts and seed, and from none.
 
     `base` and `merged` are model folders or .pt files, `adapter` the folder of an adapter for `base`, and `also` any of
-    these, each named by its path. Scores are in fp32, with the kernels of training and a thread for each core. Returns
-    a page of Markdown and the figures by model and domain, with those of its texts under "texts". Raises UserError if a
-    domain's bins are missing or in other tokens than a model's; for the models of `also`, and for all unless `strict`,
-    the domain is left out and the page says so.
+    these, or a model that transformers opens, each named by its path. Scores are in fp32, with the kernels of training
+    and a thread for each core; a model with other tokens than the bins' reads their text in its own. Returns a page of
+    Markdown and the figures by model and domain, with those of its texts under "texts". Raises UserError if a domain's
+    bins are missing, or with `strict` in other tokens than a model's; for the models of `also`, and for all unless
+    `strict`, a domain that cannot be scored is left out and the page says so.
     """
     models = _open_models(base, adapter, merged, also)
     results, figures, titles, left_out = {}, {}, {}, {}
     texts = {prompt: {} for prompt in settings.prompts}
-    for name, (model, tok) in models.items():
+    for name, model in models.items():
         configure_torch("auto")  # again: writing may have changed the number of threads
-        domains = {}
+        results[name] = {}
         for role in ("pretrain", "finetune"):
-            with _note_left_out(left_out, name, strict and name not in also):
-                domains[role] = Bin.open(f"data/{role}", "val", tok)
-                titles[role] = f"{domains[role].source} ({role})"
-        results[name] = score_domains(model, domains, tok.byte_lengths())
-        writer = Writer(model, tok, settings.dtype)
+            exact = strict and name not in also
+            with _note_left_out(left_out, name, exact):
+                source, results[name][role] = _score(model, f"data/{role}", exact)
+                titles[role] = f"{source} ({role})"
+        figures[name] = score_figures(results[name], None if name == PRETRAINED else results[PRETRAINED])
+        if isinstance(model, ForeignModel):
+            for prompt in settings.prompts:
+                texts[prompt][name] = [prompt + text for text in model.write(prompt, settings, seed)]
+            continue
+        writer = Writer(model.net, model.tok, settings.dtype)
+        written = {}
         for prompt in settings.prompts:
             with _note_left_out(left_out, name, name not in also):
                 ids = writer.encode(writer.messages(prompt))
-                written = [writer.add(ids, settings, seed, number) for number in range(settings.num_samples)]
-                texts[prompt][name] = (tok.decode(ids), written)
+                written[prompt] = [writer.add(ids, settings, seed, number) for number in range(settings.num_samples)]
+                texts[prompt][name] = model.tok.decode(ids)
         while writer.step():
             pass
-        figures[name] = score_figures(results[name], None if name == PRETRAINED else results[PRETRAINED])
-        figures[name]["texts"] = text_figures(writer, sorted({bin.source for bin in domains.values()}), settings, seed)
-    samples = {
-        prompt: {name: [before + text.written for text in written] for name, (before, written) in by_model.items()}
-        for prompt, by_model in texts.items()
-    }
-    return markdown_page(results, samples, titles, left_out), figures
+        for prompt, some in written.items():
+            texts[prompt][name] = [texts[prompt][name] + text.written for text in some]
+        figures[name]["texts"] = text_figures(writer, settings, seed)
+    return markdown_page(results, texts, titles, left_out), figures
+
+
+def _score(model: EvaluatedModel, folder: str, strict: bool) -> tuple[str, Score]:
+    """The source of a domain, and the score of its validation documents: of a chat's answers, else of whole texts.
+
+    Raises UserError where bins are missing or damaged, or in other tokens than the model's: with `strict` always, else
+    for chats.
+    """
+    own = isinstance(model, OwnModel)
+    tok = model.tok if own and strict else tokenizer_of_bins(folder)
+    data = Bin.open(folder, "val", tok)
+    if own and model.tok.sha256 == tok.sha256:
+        return data.source, score_documents(model.net, data.documents(), tok.byte_lengths(), prompts=data.prompts)
+    if data.prompts is not None:
+        raise UserError(f"{folder}: answers are scored in the tokens of its tokenizer ({tok.kind}) only")
+    return data.source, score_texts(model, [tok.decode(ids[1:-1]) for ids in data.documents()])
 
 
 def _open_models(
     base: Path | str, adapter: Path | str | None, merged: Path | str | None, also: Sequence[str]
-) -> dict[str, tuple[nn.Module, Tokenizer]]:
+) -> dict[str, EvaluatedModel]:
     """Load all models first, so that a wrong path is reported before minutes of scoring."""
-    models = {PRETRAINED: load_checkpoint(base)}
+    models: dict[str, EvaluatedModel] = {PRETRAINED: OwnModel(*load_checkpoint(base))}
     if adapter is not None:
-        models["adapted"] = open_finetuned(adapter, base)
+        models["adapted"] = OwnModel(*open_finetuned(adapter, base))
     if merged is not None:
-        models["merged"] = load_checkpoint(merged)
+        models["merged"] = OwnModel(*load_checkpoint(merged))
     for path in also:
         if path in models:
             raise UserError(f"--also {path}: a model of this name is compared already; leave it out, or write ./{path}")
-        if not (Path(path) / "adapter_config.json").is_file():
-            models[path] = load_checkpoint(path)
-            continue
-        try:
-            models[path] = open_finetuned(path)
-        except UserError:  # the model that it names has moved or changed
-            models[path] = open_finetuned(path, base)
+        models[path] = open_model(path, base)
     return models
 
 

@@ -1,25 +1,22 @@
-"""Figures of the texts that a model writes without a prompt: speed, variety, and what a grammar accepts of them."""
+"""Figures of the texts that a model writes without a prompt: speed and variety."""
 
 import time
 from collections.abc import Iterable
 from dataclasses import replace
 
-from nanogpt.data.sources import abstracts, stories
 from nanogpt.inference.settings import Sampling
 from nanogpt.inference.writer import Writer
 
-GRAMMARS = {"stories": stories.GRAMMAR, "abstracts": abstracts.GRAMMAR}
 TEXTS = 32
 BLOCKS = 2  # a text may be so many times as long as the model's block
 
 
-def text_figures(writer: Writer, sources: Iterable[str], sampling: Sampling, seed: int) -> dict[str, float]:
+def text_figures(writer: Writer, sampling: Sampling, seed: int) -> dict[str, float]:
     """Write TEXTS texts at once, from nothing to their ends, and measure them.
 
     `first_token_s`: seconds to the first tokens. `tokens_per_s`: tokens a second, all texts together. `distinct_1` and
     `distinct_2`: different words, and pairs of neighbours, over all there are (Li et al. 2016,
-    https://arxiv.org/abs/1510.03055). For those of `sources` that are generated, `accepted_<source>` is the share of
-    texts that its grammar can draw: it has no word and no name out of place.
+    https://arxiv.org/abs/1510.03055).
     """
     longest = BLOCKS * writer.engine.decoder.config.block_size
     sampling = replace(sampling, max_tokens=longest, stop=[])
@@ -31,13 +28,11 @@ def text_figures(writer: Writer, sources: Iterable[str], sampling: Sampling, see
         pass
     elapsed = time.perf_counter() - start
     written = [text.written for text in texts]
-    known = [source for source in sources if source in GRAMMARS]
     return {
         "tokens_per_s": sum(len(text.tokens) for text in texts) / elapsed,
         "first_token_s": first - start,
         "distinct_1": distinct(written, 1),
         "distinct_2": distinct(written, 2),
-        **{f"accepted_{source}": sum(map(GRAMMARS[source].accepts, written)) / TEXTS for source in known},
     }
 
 

@@ -1,19 +1,26 @@
-"""Scores a checkpoint on raw texts, each whole, in bits per byte."""
+"""Scores models on raw texts, each whole, in bits per byte."""
 
-from collections.abc import Iterable
-from pathlib import Path
+from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 
-from nanogpt.checkpoint.folder import load_checkpoint
-from nanogpt.model.score import Score, score_documents
+from nanogpt.evaluation.models import EvaluatedModel
+from nanogpt.model.score import Score, document_nats
 
 
-def score_texts(checkpoint: Path | str, texts: Iterable[str]) -> Score:
-    """Score every text from its start to its end token, in the checkpoint's own tokens, in fp32 on the CPU.
+def score_texts(model: EvaluatedModel, texts: Sequence[str]) -> Score:
+    """Score every text from its start to its end token, in the model's own tokens, in fp32.
 
-    Raises UserError for a checkpoint that is missing or damaged, or a character that its tokenizer lacks.
+    The bytes are those of the texts, so that models with different tokenizers are compared on the same. Raises
+    UserError for a character that a tokenizer lacks and has no token in place of.
     """
-    net, tok = load_checkpoint(checkpoint)
-    documents = [np.array([tok.eot, *tok.encode_array(text), tok.eot]) for text in texts]
-    return score_documents(net, documents, tok.byte_lengths())
+    documents = [np.array(model.encode(text), np.int64) for text in texts]
+    tokens = np.array([len(document) - 1 for document in documents], np.int64)
+    n_bytes = np.array([len(text.encode()) for text in texts], np.int64)
+    return Score(document_nats(model.net, documents), tokens, n_bytes)
+
+
+def unknown_characters(model: EvaluatedModel, texts: Sequence[str]) -> Counter[str]:
+    """The characters that a model's tokenizer lacks, and how often they come in all texts."""
+    return sum((model.unknown(text) for text in texts), Counter())

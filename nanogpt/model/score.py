@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -64,48 +64,67 @@ class Score:
 
     @property
     def bpb_ci95(self) -> float | None:
-        """Half the width of the 95% confidence interval of `bpb` over documents, None if there is only one.
-
-        Documents are the sample, and tokens of one document are not independent: bits per byte is a
-        ratio of two sums over documents, whose standard error is that of the linearised ratio
-        (Cochran, Sampling Techniques, 3rd ed. 1977, section 2.11), with the normal distribution's
-        quantile. It holds for many documents; with fewer than about 30 it is too narrow.
-        """
-        n = len(self.document_nats)
-        if n < 2:
-            return None
-        residuals = self.document_nats / math.log(2) - self.bpb * self.document_bytes
-        return Z95 * math.sqrt(n / (n - 1) * (residuals**2).sum().item()) / self.n_bytes
+        """Half the width of the 95% confidence interval of `bpb` over documents, None if there is only one."""
+        return ratio_ci95(self.document_nats / math.log(2), self.document_bytes)
 
     def change(self, before: "Score") -> "Score":
         """The difference from another model's score of the same documents, as a score.
 
         Its `bpb` is the change in bits per byte, and its interval is that of the same documents in pairs, to which
-        their difficulty for both models adds nothing. Raises ValueError if the documents differ.
+        their difficulty for both models adds nothing. Tokens may differ. Raises ValueError if the documents do.
         """
-        same = (self.document_tokens, self.document_bytes), (before.document_tokens, before.document_bytes)
-        if not all(map(np.array_equal, *same)):
-            raise ValueError("the two scores are not of the same documents in the same tokens")
+        if not np.array_equal(self.document_bytes, before.document_bytes):
+            raise ValueError("the two scores are not of the same documents")
         return Score(self.document_nats - before.document_nats, self.document_tokens, self.document_bytes)
 
 
-@torch.no_grad()
+def ratio_ci95(values: np.ndarray, sizes: np.ndarray) -> float | None:
+    """Half the width of the 95% confidence interval of sum(values) / sum(sizes), None for one document; both (D,).
+
+    Documents are the sample, and tokens of one document are not independent: bits per byte is a ratio of two sums over
+    documents, whose standard error is that of the linearised ratio (Cochran, Sampling Techniques, 3rd ed. 1977, section
+    2.11), with the normal distribution's quantile. It holds for many documents; with fewer than about 30 it is too
+    narrow.
+    """
+    n = len(values)
+    if n < 2:
+        return None
+    residuals = values - values.sum() / sizes.sum() * sizes
+    return Z95 * math.sqrt(n / (n - 1) * (residuals**2).sum().item()) / sizes.sum().item()
+
+
 def score_documents(
     model: nn.Module, documents: Iterable[np.ndarray], byte_lengths: np.ndarray, batch_tokens: int = BATCH_TOKENS,
     prompts: np.ndarray | None = None,
 ) -> Score:  # fmt: skip
-    """Score every document whole, from its start to its end token, in fp32 on the model's device.
+    """Score every document whole, from its start to its end token (see `document_nats`).
 
-    `documents` are arrays of token ids, end token first and last; with `prompts` (see `Bin`) only their answers count.
-    A document longer than the model's block is read in overlapping windows, so that every token past the first block is
-    predicted from at least half a block. `byte_lengths` is the tokenizer's (vocab_size,) table.
+    With `prompts` (see `Bin`) only their answers count. `byte_lengths` is the tokenizer's (vocab_size,) table.
+    """
+    documents = list(documents)
+    prompts = np.zeros(len(documents), np.int64) if prompts is None else prompts
+    nats = document_nats(model, documents, batch_tokens, prompts)
+    answers = [document[1 + skipped :] for document, skipped in zip(documents, prompts, strict=True)]
+    tokens = np.array([len(answer) for answer in answers], np.int64)
+    n_bytes = np.array([byte_lengths[answer].sum() for answer in answers], np.int64)
+    return Score(nats, tokens, n_bytes)
+
+
+@torch.no_grad()
+def document_nats(
+    model: nn.Module, documents: Sequence[np.ndarray], batch_tokens: int = BATCH_TOKENS,
+    prompts: np.ndarray | None = None,
+) -> np.ndarray:  # fmt: skip
+    """Negative log likelihood of all tokens of a document but the first, in nats, (D,) float64; in fp32.
+
+    `documents` are arrays of token ids, a start token first; `prompts` (D,) tokens after it are not counted. A document
+    longer than the model's block is read in overlapping windows, so that every token past the first block is predicted
+    from at least half a block. The model gives losses as `LanguageModel` does, and is computed on its device.
     Figures agree only if threads and fp32 kernels are the same: see `configure_torch`. Several processes share the
-    work.
-    Raises UserError if a loss is not finite.
+    work. Raises UserError if a loss is not finite.
     """
     model.eval()
     device = next(model.parameters()).device
-    documents = list(documents)
     prompts = np.zeros(len(documents), np.int64) if prompts is None else prompts
     nats = np.zeros(len(documents))
     batches = _batches_of_similar_length(documents, prompts, model.config.block_size, batch_tokens)
@@ -116,10 +135,7 @@ def score_documents(
     nats = process_group.total(torch.from_numpy(nats)).numpy()
     if not np.isfinite(nats).all():
         raise UserError("the model's loss is not finite: its weights are damaged, or its training diverged")
-    answers = [document[1 + skipped :] for document, skipped in zip(documents, prompts, strict=True)]
-    tokens = np.array([len(answer) for answer in answers], np.int64)
-    n_bytes = np.array([byte_lengths[answer].sum() for answer in answers], np.int64)
-    return Score(nats, tokens, n_bytes)
+    return nats
 
 
 def _overlapping_windows(

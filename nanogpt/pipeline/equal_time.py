@@ -24,6 +24,7 @@ from nanogpt.benchmark.variants import CPU, Variant, build_plain_step, random_ba
 from nanogpt.data.sources.document import Corpus
 from nanogpt.data.sources.load import Data, load_corpus
 from nanogpt.evaluation.confidence import describe_mean
+from nanogpt.evaluation.models import open_model
 from nanogpt.evaluation.text_score import score_texts
 from nanogpt.hardware.compilation import check_compiler
 from nanogpt.hardware.processor import describe_processor
@@ -228,7 +229,7 @@ def _score(name: str, texts: list[str]) -> dict[str, float]:
         model, metrics = Path(scratch, "model"), Path(scratch, "pretrain.json")
         for path, copy in (("models/pretrain", model), ("metrics/pretrain.json", metrics)):
             _run(*DVC, "get", ".", path, "--rev", name, "--out", str(copy))
-        figures, bpb = json.loads(metrics.read_text("utf-8")), score_texts(model, texts).bpb
+        figures, bpb = json.loads(metrics.read_text("utf-8")), score_texts(open_model(model), texts).bpb
     steps, seconds = float(figures["steps"]), figures["wall_s"]
     return {"bpb": bpb, "val_bpb": figures["val"]["bpb"], "steps": steps, "seconds": seconds}
 

@@ -4,6 +4,7 @@ from nanogpt.benchmark.settings import BenchmarkSettings
 from nanogpt.checkpoint.settings import CheckpointSettings
 from nanogpt.data.sources.load import Data
 from nanogpt.data.tokens.settings import TokenizerSettings
+from nanogpt.evaluation.settings import EvaluateSettings
 from nanogpt.inference.settings import SampleSettings
 from nanogpt.lora.settings import LoraSettings
 from nanogpt.model.config import ModelSettings
@@ -18,6 +19,7 @@ SECTIONS = {
     "train": TrainSettings,
     "lora": LoraSettings,
     "sample": SampleSettings,
+    "evaluate": EvaluateSettings,
     "benchmark": BenchmarkSettings,
     "checkpoint": CheckpointSettings,
 }

@@ -171,21 +171,27 @@ def test_a_further_adapter_is_put_on_the_model_that_it_names(inside_project, mon
     assert untimed(moved)["models/lora"] == untimed(expected)["adapted"]
 
 
-def test_a_model_with_another_tokenizer(inside_project, tiny, char):
-    """The bins are not in its tokens, so that only its texts appear, and none for characters that it lacks."""
+def test_a_model_with_another_tokenizer(inside_project, tiny, byte, char):
+    """It reads the bins' text in its own tokens, but no text with characters that it lacks."""
     save_checkpoint("models/char", tiny(vocab_size=char.vocab_size), char)
     settings = SampleSettings(**vars(SETTINGS) | {"prompts": ["The cat", "THE Ω"]})
     page, figures = compare_models("models/pretrain", None, None, settings, 1, ["models/char"])
     assert figures["pretrained"].keys() == {"pretrain", "finetune", "texts"}
-    assert figures["models/char"].keys() == {"texts"}
-    assert rows(page, "models/char") == [["–", "–"]] * 2
-    assert "\nLeft out for models/char: data/finetune: its tokens are of another tokenizer (byte)" in page
+    assert figures["models/char"].keys() == {"pretrain", "texts"}
+    texts = [byte.decode(ids[1:-1]) for ids in Bin.open("data/pretrain", "val", byte).documents()]
+    documents = [np.array([char.eot, *char.encode(text), char.eot]) for text in texts]
+    alone = score_documents(load_checkpoint("models/char")[0], documents, char.byte_lengths())
+    assert figures["models/char"]["pretrain"]["bpb"] == pytest.approx(alone.bpb, rel=1e-6)
+    [_, finetune], [change, _] = rows(page, "models/char")
+    assert finetune == "–" and "±" in change
+    assert re.search(r"\nLeft out for models/char: .*does not know: .*'W'", page)  # of data/finetune
     assert re.search(r"\nLeft out for models/char: .*does not know: .*'Ω'", page)
     assert page.count("### models/char") == 1  # below the prompt that it can read
-    # a base that cannot read the bins has no scores, so there is no change to report
+    # a base that cannot read a text has no score of it, so there is no change to report
     page, figures = compare_models("models/char", None, None, SETTINGS, 1, ["models/merged"], strict=False)
-    assert figures["pretrained"].keys() == {"texts"} and figures["models/merged"]["finetune"].keys() == FIRST_FIGURES
-    assert "Change" not in page
+    assert figures["pretrained"].keys() == {"pretrain", "texts"}
+    assert figures["models/merged"]["finetune"].keys() == FIRST_FIGURES
+    assert "bpb_change" in figures["models/merged"]["pretrain"]
 
 
 def test_what_cannot_be_compared(inside_project):

@@ -11,7 +11,8 @@ from imports import ROOMS, ROOT
 
 pytestmark = pytest.mark.slow
 
-ALL = ["check", "prepare@pretrain", "prepare@finetune", "pretrain", "lora-finetune", "merge", "sample", "benchmark"]
+AFTER_PREPARE = ["pretrain", "lora-finetune", "merge", "sample", "evaluate"]
+ALL = ["check", "prepare@pretrain", "prepare@finetune", *AFTER_PREPARE, "benchmark"]
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +31,7 @@ def test_every_promised_file_appears_and_a_second_run_does_nothing(clone):
         "data/pretrain/train.bin", "data/pretrain/tokenizer/tokenizer.json", "data/finetune/val.bin",
         "models/pretrain/model.safetensors", "models/pretrain/config.json", "models/pretrain/tokenizer.json",
         "models/pretrain/README.md", "models/lora/adapter_model.safetensors", "models/lora/base.json",
-        "models/merged/model.safetensors", "metrics/samples.md",
+        "models/merged/model.safetensors", "metrics/samples.md", "metrics/evaluate.md",
         "metrics/pretrain-train.csv", "metrics/lora-finetune-val.csv",
     ):  # fmt: skip
         assert (clone.folder / name).is_file(), name
@@ -58,9 +59,6 @@ def test_the_code_in_the_readme_opens_the_models(clone):
     assert len(blocks) == 2
     done = clone.run(sys.executable, "-c", blocks[0].replace("max_new_tokens=60", "max_new_tokens=5") + blocks[1])
     assert done.stdout.startswith("Once upon a time")
-
-
-AFTER_PREPARE = ["pretrain", "lora-finetune", "merge", "sample"]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from nanogpt.runtime import params
 from nanogpt.runtime.errors import UserError
 
 RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("*.yaml"))
-OTHER = {"seed", "benchmark", "checkpoint"}  # sections that recipes leave alone
+OTHER = {"seed", "evaluate", "benchmark", "checkpoint"}  # sections that recipes leave alone
 MACHINE = {"dtype", "compile", "threads", "device", "checkpoint_every", "init_from"}  # settings of train, the same
 MACHINE |= {"processes", "exchange_dtype", "local_steps", "timeout_s"}
 

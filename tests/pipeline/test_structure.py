@@ -19,6 +19,7 @@ STAGES = {
     "lora-finetune": "lora_finetune",
     "merge": "merge",
     "sample": "sample",
+    "evaluate": "evaluate",
     "benchmark": "benchmark",
 }
 DVC = YAML(typ="safe").load(ROOT / "dvc.yaml")

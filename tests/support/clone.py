@@ -18,7 +18,7 @@ SMALL = {
     "model.n_layer": 1, "model.n_head": 2, "model.n_kv_head": 1, "model.n_embd": 16, "model.block_size": 64,
     "train.max_steps": 4, "train.warmup_steps": 1, "train.batch_size": 2, "train.eval_batches": 1, "train.log_every": 1,
     "lora.max_steps": 3, "lora.warmup_steps": 1, "lora.batch_size": 2, "lora.r": 2,
-    "sample.num_samples": 1, "sample.max_tokens": 8,
+    "sample.num_samples": 1, "sample.max_tokens": 8, "evaluate.pairs": 2, "evaluate.texts": 2,
     "benchmark.n_layer": 1, "benchmark.n_head": 2, "benchmark.n_kv_head": 1, "benchmark.n_embd": 16,
     "benchmark.block_size": 32, "benchmark.vocab_size": 320, "benchmark.num_iters": 1,
     "benchmark.dtype": "float32", "benchmark.compile": "off",

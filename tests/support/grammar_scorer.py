@@ -69,6 +69,34 @@ class Scorer:
                     agenda.append((at + len(cell), rest, known, bits + log2(len(self.tables[symbol]))))
         return found
 
+    def begins(self, text: str) -> bool:
+        """Whether the grammar draws a text that begins so."""
+        agenda = [(0, (("slot", False, None, "TEXT", None, ""), None), {})]
+        while agenda:
+            at, todo, rows = agenda.pop()
+            if at >= len(text):
+                return True
+            if todo is None:
+                continue
+            (kind, *about), rest = todo
+            if kind == "text":
+                choices = [(about[0], rows)]
+            else:
+                capital, name, symbol, decider, column = about
+                if decider:
+                    symbol = self.kinds[symbol][rows[decider]["kind"]]
+                drawn = [rows[name]] if symbol is None else self.tables.get(symbol, ())
+                choices = [(shown(row[column], capital), rows | {name: row}) for row in drawn]
+                for _, alternative in self.rules.get(symbol, ()):
+                    following = rest
+                    for each in reversed(alternative):
+                        following = (each, following)
+                    agenda.append((at, following, rows))
+            for cell, known in choices:
+                if cell.startswith(text[at : at + len(cell)]):
+                    agenda.append((at + len(cell), rest, known))
+        return False
+
     def least_bits(self) -> float:
         """The bits of the most probable derivation."""
 

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from itertools import islice
 from math import log2
 from random import Random
+from typing import NamedTuple
 
 from nanogpt.data.sources.document import Corpus, DataSettings, Document
 from nanogpt.runtime.ranges import CheckedSettings, Seed
@@ -43,6 +44,27 @@ class GeneratorSettings(CheckedSettings):
     seed: Seed
 
 
+class Slot(NamedTuple):
+    """A slot of a template, and the text between it and the slot before.
+
+    `tickets` are what it draws from, all equally likely: each is (bits, row, None), or for an alternative of a rule
+    (bits, slots, text after the last slot). They are None for a slot that recalls `name`, and by kind where the row
+    remembered as `at` decides. `key` is the cell that is written.
+    """
+
+    before: str
+    tickets: list[tuple] | dict[str, list[tuple]] | None
+    name: str | None
+    key: str
+    at: str | None
+    symbol: str | None
+
+    @property
+    def recalls(self) -> bool:
+        """Whether it shows a row that is remembered."""
+        return self.tickets is None and self.name is not None
+
+
 class Grammar:
     """Rules and tables made ready for drawing; they stay readable as given, for whoever checks them.
 
@@ -51,7 +73,6 @@ class Grammar:
 
     def __init__(self, rules: Rules, tables: Tables):
         self.rules, self.tables = rules, tables
-        # A symbol's tickets, all equally likely. Each is (bits, row, None) or (bits, slots, text after the last slot).
         self._tickets: dict[str, list[tuple]] = {symbol: [] for symbol in rules}
         for head, body in tables.items():
             symbol, *columns = head.split()
@@ -61,59 +82,34 @@ class Grammar:
             for template in templates:
                 bits = log2(len(templates) / templates.count(template))
                 self._tickets[symbol].append((bits, *self._compile(template)))
-        self._start = self._compile(f"{{{START}}}")
+        self.start = self._compile(f"{{{START}}}")
 
-    def _compile(self, template: str) -> tuple[list[tuple], str]:
-        """Slots as (text before it, tickets or None, name, cell key, name of the row that decides) and the rest."""
+    def _compile(self, template: str) -> tuple[list[Slot], str]:
+        """The slots of a template, and the text after the last."""
         slots, end = [], 0
         for match in SLOT.finditer(template):
             cap, name, what, at, column = match.groups()
             key, before = cap + (column or ""), template[end : match.start()]
             end = match.end()
             if what.islower():
-                slots.append((before, None, what, key, None))
+                slots.append(Slot(before, None, what, key, None, None))
             elif at:
                 by_kind = {s.split("@")[1]: tickets for s, tickets in self._tickets.items() if s.startswith(what + "@")}
-                slots.append((before, by_kind, name, key, at))
+                slots.append(Slot(before, by_kind, name, key, at, what))
             else:
-                slots.append((before, self._tickets[what], name, key, None))
+                slots.append(Slot(before, self._tickets[what], name, key, None, what))
         return slots, template[end:]
 
     def draw(self, rng: Random) -> tuple[str, float]:
         """One text and -log2 of its probability."""
         pieces: list[str] = []
-        bits = self._write(*self._start, {}, rng.random, pieces.append)
+        bits = self._write(*self.start, {}, rng.random, pieces.append)
         return "".join(pieces), bits
 
-    def accepts(self, text: str) -> bool:
-        """Whether the grammar can draw exactly this text."""
-        # What may follow is a linked list of texts and slots; each choice that fits is followed to its end.
-        agenda = [(0, _chain(*self._start, None), {})]
-        while agenda:
-            at, todo, remembered = agenda.pop()
-            if todo is None:
-                if at == len(text):
-                    return True
-                continue
-            (before, tickets, name, key, by), rest = todo
-            if not text.startswith(before, at):
-                continue
-            at += len(before)
-            if tickets is None:
-                cells = [remembered[name][key]] if name else [""]
-                agenda += [(at + len(cell), rest, remembered) for cell in cells if text.startswith(cell, at)]
-                continue
-            for _, drawn, tail in tickets[remembered[by]["kind"]] if by else tickets:
-                if tail is not None:
-                    agenda.append((at, _chain(drawn, tail, rest), remembered))
-                elif text.startswith(drawn[key], at):
-                    agenda.append((at + len(drawn[key]), rest, remembered | {name: drawn} if name else remembered))
-        return False
-
-    def _write(self, slots: list[tuple], tail: str, remembered: dict[str, Row], random, write) -> float:
+    def _write(self, slots: list[Slot], tail: str, remembered: dict[str, Row], random, write) -> float:
         """Fill the slots, drawing what they ask for; the bits of all that was drawn."""
         bits = 0.0
-        for before, tickets, name, key, at in slots:
+        for before, tickets, name, key, at, _ in slots:
             write(before)
             if tickets is None:
                 write(remembered[name][key])
@@ -130,14 +126,6 @@ class Grammar:
                 remembered[name] = drawn
         write(tail)
         return bits
-
-
-def _chain(slots: list[tuple], tail: str, rest: tuple | None) -> tuple:
-    """Slots and the text after them, each as (slot, what follows), before `rest`."""
-    chained = ((tail, None, None, "", None), rest)
-    for slot in reversed(slots):
-        chained = (slot, chained)
-    return chained
 
 
 def _row(columns: Sequence[str], cells: str) -> Row:

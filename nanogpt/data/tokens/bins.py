@@ -127,7 +127,7 @@ def tokenizer_of_bins(folder: os.PathLike | str) -> Tokenizer:
     Raises UserError where there is none.
     """
     folder = Path(folder)
-    if (folder / "tokenizer").exists() or not (folder / "manifest.json").exists():
+    if (folder / "tokenizer").exists():
         return load_tokenizer(folder / "tokenizer")
     manifest, _, _ = _read_manifest(folder, "train")
     for path in sorted(folder.resolve().parent.glob("*/tokenizer")):

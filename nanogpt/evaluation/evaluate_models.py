@@ -1,0 +1,134 @@
+"""Evaluates models on the same texts: bits per byte of any text, and what they know of a built-in grammar."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+
+from nanogpt.data.tokens.bins import Bin, tokenizer_of_bins
+from nanogpt.data.tokens.tokenizer import Tokenizer
+from nanogpt.evaluation.copies import longest_copies
+from nanogpt.evaluation.examine import Examination, WrittenText, writing_figures
+from nanogpt.evaluation.grammar.phenomena import GRAMMARS
+from nanogpt.evaluation.models import EvaluatedModel, OwnModel
+from nanogpt.evaluation.settings import EvaluateSettings
+from nanogpt.evaluation.text_score import score_texts, unknown_characters
+from nanogpt.hardware.device import configure_torch
+from nanogpt.model.score import Score
+from nanogpt.runtime.errors import UserError
+
+GRAMMAR = "grammar"  # its own figures, beside those of models
+COMPARED = 2**23  # tokens of the training text that are searched for copies
+NAMED = 10  # characters that a tokenizer lacks
+
+
+@dataclass(frozen=True)
+class Domain:
+    """Texts to evaluate on. `source` is a built-in one whose grammar is known, or None.
+
+    `train` is None or (n,) the training text in the tokens of `tok`, to find what was copied from it. `floor` is the
+    lowest bits per byte that any model can reach on the texts, where that is known.
+    """
+
+    title: str
+    texts: list[str]
+    source: str | None = None
+    tok: Tokenizer | None = None
+    train: np.ndarray | None = None
+    floor: float | None = None
+
+
+@dataclass
+class Evaluation:
+    """What was found, by model and domain; the texts by domain and model."""
+
+    figures: dict[str, dict[str, dict]] = field(default_factory=dict)
+    written: dict[str, dict[str, list[WrittenText]]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def open_domain(folder: Path | str, role: str) -> Domain:
+    """The validation texts of a folder of bins. Raises UserError where they are missing or damaged."""
+    tok = tokenizer_of_bins(folder)
+    val, train = (Bin.open(folder, split, tok) for split in ("val", "train"))
+    texts = [tok.decode(ids[1:-1]) for ids in val.documents()]
+    source = val.source if val.source in GRAMMARS else None
+    floor = val.counts.bits / val.counts.bytes if val.counts.bits else None
+    return Domain(f"{val.source} ({role})", texts, source, tok, train.tokens[:COMPARED], floor)
+
+
+def evaluate_models(
+    models: Mapping[str, EvaluatedModel], domains: Mapping[str, Domain], settings: EvaluateSettings, seed: int
+) -> Evaluation:
+    """Evaluate each model on each domain, in fp32 with a thread for each core.
+
+    Figures of a model and domain: `bpb` (bits per byte, ends of texts counted), its change against the first model on
+    the same texts, `bytes_per_token`, and `unknown_characters` where the tokenizer lacks some. Where the grammar is
+    known also `pairs` (accuracy by phenomenon, see `Examination`), and of models of ours `kl_bits` and
+    `grammatical_share`. `…_ci95` is half of a 95% interval.
+    """
+    found = Evaluation()
+    for domain_name, domain in domains.items():
+        examination = Examination(domain.source, settings, seed) if domain.source else None
+        first: Score | None = None
+        for name, model in models.items():
+            configure_torch("auto")  # again: writing may have changed the number of threads
+            try:
+                score = score_texts(model, domain.texts)
+                figures = _text_figures(score, first) | _unknown_figures(name, model, domain, found)
+                if examination:
+                    figures |= examination.compare_pairs(model)
+                if examination and isinstance(model, OwnModel):
+                    figures |= examination.calibrate(model)
+                    written = examination.let_write(model)
+                    figures |= writing_figures(written)
+                    found.written.setdefault(domain_name, {})[name] = written
+            except UserError as error:
+                found.notes.append(f"{name} is left out on {domain.title}: {error}")
+                continue
+            first = first or score
+            found.figures.setdefault(name, {})[domain_name] = figures
+        if examination:
+            _add_copies(found, domain_name, domain, examination.texts)
+    return found
+
+
+def _text_figures(score: Score, first: Score | None) -> dict[str, float]:
+    change = score.change(first) if first else None
+    figures = {
+        "bpb": score.bpb,
+        "bpb_ci95": score.bpb_ci95,
+        "bytes_per_token": score.n_bytes / score.tokens,
+        "bpb_change": change and change.bpb,
+        "bpb_change_ci95": change and change.bpb_ci95,
+    }
+    return {name: figure for name, figure in figures.items() if figure is not None}
+
+
+def _unknown_figures(name: str, model: EvaluatedModel, domain: Domain, found: Evaluation) -> dict[str, int]:
+    unknown = unknown_characters(model, domain.texts)
+    if not unknown:
+        return {}
+    named = ", ".join(f"{character!r}" for character, _ in unknown.most_common(NAMED))
+    found.notes.append(
+        f"{name} on {domain.title}: its tokenizer has one token for {unknown.total():,} characters that it lacks "
+        f"({named}{', …' if len(unknown) > NAMED else ''}), so that its bits per byte are too few"
+    )
+    return {"unknown_characters": unknown.total()}
+
+
+def _add_copies(found: Evaluation, name: str, domain: Domain, fresh: Sequence[str]) -> None:
+    """Add `copied_share` to the figures of each model: how much of a text is one run of the training text, on average.
+
+    The grammar's own, of fresh texts, are added as those of another model, with the floor.
+    """
+    texts = {model: [text.text for text in written] for model, written in found.written.get(name, {}).items()}
+    texts[GRAMMAR] = list(fresh)
+    ids = [domain.tok.encode_array(text) for some in texts.values() for text in some]
+    runs = longest_copies(ids, domain.train)
+    shares = [(end - start) / max(1, len(each)) for each, (start, end) in zip(ids, runs, strict=True)]
+    found.figures.setdefault(GRAMMAR, {})[name] = {"bpb": domain.floor}
+    for i, model in enumerate(texts):
+        found.figures[model][name]["copied_share"] = fmean(shares[i * len(fresh) : (i + 1) * len(fresh)])

@@ -1,0 +1,1 @@
+"""What models have learned of the grammars of the built-in corpora."""
