@@ -21,13 +21,14 @@ from nanogpt.hardware.device import choose_dtype, configure_torch
 from nanogpt.model.build import build_model, count_parameters
 from nanogpt.research.process_runs import ProcessRuns
 from nanogpt.runtime.cores import usable_cores
-from nanogpt.runtime.metrics_file import read_metrics
+from nanogpt.runtime.errors import UserError
 from nanogpt.training.exchange import average_gradients
 from nanogpt.training.optimizer import build_adamw
 from nanogpt.training.step import update
 
 Build = Callable[[BenchmarkSettings], Step]
 PROCESSES = (1, 2, 4)
+BATCH = 8
 TIMEOUT_S = 600.0  # others wait while one kind of step has its turn
 _joined = contextlib.ExitStack()  # until this process ends
 
@@ -56,26 +57,39 @@ def measure_processes(settings: BenchmarkSettings) -> dict[str, float]:
 
 
 def measure_curves(steps: int) -> dict[str, float]:
-    """Train params.yaml on the built-in stories for `steps` steps by each number of PROCESSES.
+    """Train params.yaml, with batches of 8, on the built-in stories for `steps` steps by each number of PROCESSES.
 
-    `greatest_loss_difference_percent` is that of a mean of ten training losses from one process's, `val_…` that of the
-    loss on the validation split at the end.
+    `greatest_loss_difference_percent` is that of a mean of ten training losses from one process's in fp32;
+    `bfloat16_…` is the same in bf16. `…_halves` compares one process that takes each batch in two halves, and so sums
+    in another order as two processes do, but exchanges nothing.
     """
-    curves, ends = {}, {}
-    settings = {"max_steps": steps, "max_minutes": None, "log_every": 10}
-    with tempfile.TemporaryDirectory() as scratch:
-        runs = ProcessRuns.make(Path(scratch), documents=20000, vocab_size=2048, train=settings)
-        for count in PROCESSES:
-            runs.finish(runs.command(f"by-{count}", "--processes", str(count)))
-            folder = runs.folder / f"by-{count}"
-            curves[count] = pd.read_csv(folder / "pretrain-train.csv").train_loss
-            ends[count] = read_metrics(folder / "pretrain.json")["val"]["loss_nats"]
-    differences = [(curves[count] / curves[1] - 1).abs().max() for count in PROCESSES[1:]]
-    return {
-        "greatest_loss_difference_percent": 100 * max(differences),
-        "val_loss_difference_percent": 100 * max(abs(ends[count] / ends[1] - 1) for count in PROCESSES[1:]),
-        "steps": steps,
+    figures = {"steps": steps}
+    for dtype, name in (("float32", ""), ("bfloat16", "bfloat16_")):
+        one, *others = (_loss_curve(steps, dtype, processes=count) for count in PROCESSES)
+        figures[f"{name}greatest_loss_difference_percent"] = max(_difference(other, one) for other in others)
+        halves = _loss_curve(steps, dtype, batch_size=BATCH // 2, grad_accum=2)
+        figures[f"{name}greatest_loss_difference_percent_halves"] = _difference(halves, one)
+    return figures
+
+
+def _loss_curve(steps: int, dtype: str, **changed: int) -> pd.Series:
+    settings = {
+        "max_steps": steps,
+        "max_minutes": None,
+        "log_every": 10,
+        "batch_size": BATCH,
+        "dtype": dtype,
+        **changed,
     }
+    with tempfile.TemporaryDirectory() as scratch:
+        runs = ProcessRuns.make(Path(scratch), documents=5000, vocab_size=2048, train=settings)
+        if status := runs.finish(runs.command("model")):
+            raise UserError(f"a run with {changed} ended with status {status}")
+        return pd.read_csv(Path(scratch, "model", "pretrain-train.csv")).train_loss
+
+
+def _difference(curve: pd.Series, other: pd.Series) -> float:
+    return 100 * (curve / other - 1).abs().max()
 
 
 def build_shared_step(name: str, build: Build, settings: BenchmarkSettings, count: int) -> Steps:
