@@ -13,7 +13,6 @@ def main() -> None:
     flags.add_argument("--text", metavar="PATH", help=text)
     harness = "also run these tasks of lm_eval, like blimp,lambada_openai; texts come from the hub"
     flags.add_argument("--harness", metavar="TASKS", help=harness)
-    flags.add_argument("--harness-folder", metavar="FOLDER", help="with task files of your own for --harness")
     flags.add_argument("--seed", type=parse_seed, help="of what is drawn from the grammars")
     flags.add_output("--out", metavar="PATH.md", help="write the page here too, and its figures to PATH.json")
     args = flags.parse_args()
@@ -31,7 +30,7 @@ def main() -> None:
     domains = own_text(args.text) if args.text else pipeline_texts()
     paths = args.checkpoint or list(PIPELINE.values())
     tasks = args.harness.split(",") if args.harness else []
-    print(evaluate_checkpoints(paths, domains, given.evaluate, seed, args.out, tasks, args.harness_folder))
+    print(evaluate_checkpoints(paths, domains, given.evaluate, seed, args.out, tasks))
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ def evaluate_pipeline(settings: EvaluateSettings, seed: int) -> str:
 
 def evaluate_checkpoints(
     paths: Sequence[str], domains: Mapping[str, Domain], settings: EvaluateSettings, seed: int, out: str | None,
-    tasks: Sequence[str] = (), task_folder: str | None = None,
+    tasks: Sequence[str] = (),
 ) -> str:  # fmt: skip
     """Evaluate models by their paths; return the page, also written to `out`, and the figures to the .json beside it.
 
@@ -49,7 +49,7 @@ def evaluate_checkpoints(
             raise UserError(f"--checkpoint {path} is given twice")
         models[path] = open_model(path)
     found = evaluate_models(models, domains, settings, seed)
-    for path, results in run_tasks(models, tasks, task_folder).items() if tasks else ():
+    for path, results in run_tasks(models, tasks).items() if tasks else ():
         found.figures.setdefault(path, {})["harness"] = results
     page = markdown_page(found, domains)
     if not out:

@@ -1,5 +1,6 @@
 """Tasks of EleutherAI's lm-evaluation-harness (https://github.com/EleutherAI/lm-evaluation-harness)."""
 
+import math
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,21 +12,18 @@ from nanogpt.runtime.errors import UserError
 INSTALL = "pip install -r requirements-lm-eval.txt"
 
 
-def run_tasks(
-    models: dict[str, EvaluatedModel], tasks: Sequence[str], folder: str | None
-) -> dict[str, dict[str, dict[str, float]]]:
+def run_tasks(models: dict[str, EvaluatedModel], tasks: Sequence[str]) -> dict[str, dict[str, dict[str, float]]]:
     """Run tasks, like blimp or lambada_openai, on each model, a folder or .pt file by its path, in fp32 on the CPU.
 
-    `folder` has task files of one's own. Their texts come from the Hugging Face hub (see HF_ENDPOINT and HF_HOME).
-    Returns the harness's figures by model and task: `acc`, `acc_stderr` and the like. Raises UserError where the
-    harness is not installed, or has no such task.
+    Their texts come from the Hugging Face hub (see HF_ENDPOINT and HF_HOME). Returns the harness's figures by model and
+    task: `acc`, `acc_stderr` and the like. Raises UserError where the harness is not installed, or has no such task.
     """
     try:
         import lm_eval
         from lm_eval.tasks import TaskManager
     except ImportError as error:
         raise UserError(f"--harness needs the package lm_eval ({error}); install it: {INSTALL}") from None
-    manager = TaskManager(include_path=folder)
+    manager = TaskManager()
     if missing := [task for task in tasks if not manager.match_tasks([task])]:
         raise UserError(f"--harness {','.join(tasks)}: lm_eval has no task {', '.join(missing)}")
     found = {}
@@ -37,14 +35,13 @@ def run_tasks(
                 save_checkpoint(where["pretrained"], model.net, model.tok)
             elif path.endswith(".gguf"):
                 where = {"pretrained": str(Path(path).parent), "gguf_file": Path(path).name}
-            results = lm_eval.simple_evaluate(
-                model="hf",
-                model_args={**where, "dtype": "float32", "trust_remote_code": False},
-                tasks=list(tasks),
-                device="cpu",
-                task_manager=manager,
-                bootstrap_iters=0,
-            )
+            options = {**where, "dtype": "float32", "trust_remote_code": False}
+            try:
+                results = lm_eval.simple_evaluate(
+                    "hf", options, tasks=list(tasks), device="cpu", task_manager=manager, bootstrap_iters=0
+                )
+            except OSError as error:
+                raise UserError(f"--harness {','.join(tasks)}: the hub's texts cannot be read ({error})") from None
         found[path] = {task: _figures(row) for task, row in results["results"].items()}
     return found
 
@@ -54,5 +51,5 @@ def _figures(row: dict) -> dict[str, float]:
     return {
         name.removesuffix(",none"): float(value)
         for name, value in row.items()
-        if isinstance(value, int | float) and name != "sample_len"
+        if isinstance(value, int | float) and math.isfinite(value) and name != "sample_len"
     }

@@ -12,6 +12,8 @@ from hub_server import Hub
 from imports import ROOT
 
 from nanogpt.checkpoint.folder import load_checkpoint, save_checkpoint
+from nanogpt.evaluation.harness import run_tasks
+from nanogpt.runtime.errors import UserError
 
 pytest.importorskip("lm_eval", reason="lm_eval is not installed (requirements-lm-eval.txt)")
 pytestmark = pytest.mark.slow
@@ -60,6 +62,8 @@ def test_blimp_and_lambada_on_a_folder_and_a_file(tiny, byte, tmp_path):
     figures = json.loads((tmp_path / "out" / "page.json").read_text())
     assert figures["model"]["harness"] == figures["model.pt"]["harness"]
 
+    with pytest.raises(UserError, match="--harness blump: lm_eval has no task blump"):
+        run_tasks({}, ["blump"])
     model, _ = load_checkpoint(tmp_path / "model")
     nats = {text: likelihood(model, [byte.eot, *text.encode()]) for pair in PAIRS for text in pair}
     right = sum(nats[good] < nats[bad] for good, bad in PAIRS)

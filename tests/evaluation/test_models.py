@@ -5,18 +5,9 @@ import math
 
 import pytest
 import torch
+from foreign_models import FOREIGN, gpt_neox, save_foreign
 from sampling_settings import sampling
-from tokenizers import Tokenizer as HubTokenizer
-from tokenizers import models, pre_tokenizers
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    GPT2Config,
-    GPT2LMHeadModel,
-    GPTNeoXConfig,
-    GPTNeoXForCausalLM,
-    PreTrainedTokenizerFast,
-)
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from nanogpt.checkpoint.folder import save_checkpoint
 from nanogpt.checkpoint.gguf_file import save_gguf
@@ -25,36 +16,15 @@ from nanogpt.evaluation.text_score import score_texts, unknown_characters
 from nanogpt.runtime.errors import UserError
 
 TEXTS = ["the cat sat on the mat", "a dog and a cat " * 12, "dog"]
-WORDS = ["<unk>", "<s>", "</s>", *["the", "a", "cat", "dog", "sat", "on", "mat", "and"]]
-
-
-def save_foreign(folder, model, bos="<s>", eos="</s>"):
-    """A model with a tokenizer of words, which we cannot read."""
-    words = HubTokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>", bos_token=bos, eos_token=eos).save_pretrained(
-        folder
-    )
-    model.save_pretrained(folder)
 
 
 @pytest.fixture(scope="module")
 def foreign(tmp_path_factory):
     """The folders of a GPT-2 and a GPT-NeoX with short blocks and tokenizers of their own."""
-    torch.manual_seed(1)
     root = tmp_path_factory.mktemp("foreign")
-    shape = {"vocab_size": len(WORDS), "bos_token_id": 1, "eos_token_id": 2}
-    shape["initializer_range"] = 0.5
-    gpt2 = GPT2LMHeadModel(GPT2Config(n_embd=16, n_layer=2, n_head=2, n_positions=16, **shape))
-    neox = GPTNeoXForCausalLM(
-        GPTNeoXConfig(
-            hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
-            max_position_embeddings=16,
-            **shape,
-        )
-    )  # fmt: skip
+    gpt2 = GPT2LMHeadModel(GPT2Config(n_embd=16, n_layer=2, n_head=2, n_positions=16, **FOREIGN))
     save_foreign(root / "gpt2", gpt2)
-    save_foreign(root / "neox", neox, bos=None)
+    save_foreign(root / "neox", gpt_neox(), bos=None)
     return root
 
 
@@ -136,7 +106,6 @@ def test_what_cannot_be_opened(tmp_path, tiny, byte, foreign):
     (folder / "tokenizer_config.json").unlink()
     with pytest.raises(UserError, match="code: transformers cannot open this as a causal model"):
         open_model(folder)
-    torch.manual_seed(1)
     save_foreign(tmp_path / "endless", AutoModelForCausalLM.from_pretrained(foreign / "gpt2"), eos=None)
     with pytest.raises(UserError, match="no end-of-sequence token"):
         open_model(tmp_path / "endless")

@@ -8,13 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from foreign_models import gpt_neox, save_foreign
 from imports import ROOT
 from sampling_settings import PLAIN
 
 from nanogpt.checkpoint.folder import load_checkpoint, save_checkpoint
 from nanogpt.data.tokens.batches import Windows
 from nanogpt.data.tokens.bins import Bin
+from nanogpt.evaluation.models import open_model
 from nanogpt.evaluation.side_by_side import compare_models, markdown_page
+from nanogpt.evaluation.text_score import score_texts
 from nanogpt.inference.settings import SampleSettings
 from nanogpt.inference.writer import Writer
 from nanogpt.lora.adapter import load_adapter, save_adapter
@@ -192,6 +195,18 @@ def test_a_model_with_another_tokenizer(inside_project, tiny, byte, char):
     assert figures["pretrained"].keys() == {"pretrain", "texts"}
     assert figures["models/merged"]["finetune"].keys() == FIRST_FIGURES
     assert "bpb_change" in figures["models/merged"]["pretrain"]
+
+
+def test_a_model_of_another_program(inside_project, byte):
+    save_foreign(Path("models/neox"), gpt_neox())
+    page, figures = compare_models("models/pretrain", None, None, SETTINGS, 1, ["models/neox"])
+    assert figures["models/neox"].keys() == {"pretrain", "finetune"}
+    texts = [byte.decode(ids[1:-1]) for ids in Bin.open("data/pretrain", "val", byte).documents()]
+    model = open_model("models/neox")
+    assert figures["models/neox"]["pretrain"]["bpb"] == pytest.approx(score_texts(model, texts).bpb, rel=1e-6)
+    for prompt in SETTINGS.prompts:
+        for text in model.write(prompt, SETTINGS, 1):
+            assert f"\n{quoted(prompt + text)}\n" in page
 
 
 def test_what_cannot_be_compared(inside_project):

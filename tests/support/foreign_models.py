@@ -82,3 +82,31 @@ def gpt2(**changed):
     torch.manual_seed(0)
     shape = {"n_layer": 2, "n_head": 4, "n_embd": 32, "n_positions": 24, "vocab_size": 300, "initializer_range": 0.3}
     return GPT2LMHeadModel(GPT2Config(**shape | {"bos_token_id": 0, "eos_token_id": 0} | changed))
+
+
+WORDS = ["<unk>", "<s>", "</s>", *["the", "a", "cat", "dog", "sat", "on", "mat", "and"]]
+
+
+FOREIGN = {"vocab_size": len(WORDS), "bos_token_id": 1, "eos_token_id": 2, "initializer_range": 0.5}
+
+
+def gpt_neox() -> nn.Module:
+    """A model of an architecture that is not ours."""
+    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+
+    torch.manual_seed(1)
+    shape = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    return GPTNeoXForCausalLM(GPTNeoXConfig(**shape, max_position_embeddings=16, **FOREIGN))
+
+
+def save_foreign(folder, model, bos="<s>", eos="</s>"):
+    """A model with a tokenizer of words, which we cannot read."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>", bos_token=bos, eos_token=eos).save_pretrained(
+        folder
+    )
+    model.save_pretrained(folder)
