@@ -74,10 +74,15 @@ def own_text(path: str) -> dict[str, Domain]:
 def _accuracies(found: Evaluation, domains: Mapping[str, Domain]) -> pd.DataFrame:
     """Accuracy on pairs by phenomenon, a row for each, for the plot."""
     rows = [
-        (f"{domains[domain].source}, {phenomenon}, {model}", accuracy)
+        (f"{domains[domain].source}: {phenomenon}, {model}", by_domain[domain]["pairs"][phenomenon])
         for domain in domains
+        for phenomenon in _phenomena(found, domain)
         for model, by_domain in found.figures.items()
-        for phenomenon, accuracy in by_domain.get(domain, {}).get("pairs", {}).items()
-        if not phenomenon.endswith("_ci95")
+        if "pairs" in by_domain.get(domain, {})
     ]
     return pd.DataFrame(rows, columns=["phenomenon", "accuracy"])
+
+
+def _phenomena(found: Evaluation, domain: str) -> list[str]:
+    asked = next((row[domain]["pairs"] for row in found.figures.values() if "pairs" in row.get(domain, {})), {})
+    return [name for name in asked if not name.endswith("_ci95")]

@@ -17,6 +17,7 @@ from nanogpt.lora.attach import check_adapter
 from nanogpt.lora.settings import LoraSettings
 from nanogpt.model.build import build_model, model_config
 from nanogpt.model.config import ModelSettings
+from nanogpt.pipeline.plots_page import write_plots_page
 from nanogpt.pipeline.sections import SECTIONS
 from nanogpt.runtime import atomic, params
 from nanogpt.runtime.errors import BadSetting
@@ -52,6 +53,7 @@ def check_project(out: Path | str = "data/checked", more: Path | str = "data/tok
         validate_vocabulary(tokens)
         for corpus in corpora:
             validate_corpus(corpus)
+    write_plots_page()
     both = tokens.train_on == "both" and tokens.kind in ("bpe", "char")
     atomic.write_text(more, f"{_digest(corpora[1]) if both else 'none'}\n")
     atomic.write_text(out, "params.yaml and the sources were read without complaint\n")
