@@ -1,11 +1,12 @@
-# `make repro` runs the pipeline (up to TARGET), `make test` all tests; both set up .venv first.
+# `make repro` runs the pipeline (up to TARGET), `make test` all tests, `make docs` writes what docs take from figures and
+# scripts; all set up .venv first.
 KNOWN := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 TARGET :=
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c '$(KNOWN)' 2>/dev/null && echo $$p && break; done)
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: install repro test quick torture lint
+.PHONY: install repro test quick torture lint docs
 
 repro: install
 	python -m stages.mend
@@ -20,6 +21,10 @@ quick: install
 torture: install
 	python tests/support/torture.py --kills 50
 	python tests/support/mutations.py --cases 1000
+
+docs: install
+	python -m stages.picture --out docs/curves.svg --overwrite
+	python tests/support/stage_help.py
 
 lint: install
 	ruff check .

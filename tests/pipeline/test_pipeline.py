@@ -53,8 +53,8 @@ def test_every_promised_file_appears_and_a_second_run_does_nothing(clone):
     assert stages_run(clone.dvc("repro", "--dry", "--allow-missing")) == []
 
 
-def test_the_code_in_the_readme_opens_the_models(clone):
-    section = (clone.folder / "README.md").read_text(encoding="utf-8").partition("## Use your model elsewhere")[2]
+def test_the_code_in_the_docs_opens_the_models(clone):
+    section = (clone.folder / "docs/models.md").read_text(encoding="utf-8").partition("## Use your model elsewhere")[2]
     blocks = re.findall(r"```python\n(.*?)```", section.partition("\n## ")[0], re.DOTALL)
     assert len(blocks) == 2
     done = clone.run(sys.executable, "-c", blocks[0].replace("max_new_tokens=60", "max_new_tokens=5") + blocks[1])
