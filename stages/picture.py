@@ -11,9 +11,9 @@ def main() -> None:
     flags.add_output("--out", metavar="PATH.svg", default="out/curves.svg", help="picture (default: %(default)s)")
     args = flags.parse_args()
     flags.check_files(args)
-    from nanogpt.pipeline.picture import draw_curves
+    from nanogpt.report.charts import write_curves
 
-    draw_curves(args.metrics, args.out)
+    write_curves(args.metrics, args.out)
     print(f"{args.out}: the curves of {args.metrics}")
 
 

@@ -11,7 +11,7 @@ from imports import ROOT
 from ruamel.yaml import YAML
 from stage_help import PAGE, SCRIPTS, page, parser_of
 
-from nanogpt.pipeline.picture import draw_curves
+from nanogpt.report.charts import write_curves
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 each_page = pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
@@ -87,7 +87,7 @@ def test_stages_md_lists_every_flag():
 
 
 def test_the_picture_is_of_the_committed_figures(tmp_path):
-    draw_curves(ROOT / "metrics", tmp_path / "curves.svg")
+    write_curves(ROOT / "metrics", tmp_path / "curves.svg")
     assert (tmp_path / "curves.svg").read_bytes() == (ROOT / "docs" / "curves.svg").read_bytes(), "run `make docs`"
 
 
@@ -108,7 +108,7 @@ def test_curves_in_bits_per_byte(tmp_path):
     for run in ("pretrain", "lora-finetune"):
         (tmp_path / f"{run}.json").write_text(json.dumps({"floor": {"bpb": 0.5}} if run == "pretrain" else {}))
         (tmp_path / f"{run}-val.csv").write_text("step,val_loss\n0,5.545177\n10,2.772589\n")  # 8 and 4 bits a token
-    draw_curves(tmp_path, tmp_path / "curves.svg")
+    write_curves(tmp_path, tmp_path / "curves.svg")
     svg = (tmp_path / "curves.svg").read_text()
     labels = re.findall(r'aria-label="step: (\d+); bits per byte: ([\d.]+); run: ([\w-]+)"', svg)
     assert {(int(s), round(float(b), 4), r) for s, b, r in labels} >= {

@@ -12,7 +12,7 @@ from imports import ROOMS, ROOT
 pytestmark = pytest.mark.slow
 
 AFTER_PREPARE = ["pretrain", "lora-finetune", "merge", "sample", "evaluate"]
-ALL = ["check", "prepare@pretrain", "prepare@finetune", *AFTER_PREPARE, "benchmark"]
+ALL = ["check", "prepare@pretrain", "prepare@finetune", *AFTER_PREPARE, "benchmark", "report"]
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def test_every_promised_file_appears_and_a_second_run_does_nothing(clone):
         "data/pretrain/train.bin", "data/pretrain/tokenizer/tokenizer.json", "data/finetune/val.bin",
         "models/pretrain/model.safetensors", "models/pretrain/config.json", "models/pretrain/tokenizer.json",
         "models/pretrain/README.md", "models/lora/adapter_model.safetensors", "models/lora/base.json",
-        "models/merged/model.safetensors", "metrics/samples.md", "metrics/evaluate.md",
+        "models/merged/model.safetensors", "metrics/samples.md", "metrics/evaluate.md", "metrics/report.html",
         "metrics/pretrain-train.csv", "metrics/lora-finetune-val.csv",
     ):  # fmt: skip
         assert (clone.folder / name).is_file(), name
@@ -64,8 +64,8 @@ def test_the_code_in_the_docs_opens_the_models(clone):
 @pytest.mark.parametrize(
     ("change", "rerun"),
     [
-        ({"train.checkpoint_every": "5m", "benchmark.num_iters": 2}, ["benchmark"]),
-        ({"data.finetune.num_samples": 160}, ["prepare@finetune", *AFTER_PREPARE[1:]]),
+        ({"train.checkpoint_every": "5m", "benchmark.num_iters": 2}, ["benchmark", "report"]),
+        ({"data.finetune.num_samples": 160}, ["prepare@finetune", *AFTER_PREPARE[1:], "report"]),
     ],
 )
 def test_a_setting_reruns_the_stages_it_touches_and_no_others(clone, change, rerun):
@@ -97,7 +97,7 @@ def test_an_edit_reruns_the_stages_of_the_table(clone, place):
 
 def test_experiments(clone):
     done = clone.dvc("exp", "run", "-S", "model.arch=optimized")
-    assert stages_run(done) == ["check", *AFTER_PREPARE]
+    assert stages_run(done) == ["check", *AFTER_PREPARE, "report"]
     assert clone.json("models/pretrain/config.json")["model_type"] == "llama"
     difference = json.loads(clone.dvc("metrics", "diff", "--json").stdout)
     assert difference["metrics/pretrain.json"]["val.loss_nats"]["diff"] != 0

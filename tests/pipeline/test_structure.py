@@ -21,6 +21,7 @@ STAGES = {
     "sample": "sample",
     "evaluate": "evaluate",
     "benchmark": "benchmark",
+    "report": "report",
 }
 DVC = YAML(typ="safe").load(ROOT / "dvc.yaml")
 PARAMS = YAML(typ="safe").load(ROOT / "params.yaml")
