@@ -84,7 +84,7 @@ def _mistakes(written: Mapping[str, Sequence[WrittenText]]) -> list[str]:
         lines += ["", f"First mistakes of {model}:", ""] if wrong else []
         for text in wrong:
             before = text.text[max(0, text.place - AROUND) : text.place]
-            word = text.text[text.place :].split(" ")[0]
+            word = "".join(text.text[text.place :].split()[:1])
             lines.append("- " + " ".join(f"…{before}**{word or '(end)'}** ({text.reason})".split()))
     return lines
 

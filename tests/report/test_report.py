@@ -18,9 +18,9 @@ PAGE = """# The models side by side
 
 ### pretrained
 
-> A rabbit called Thimble belonged to Adam, a kind boy good at digging. They lived with Papa in a small cottage & <b>
+> A rabbit called Thimble belonged to Adam, a kind boy good at digging. They lived with Papa in a houseboat by the sea.
 >
-> He ran.
+> Her & <b>
 
 > Second text
 
@@ -84,7 +84,7 @@ def test_what_is_on_it(project, tmp_path):
         f"{100 * figures[m]['finetune']['pairs']['numbers']:.0f}" for m in ("pretrained", "adapted", "merged")
     ]
     assert page.count("<img ") == 4 and "a &lt;fast&gt; one" in page and "59,400" in page
-    assert "<mark>&amp;</mark> <small class='quiet'>[words]</small> &lt;b&gt;" in page
+    assert "<mark>Her</mark> <small class='quiet'>[words]</small> &amp; &lt;b&gt;" in page
 
 
 def test_a_run_without_grammar_and_without_replay(project, tmp_path):
@@ -111,9 +111,9 @@ def test_samples_are_read_back():
     found = read_samples(PAGE, ["stories"])
     assert list(found) == ["Once upon a time"] and list(found["Once upon a time"]) == ["pretrained", "adapted"]
     first, second = found["Once upon a time"]["pretrained"]
-    assert first.text.endswith("in a small cottage & <b>\n\nHe ran.") and second.text == "Second text"
+    assert first.text.endswith("by the sea.\n\nHer & <b>") and second.text == "Second text"
     start, end, reason = first.mistake
-    assert first.text[start:end] == "&" and reason == "words"  # the grammar says where the cottage is
+    assert first.text[start:end] == "Her" and reason == "words"  # the grammar says where the cottage is
     assert found["Once upon a time"]["adapted"][0].mistake[:2] == (0, 3)
     unknown = read_samples(PAGE, ["files"])["Once upon a time"]
     assert all(sample.mistake is None for texts in unknown.values() for sample in texts)

@@ -85,7 +85,8 @@ def derive(grammar: Grammar, text: str) -> list[Step] | Failure:
             reached = len(state.written)
             while reached < len(text) and following.written.startswith(text[reached], reached):
                 reached += 1
-            word = reached if reached == len(text) else text.rfind(" ", 0, reached) + 1
+            space = max(text.rfind(" ", 0, reached), text.rfind("\n", 0, reached))
+            word = reached if reached == len(text) else space + 1
             if word > place:
                 place, expected = word, []
             if word == place:
