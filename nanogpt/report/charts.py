@@ -1,12 +1,10 @@
 """Charts as SVG, drawn without a browser: curves of validation, bars, points."""
 
-import json
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-import pandas as pd
-
+from nanogpt.report.figures import read_curve, read_json
 from nanogpt.runtime import atomic
 
 RUNS = {"pretrain": "pretraining", "lora-finetune": "fine-tuning"}
@@ -17,24 +15,28 @@ SCHEMA = "https://vega.github.io/schema/vega-lite/v5.json"
 
 def write_curves(metrics: Path | str, out: Path | str) -> None:
     """Write `draw_curves` to an SVG file."""
-    atomic.write_text(out, draw_curves(metrics))
+    picture = draw_curves(metrics)
+    Path(out).parent.mkdir(parents=True, exist_ok=True)
+    atomic.write_text(out, picture)
 
 
 def draw_curves(metrics: Path | str) -> str:
     """Draw the validation curves of a folder of metrics, in bits per byte; known floors are dashed.
 
     Bits per byte of a curve are its nats per token over the bytes of a token of that text, from evaluate.json. Raises
-    FileNotFoundError where the pipeline has not run.
+    UserError where the pipeline has not run.
     """
     metrics = Path(metrics)
-    evaluated = json.loads((metrics / "evaluate.json").read_text("utf-8"))
+    evaluated = read_json(metrics / "evaluate.json")
     rows, floors = [], []
     for run, title in RUNS.items():
-        bytes_per_token = evaluated["pretrained"][DOMAINS[run]]["bytes_per_token"]
-        curve = pd.read_csv(metrics / f"{run}-val.csv")
-        bits = curve.val_loss / math.log(2) / bytes_per_token
+        scored = evaluated.get("pretrained", {}).get(DOMAINS[run])
+        if scored is None:  # its tokenizer cannot read that text
+            continue
+        curve = read_curve(metrics / f"{run}-val.csv")
+        bits = curve.val_loss / math.log(2) / scored["bytes_per_token"]
         rows += [{"run": title, "step": int(step), "bpb": bpb} for step, bpb in zip(curve.step, bits, strict=True)]
-        figures = json.loads((metrics / f"{run}.json").read_text("utf-8"))
+        figures = read_json(metrics / f"{run}.json")
         if "floor" in figures:
             floors.append({"run": title, "bpb": figures["floor"]["bpb"]})
     bits = {"field": "bpb", "type": "quantitative", "scale": {"type": "log", "nice": False, "padding": 8}}

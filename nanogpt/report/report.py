@@ -1,14 +1,12 @@
 """The report stage: metrics of the pipeline as one page of HTML that needs nothing else."""
 
 import base64
-import json
 from collections.abc import Iterable, Mapping
 from html import escape
 from pathlib import Path
 
-import pandas as pd
-
 from nanogpt.report.charts import draw_bars, draw_curves, draw_points
+from nanogpt.report.figures import read_curve, read_json, read_text
 from nanogpt.report.samples import Sample, read_samples
 from nanogpt.runtime import atomic
 
@@ -45,17 +43,21 @@ pre { overflow-x: auto; padding: .6rem; border: 1px solid var(--line); }
 
 def write_report(metrics: Path | str, data: Path | str, out: Path | str) -> str:
     """Write the report of a folder of metrics and the folder of both domains' bins; return what to print."""
-    atomic.write_text(out, report_page(Path(metrics), Path(data)))
+    page = report_page(Path(metrics), Path(data))
+    Path(out).parent.mkdir(parents=True, exist_ok=True)
+    atomic.write_text(out, page)
     return f"{out}: open it in a browser, it needs no network"
 
 
 def report_page(metrics: Path, data: Path) -> str:
-    """The report as HTML. Raises FileNotFoundError where the pipeline has not run to its end."""
-    figures = {name: _read(metrics / f"{name}.json") for name in ("evaluate", "pretrain", "lora-finetune", "benchmark")}
-    manifests = {role: _read(data / role / "manifest.json") for role in ROLES}
-    samples = (metrics / "samples.md").read_text("utf-8")
+    """The report as HTML. Raises UserError where the pipeline has not run to its end."""
+    figures = {
+        name: read_json(metrics / f"{name}.json") for name in ("evaluate", "pretrain", "lora-finetune", "benchmark")
+    }
+    manifests = {role: read_json(data / role / "manifest.json") for role in ROLES}
+    samples = read_text(metrics / "samples.md")
     sections = [
-        _run_section(figures, manifests, _read(metrics / "pretrain-machine.json")),
+        _run_section(figures, manifests, read_json(metrics / "pretrain-machine.json")),
         _picture(draw_curves(metrics), "Validation while training, bits per byte over steps; floors are dashed"),
         _scores_section(figures["evaluate"], manifests),
         _pairs_section(figures["evaluate"], manifests),
@@ -126,7 +128,7 @@ def _forgetting_section(metrics: Path) -> str:
     file = metrics / "replay.csv"
     if not file.exists():
         return ""
-    rows = [{**row, "share": f"{row['replay']:.0%}"} for row in pd.read_csv(file).to_dict("records")]
+    rows = [{**row, "share": f"{row['replay']:.0%}"} for row in read_curve(file).to_dict("records")]
     titles = "lost on the first text, bits per byte", "on the second text, bits per byte"
     picture = draw_points(rows, "pretrain_change", "finetune_bpb", "share", titles)
     return _section(
@@ -204,7 +206,3 @@ def _picture(svg: str, caption: str) -> str:
 
 def _section(title: str, content: str) -> str:
     return f"<section><h2>{escape(title)}</h2>{content}</section>\n"
-
-
-def _read(path: Path):
-    return json.loads(path.read_text("utf-8"))
