@@ -93,7 +93,7 @@ def resumable_run(
     if other := process_group.differing(inputs | program):
         differs = ", ".join(list(_differences(inputs | program, other))[:3]) or "nothing"
         raise UserError(f"the processes of this run differ in their inputs (here in {differs}); make them the same")
-    folder = _open_run_folder(stage, name, inputs | program)
+    folder = _open_run_folder(stage, name, inputs | program, first)
     with locks.hold_folder(folder) if first else contextlib.nullcontext():
         if first:
             (folder / DONE).unlink(missing_ok=True)
@@ -128,10 +128,11 @@ def _check_code_unchanged(code: dict[str, str]) -> None:
         )
 
 
-def _open_run_folder(stage: str, name: str, inputs: dict) -> Path:
+def _open_run_folder(stage: str, name: str, inputs: dict, first: bool) -> Path:
+    """The folder of a run, with its inputs: the first process alone writes them, as others may share the folder."""
     try:
         folder = work_folder(stage, name, inputs)
-        if not (folder / INPUTS_FILE).exists():
+        if first and not (folder / INPUTS_FILE).exists():
             _explain_fresh_start(folder, inputs)
             atomic.write_text(folder / INPUTS_FILE, json.dumps(inputs, indent=2, sort_keys=True) + "\n")
     except OSError as error:
