@@ -7,7 +7,7 @@ from nanogpt.runtime.cli import Flags
 def main() -> None:
     """Repair, print one line for each file repaired, and write the page of plots where there is none."""
     Flags(__doc__).parse_args()
-    from nanogpt.pipeline.plots_page import write_plots_page
+    from nanogpt.report.plots_page import write_plots_page
     from nanogpt.runtime.dvc_repair import repair
 
     write_plots_page()

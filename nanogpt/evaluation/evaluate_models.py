@@ -26,10 +26,10 @@ NAMED = 10  # characters that a tokenizer lacks
 
 @dataclass(frozen=True)
 class Domain:
-    """Texts to evaluate on. `source` is a built-in one whose grammar is known, or None.
+    """Texts to evaluate on, and where they are of a built-in `source` what is known of them.
 
-    `train` is None or (n,) the training text in the tokens of `tok`, to find what was copied from it. `floor` is the
-    lowest bits per byte that any model can reach on the texts, where that is known.
+    `train` is (n,) the training text in the tokens of `tok`, to find what was copied from it, and `floor` the lowest
+    bits per byte that any model can reach on the texts.
     """
 
     title: str
@@ -52,11 +52,12 @@ class Evaluation:
 def open_domain(folder: Path | str, role: str) -> Domain:
     """The validation texts of a folder of bins. Raises UserError where they are missing or damaged."""
     tok = tokenizer_of_bins(folder)
-    val, train = (Bin.open(folder, split, tok) for split in ("val", "train"))
-    texts = [tok.decode(ids[1:-1]) for ids in val.documents()]
-    source = val.source if val.source in GRAMMARS else None
-    floor = val.counts.bits / val.counts.bytes if val.counts.bits else None
-    return Domain(f"{val.source} ({role})", texts, source, tok, train.tokens[:COMPARED], floor)
+    val = Bin.open(folder, "val", tok)
+    title, texts = f"{val.source} ({role})", [tok.decode(ids[1:-1]) for ids in val.documents()]
+    if val.source not in GRAMMARS:
+        return Domain(title, texts)
+    train = Bin.open(folder, "train", tok).tokens[:COMPARED]
+    return Domain(title, texts, val.source, tok, train, val.counts.bits / val.counts.bytes)
 
 
 def evaluate_models(

@@ -17,8 +17,8 @@ from nanogpt.lora.attach import check_adapter
 from nanogpt.lora.settings import LoraSettings
 from nanogpt.model.build import build_model, model_config
 from nanogpt.model.config import ModelSettings
-from nanogpt.pipeline.plots_page import write_plots_page
 from nanogpt.pipeline.sections import SECTIONS
+from nanogpt.report.plots_page import write_plots_page
 from nanogpt.runtime import atomic, params
 from nanogpt.runtime.errors import BadSetting
 from nanogpt.training.init_from import check_init_from

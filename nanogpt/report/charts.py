@@ -9,7 +9,7 @@ from nanogpt.runtime import atomic
 
 RUNS = {"pretrain": "pretraining", "lora-finetune": "fine-tuning"}
 DOMAINS = {"pretrain": "pretrain", "lora-finetune": "finetune"}
-VEGA_LITE = "5.21"
+VEGA_LITE = "5.21"  # the newest of the version that DVC's templates are written for
 SCHEMA = "https://vega.github.io/schema/vega-lite/v5.json"
 
 

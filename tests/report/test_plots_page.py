@@ -10,7 +10,7 @@ import pytest
 from chromium import needs_chromium, open_page
 from imports import ROOT
 
-from nanogpt.pipeline.plots_page import PAGE, write_plots_page
+from nanogpt.report.plots_page import PAGE, write_plots_page
 
 pytestmark = pytest.mark.slow
 

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
+from nanogpt.report.charts import VEGA_LITE
 from nanogpt.runtime import atomic
 
 PAGE = Path(".dvc/plots.html")  # `plots.html_template` of .dvc/config
-VEGA_LITE = "5.21"  # of the version that DVC's templates are written for, the newest
 HTML = """<!DOCTYPE html>
 <html lang="en">
 <head>
