@@ -32,7 +32,7 @@ lint: install
 
 install: .venv/installed
 
-.venv/installed: requirements.txt
+.venv/installed: requirements.txt $(wildcard requirements/*.txt)
 	@test -n "$(PYTHON)" && $(PYTHON) -c '$(KNOWN)' || { echo "error: Python 3.11, 3.12 or 3.13 is needed \
 	(found: $(or $(PYTHON),none of them)); install one, or name it: make PYTHON=/path/to/python3.12"; exit 1; }
 	$(PYTHON) -m venv .venv

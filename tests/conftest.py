@@ -148,6 +148,8 @@ def training() -> Callable:
             "max_minutes": None,
             "keep": "last",
             "patience": None,
+            "sample_every": None,
+            "tensorboard": False,
         }
         values |= {"weight_decay": 0.1, "beta1": 0.9, "beta2": 0.98, "grad_clip": 1.0}
         values |= {"eval_every": 10, "eval_batches": 2}

@@ -9,20 +9,16 @@ from nanogpt.checkpoint.folder import save_checkpoint
 from nanogpt.evaluation.models import EvaluatedModel, OwnModel
 from nanogpt.runtime.errors import UserError
 
-INSTALL = "pip install -r requirements-lm-eval.txt"
-
 
 def run_tasks(models: dict[str, EvaluatedModel], tasks: Sequence[str]) -> dict[str, dict[str, dict[str, float]]]:
     """Run tasks, like blimp or lambada_openai, on each model, a folder or .pt file by its path, in fp32 on the CPU.
 
     Their texts come from the Hugging Face hub (see HF_ENDPOINT and HF_HOME). Returns the harness's figures by model and
-    task: `acc`, `acc_stderr` and the like. Raises UserError where the harness is not installed, or has no such task.
+    task: `acc`, `acc_stderr` and the like. Raises UserError where the harness has no such task.
     """
-    try:
-        import lm_eval
-        from lm_eval.tasks import TaskManager
-    except ImportError as error:
-        raise UserError(f"--harness needs the package lm_eval ({error}); install it: {INSTALL}") from None
+    import lm_eval
+    from lm_eval.tasks import TaskManager
+
     manager = TaskManager()
     if missing := [task for task in tasks if not manager.match_tasks([task])]:
         raise UserError(f"--harness {','.join(tasks)}: lm_eval has no task {', '.join(missing)}")

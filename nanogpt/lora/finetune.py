@@ -66,7 +66,7 @@ def finetune(
         device, _ = resolve_run(net.config, training, run).apply()
         before = score_domains(net.to(device), domains, tok.byte_lengths())
         adapted = net if full else attach_adapter(net, lora, seed, train_data.used().tolist())
-        record = train(net, *windows, training, seed, run, section="lora")
+        record = train(net, *windows, training, seed, run, "lora", tok)
         after = score_domains(net, domains, tok.byte_lengths())
         metrics = record.metrics(after["finetune"], val_data, started)
         metrics |= {"before": score_figures(before), "after": score_figures(after, before)}

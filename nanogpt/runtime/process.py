@@ -21,6 +21,10 @@ ENDS_WITH_PARENT = "NANOGPT_ENDS_WITH_PARENT"  # environment variable that `laun
 RANK = "RANK"  # environment variable of torchrun: the number of a process among those of its run
 SHELLS = ("sh", "bash", "dash", "zsh", "ksh", "fish", "busybox")
 WATCH_SECONDS = 0.5
+# packages that one feature needs, and the file in requirements/ that installs them
+OPTIONAL = {
+    "gguf": "gguf", "lm_eval": "lm-eval", "starlette": "serve", "tensorboard": "tensorboard", "uvicorn": "serve",
+}  # fmt: skip
 
 _final_checks: list[Callable[[], None]] = []
 
@@ -51,6 +55,12 @@ def run_stage(main: Callable[[], None]) -> None:
         run_final_checks()
     except UserError as error:
         sys.exit(f"error: {error}")
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in OPTIONAL:
+            raise
+        install = f"pip install -r requirements/{OPTIONAL[package]}.txt"
+        sys.exit(f"error: this needs the package {package}, which is not installed: {install}")
     except OSError as error:
         if error.errno not in DISK:
             raise

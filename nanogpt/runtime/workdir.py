@@ -12,6 +12,7 @@ from nanogpt.runtime import locks
 
 RESUMABLE_STAGES = ("pretrain", "lora-finetune")
 DONE = "done"  # file in the folder of a run whose outs are complete; holds the path of the dvc.lock to record it
+TRAIN_LOG, VAL_LOG, SAMPLES_LOG = "train.csv", "val.csv", "samples.jsonl"  # files of a run that goes on
 OLD_DAYS = 14
 
 
@@ -33,7 +34,7 @@ def work_folder(kind: str, name: str, identity: dict) -> Path:
 
 def remove_committed_runs() -> None:
     """Delete the folders of runs whose dvc.lock was written after them, or is gone with the copy of an experiment."""
-    for folder in _run_folders():
+    for folder in run_folders():
         with contextlib.suppress(FileNotFoundError):  # not done, or dvc.lock is not written yet
             lock_file = Path((folder / DONE).read_text(encoding="utf-8", errors="replace"))
             if not lock_file.parent.exists() or (folder / DONE).stat().st_mtime < lock_file.stat().st_mtime:
@@ -43,7 +44,7 @@ def remove_committed_runs() -> None:
 def list_leftovers(days: float = 0) -> list[tuple[Path, int, float]]:
     """List folders of runs that no process holds or has written to for `days`: (path, bytes, age in days)."""
     found = []
-    for folder in _run_folders():
+    for folder in run_folders():
         with contextlib.suppress(FileNotFoundError):  # another process writes there, or deletes it
             files = [path.lstat() for path in folder.iterdir()]
             age = (time.time() - max([folder.stat().st_mtime, *(file.st_mtime for file in files)])) / 86400
@@ -52,7 +53,8 @@ def list_leftovers(days: float = 0) -> list[tuple[Path, int, float]]:
     return found
 
 
-def _run_folders() -> list[Path]:
+def run_folders() -> list[Path]:
+    """The folders of all runs in `.work`."""
     return sorted(folder for kind in RESUMABLE_STAGES for folder in work_root().glob(f"{kind}/*") if folder.is_dir())
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from nanogpt.data.tokens.batches import Replay, Windows
+from nanogpt.data.tokens.tokenizer import Tokenizer
 from nanogpt.hardware import memory, process_group
 from nanogpt.hardware.auto import ComputeSetup, describe_machine, resolve_auto
 from nanogpt.hardware.compilation import ASSUMED_FLOPS_PER_S
@@ -27,7 +28,9 @@ from nanogpt.training import memory_estimate
 from nanogpt.training.exchange import LocalSteps, average_gradients
 from nanogpt.training.optimizer import Optimizer, build_optimizer
 from nanogpt.training.resume import ResumableRun
+from nanogpt.training.run_log import RunLog
 from nanogpt.training.run_record import RunRecord
+from nanogpt.training.samples import write_sample
 from nanogpt.training.saved_states import tensor_bytes
 from nanogpt.training.schedule import learning_rate
 from nanogpt.training.settings import TrainSettings, fix_steps
@@ -63,14 +66,14 @@ def _resolve_here(config: ModelConfig, settings: TrainSettings, run: ResumableRu
 
 def train(
     model: nn.Module, train_data: Windows | Replay, val_data: Windows, settings: TrainSettings, seed: int,
-    run: ResumableRun | None = None, section: str = "train",
+    run: ResumableRun | None = None, section: str = "train", tokenizer: Tokenizer | None = None,
 ) -> RunRecord:  # fmt: skip
     """Train the parameters of `model` that require gradients, in place.
 
     The windows of a step and its randomness are a function of (seed, step). With `run`, states are saved, and training
     resumes from the newest one, to the same bits as without an interruption. At the end the parameters are those of the
     lowest validation loss, or with `settings.keep` last the newest ones. `section` of params.yaml has the batch size,
-    for messages. Several processes (`process_group`) that call this together train one model, each on rows of every
+    for messages. In the folder of `run` its log grows (`RunLog`), with texts if there is a `tokenizer` to read them by. Several processes (`process_group`) that call this together train one model, each on rows of every
     batch of its own; they end with the same weights and record.
     Raises UserError if the loss or gradient is not finite for MAX_SKIPPED_IN_ROW steps in a row or the validation loss
     is not finite, for a seed out of range, if memory or disk are too small, and for more processes than rows of a
@@ -102,6 +105,7 @@ def train(
     settings = fix_steps(settings, record.max_steps)
     step_tokens = settings.step_sequences * train_data.block_size
     first_step = record.step
+    log = run.log(record, step_tokens, settings.tensorboard) if run else None
 
     def save() -> None:
         if run:
@@ -121,6 +125,7 @@ def train(
     with (
         process.defer_signals() as stop,
         contextlib.closing(Progress(settings.max_steps, first_step, step_tokens)) as progress,
+        contextlib.closing(log) if log else contextlib.nullcontext(),
     ):
         while not record.finished(settings.patience):
             start = time.perf_counter()
@@ -148,6 +153,8 @@ def train(
 
             if done % settings.log_every == 0 or done == settings.max_steps:
                 record.log_row(lr)
+                if log:
+                    log.add_row()
             trained = time.perf_counter()
             if done % settings.eval_every == 0 or done == settings.max_steps:
                 with autocast(device, dtype):
@@ -155,9 +162,14 @@ def train(
                 if not math.isfinite(val_loss):
                     raise _divergence_error(f"the validation loss is not finite after step {record.step}", lr, run)
                 record.val_rows.append((done, val_loss))
+                if log:
+                    log.add_validation()
                 if settings.keep == "best" and record.best_step == done:
                     best = {name: p.clone() for name, p in _trainable(model).items()}
-                record.validation_s += time.perf_counter() - trained
+            if log and tokenizer and settings.sample_every and done % settings.sample_every == 0:
+                with autocast(device, dtype):
+                    log.add_sample(done, *write_sample(model, val_data.bin, tokenizer, seed))
+            record.validation_s += time.perf_counter() - trained
             if step == first_step:
                 record.first_step_s += trained - start
             else:

@@ -47,7 +47,7 @@ def pretrain(
     inputs["data"] = [tok.sha256, train_data.counts.sha256, val_data.counts.sha256]
     content = config_and_tokenizer(net, tok)
     with resumable_run("pretrain", net.config.arch, inputs, training.checkpoint_every, content, started) as run:
-        record = train(net, *windows, training, seed, run)
+        record = train(net, *windows, training, seed, run, tokenizer=tok)
         score = score_documents(net, val_data.documents(), tok.byte_lengths(), prompts=val_data.prompts)
         metrics = record.metrics(score, val_data, started)
         if process_group.rank() == 0:

@@ -19,6 +19,8 @@ from nanogpt.runtime import atomic, locks, process
 from nanogpt.runtime.errors import UserError
 from nanogpt.runtime.fingerprint import fingerprint_program
 from nanogpt.runtime.workdir import DONE, remove_committed_runs, warn_of_old_runs, work_folder, work_root
+from nanogpt.training.run_log import RunLog
+from nanogpt.training.run_record import RunRecord
 from nanogpt.training.save_interval import SaveInterval, parse_interval
 from nanogpt.training.saved_states import KEPT_STATES, SavedStates
 
@@ -56,6 +58,10 @@ class ResumableRun:
         self._states.save(step, self.content | state)
         self._saved_at = time.monotonic()
         self._cost_s = self._saved_at - start
+
+    def log(self, record: RunRecord, step_tokens: int, tensorboard: bool) -> RunLog | None:
+        """Open the log of the run in its folder; None in all processes but the first."""
+        return RunLog(self.folder, record, step_tokens, tensorboard) if self._writes else None
 
     def describe_saved(self) -> str:
         """Describe for a message which state is saved, and where."""

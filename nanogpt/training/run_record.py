@@ -4,6 +4,7 @@ import json
 import math
 import sys
 import time
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from nanogpt.data.tokens.bins import Bin
 from nanogpt.hardware import memory
 from nanogpt.model.score import Score
 from nanogpt.runtime import atomic
+
+TRAIN_COLUMNS, VAL_COLUMNS = "step,train_loss,lr", "step,val_loss"
 
 
 @dataclass
@@ -100,11 +103,10 @@ class RunRecord:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         for name, header, rows in (
-            ("train", "step,train_loss,lr", self.train_rows),
-            ("val", "step,val_loss", self.val_rows),
+            ("train", TRAIN_COLUMNS, self.train_rows),
+            ("val", VAL_COLUMNS, self.val_rows),
         ):
-            lines = [header, *(",".join([str(step), *(f"{x:.6g}" for x in numbers)]) for step, *numbers in rows)]
-            atomic.write_text(folder / f"{stage}-{name}.csv", "\n".join(lines) + "\n")
+            atomic.write_text(folder / f"{stage}-{name}.csv", "\n".join([header, *csv_lines(rows)]) + "\n")
         atomic.write_text(folder / f"{stage}-machine.json", json.dumps(self.machines, indent=2) + "\n")
 
     def metrics(self, score: Score, val_data: Bin, started: float) -> dict:
@@ -129,3 +131,8 @@ class RunRecord:
         if val_data.counts.bits is not None:
             figures["floor"] = {"bpb": val_data.counts.bits / score.n_bytes}
         return figures
+
+
+def csv_lines(rows: Iterable[Sequence[float]]) -> list[str]:
+    """The lines of a CSV file: a step first, the other numbers with six digits."""
+    return [",".join([str(step), *(f"{x:.6g}" for x in numbers)]) for step, *numbers in rows]

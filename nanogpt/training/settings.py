@@ -13,7 +13,7 @@ from nanogpt.training.save_interval import parse_interval
 LearningRate = Annotated[float, Require(lambda x: 0 < x <= 1, "not between 0 and 1", "choose 0.0001 to 0.02")]
 Minutes = Annotated[float | None, Require(lambda x: x > 0, "must be above 0", "choose 1 to 1000, or null")]
 # but for the last bits; `init_from` is a path, and what lies there decides
-NEVER_IN_RESULTS = ("checkpoint_every", "init_from", "processes", "timeout_s")
+NEVER_IN_RESULTS = ("checkpoint_every", "init_from", "processes", "timeout_s", "sample_every", "tensorboard")
 Beta = Annotated[float, Require(lambda x: 0 <= x < 1, "not between 0 and 1", "0.9 and 0.95 to 0.999 are usual")]
 
 
@@ -39,6 +39,8 @@ class TrainSettings(CheckedSettings):
     eval_every: PositiveInt
     eval_batches: PositiveInt
     log_every: PositiveInt
+    sample_every: Annotated[int | None, Require(lambda n: n >= 1, "must be at least 1", "choose 50 to 1000, or null")]
+    tensorboard: bool
     keep: Literal["best", "last"]
     patience: Annotated[int | None, Require(lambda n: n >= 1, "must be at least 1", "choose 5 to 50, or null")]
     dtype: Dtype

@@ -15,7 +15,7 @@ from nanogpt.checkpoint.folder import load_checkpoint, save_checkpoint
 from nanogpt.evaluation.harness import run_tasks
 from nanogpt.runtime.errors import UserError
 
-pytest.importorskip("lm_eval", reason="lm_eval is not installed (requirements-lm-eval.txt)")
+pytest.importorskip("lm_eval", reason="lm_eval is not installed (requirements/lm-eval.txt)")
 pytestmark = pytest.mark.slow
 
 PAIRS = [

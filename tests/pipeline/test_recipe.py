@@ -13,7 +13,7 @@ from nanogpt.runtime.errors import UserError
 RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("*.yaml"))
 OTHER = {"seed", "evaluate", "benchmark", "checkpoint"}  # sections that recipes leave alone
 MACHINE = {"dtype", "compile", "threads", "device", "checkpoint_every", "init_from"}  # settings of train, the same
-MACHINE |= {"processes", "exchange_dtype", "local_steps", "timeout_s"}
+MACHINE |= {"processes", "exchange_dtype", "local_steps", "timeout_s", "sample_every", "tensorboard"}
 
 
 def flat(value: dict, prefix: str = "") -> dict:

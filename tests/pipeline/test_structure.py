@@ -23,6 +23,7 @@ STAGES = {
     "benchmark": "benchmark",
     "report": "report",
 }
+WITHOUT_RESULT = {"checkpoint_every", "sample_every", "tensorboard", "timeout_s"}  # settings of train
 DVC = YAML(typ="safe").load(ROOT / "dvc.yaml")
 PARAMS = YAML(typ="safe").load(ROOT / "params.yaml")
 MODULES = sorted(path.relative_to(ROOT) for path in (ROOT / "nanogpt").rglob("*.py") if path.name != "__init__.py")
@@ -89,13 +90,12 @@ def test_every_setting_steers_a_stage_besides_check():
         declared |= {key.replace("${key}", role) for key in declared}
     declared |= {f"data.{source}" for source in get_args(Source)}
     steering = {key for key in leaves(PARAMS) if any(f"{key}.".startswith(f"{name}.") for name in declared)}
-    assert set(leaves(PARAMS)) - steering == {"train.checkpoint_every", "train.timeout_s"}  # they change no result
+    assert set(leaves(PARAMS)) - steering == {f"train.{key}" for key in WITHOUT_RESULT}
     assert set(spec("check")["params"]) == set(PARAMS) == set(SECTIONS)
 
 
 def test_fine_tuning_depends_on_what_its_section_leaves_to_train():
-    of_pretraining = {"checkpoint_every", "timeout_s", "init_from"}
-    kept = PARAMS["train"].keys() - PARAMS["lora"].keys() - of_pretraining
+    kept = PARAMS["train"].keys() - PARAMS["lora"].keys() - WITHOUT_RESULT - {"init_from"}
     assert {name for name in spec("lora-finetune")["params"] if "." in name} == {f"train.{key}" for key in kept}
 
 

@@ -1,3 +1,5 @@
+import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -5,9 +7,11 @@ from importlib import import_module
 
 import pytest
 from imports import ROOT
+from small_project import Project
 from stage_help import SCRIPTS
 
 from nanogpt.runtime.cli import Flags
+from nanogpt.runtime.process import OPTIONAL
 from stages import __main__ as command
 
 
@@ -15,6 +19,45 @@ def test_the_installed_command_is_this_one():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     module, _, function = project["scripts"]["nanogpt"].partition(":")
     assert getattr(import_module(module), function) is command.main
+
+
+def test_the_extras_are_the_files_of_requirements():
+    """And requirements.txt installs all of them but lm_eval, as one file of pinned versions."""
+    dynamic = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["dynamic"]
+    files = {name: spec["file"] for name, spec in dynamic["optional-dependencies"].items()}
+    assert files == {name: [f"requirements/{name}.txt"] for name in files}
+    assert {path.stem for path in (ROOT / "requirements").iterdir()} == {"core", *files}
+    assert dynamic["dependencies"]["file"] == ["requirements/core.txt"]
+    included = re.findall(r"^-r requirements/(.*)\.txt$", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
+    assert {*included, "lm-eval"} == {"core", *files}
+    pins = [line for path in (ROOT / "requirements").iterdir() for line in path.read_text().splitlines()]
+    assert all(re.fullmatch(r"[\w.-]+(\[\w+\])?==[\w.]+", line) for line in pins) and len(pins) == len(set(pins))
+
+
+@pytest.mark.parametrize("package", sorted(OPTIONAL))
+def test_a_package_that_is_not_installed(package, project, monkeypatch):
+    """Each feature as on a machine with the core alone."""
+    flags = {
+        "gguf": "convert --checkpoint models/pretrain --format gguf --out out.gguf",
+        "lm_eval": "evaluate --checkpoint models/pretrain --text own.txt --harness blimp",
+        "starlette": "serve --checkpoint models/pretrain",
+        "tensorboard": "pretrain --data data/pretrain --max-steps 3 --out models/own",
+        "uvicorn": "serve --checkpoint models/pretrain",
+    }
+    if package == "tensorboard":
+        small = {"model.n_layer": 1, "model.n_head": 2, "model.n_embd": 16, "model.block_size": 16}
+        Project(project).set(**small | {"train.tensorboard": True, "train.compile": "off"})
+    code = (
+        "import sys, runpy\n"
+        f"sys.modules['{package}'] = None\n"
+        f"sys.argv = ['nanogpt', *{flags[package].split()!r}]\n"
+        "runpy.run_module('stages', run_name='__main__')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True)
+    install = f"this needs the package {package}, which is not installed: pip install -r requirements/{OPTIONAL[package]}"
+    assert done.stderr.decode().endswith(f"error: {install}.txt\n") and done.returncode == 1
+    listed = (ROOT / "requirements" / f"{OPTIONAL[package]}.txt").read_text()
+    assert f"{package}==" in listed
 
 
 @pytest.mark.parametrize("name", ["lora_finetune", "lora-finetune"])

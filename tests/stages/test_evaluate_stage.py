@@ -30,7 +30,3 @@ def test_the_validation_texts_of_the_project(project, run_stage, capsys):
     assert page.count("| models/pretrain |") == 2 and "Minimal pairs" not in page
 
 
-def test_what_the_harness_needs(project, run_stage, monkeypatch):
-    flags = ("--checkpoint", "models/pretrain", "--text", "own.txt", "--harness", "blimp")
-    monkeypatch.setitem(__import__("sys").modules, "lm_eval", None)
-    assert "pip install -r requirements-lm-eval.txt" in run_stage("evaluate", *flags)

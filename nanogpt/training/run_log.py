@@ -1,0 +1,82 @@
+"""What a run shows of itself while it goes on: curves and texts in its folder, and event files for TensorBoard."""
+
+import contextlib
+import json
+import time
+from pathlib import Path
+
+from nanogpt.hardware import memory
+from nanogpt.runtime import atomic
+from nanogpt.runtime.workdir import SAMPLES_LOG, TRAIN_LOG, VAL_LOG, work_root
+from nanogpt.training.run_record import TRAIN_COLUMNS, VAL_COLUMNS, RunRecord, csv_lines
+
+SPEED_COLUMNS = "max_steps,tokens_per_s,seconds_left,peak_mib"
+
+
+class RunLog:
+    """Adds a line to `train.csv`, `val.csv` and `samples.jsonl` in `folder` for each row, validation and text.
+
+    The first lines are those of `record`, which earlier processes of the run made, without their speed. With
+    `tensorboard` the same goes to event files in `.work/tensorboard/<stage>/<run>`.
+    """
+
+    def __init__(self, folder: Path, record: RunRecord, step_tokens: int, tensorboard: bool):
+        self.folder, self.record, self.step_tokens = folder, record, step_tokens
+        self.first_step, self.start = record.step, time.monotonic()
+        self.last_step, self.last = self.first_step, self.start
+        blank = "," * (1 + SPEED_COLUMNS.count(","))
+        rows = [f"{row}{blank}" for row in csv_lines(record.train_rows)]
+        for name, lines in (
+            (TRAIN_LOG, [f"{TRAIN_COLUMNS},{SPEED_COLUMNS}", *rows]),
+            (VAL_LOG, [VAL_COLUMNS, *csv_lines(record.val_rows)]),
+            (SAMPLES_LOG, self._earlier_samples()),
+        ):
+            atomic.write_text(folder / name, "".join(f"{line}\n" for line in lines))
+        self.events = _event_writer(folder, self.first_step) if tensorboard else None
+
+    def add_row(self) -> None:
+        """Add the newest row of the training curve, with the speed since the row before it."""
+        (step, loss, lr), now = self.record.train_rows[-1], time.monotonic()
+        tokens_per_s = (step - self.last_step) * self.step_tokens / (now - self.last)
+        left = (self.record.max_steps - step) * (now - self.start) / (step - self.first_step)
+        self.last_step, self.last = step, now
+        speed = f"{self.record.max_steps},{tokens_per_s:.0f},{left:.0f},{memory.peak_mib():.0f}"
+        self._append(TRAIN_LOG, f"{csv_lines([(step, loss, lr)])[0]},{speed}")
+        self._add_scalars(step, {"loss/train": loss, "learning rate": lr, "tokens per second": tokens_per_s})
+
+    def add_validation(self) -> None:
+        """Add the newest validation."""
+        step, loss = self.record.val_rows[-1]
+        self._append(VAL_LOG, csv_lines([(step, loss)])[0])
+        self._add_scalars(step, {"loss/validation": loss})
+
+    def add_sample(self, step: int, prompt: str, text: str) -> None:
+        """Add the text with which the model went on from `prompt` after `step` steps."""
+        self._append(SAMPLES_LOG, json.dumps({"step": step, "prompt": prompt, "text": text}, ensure_ascii=False))
+        if self.events:
+            self.events.add_text("sample", f"**{prompt}**{text}", step)
+
+    def close(self) -> None:
+        """Write the last events through."""
+        if self.events:
+            self.events.close()
+
+    def _append(self, name: str, line: str) -> None:
+        # a full disk is reported by the next saved state
+        with contextlib.suppress(OSError), (self.folder / name).open("a", encoding="utf-8") as file:
+            file.write(f"{line}\n")
+
+    def _add_scalars(self, step: int, values: dict[str, float]) -> None:
+        for name, value in values.items() if self.events else ():
+            self.events.add_scalar(name, value, step)
+
+    def _earlier_samples(self) -> list[str]:
+        path = self.folder / SAMPLES_LOG
+        lines = path.read_text("utf-8").splitlines() if path.exists() else []
+        return [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= self.first_step]
+
+
+def _event_writer(folder: Path, step: int):
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(work_root() / "tensorboard" / folder.parent.name / folder.name, purge_step=step + 1)
