@@ -9,12 +9,16 @@ def main() -> None:
     flags = Flags(__doc__)
     flags.add_argument("--metrics", default="metrics", help="folder of the pipeline's metrics (default: %(default)s)")
     flags.add_argument("--data", default="data", help="folder of both domains' bins (default: %(default)s)")
+    flags.add_argument(
+        "--also", action="append", default=[], metavar="RUN",
+        help="folder of metrics, experiment or git revision to compare with; may be given several times",
+    )  # fmt: skip
     flags.add_output("--out", metavar="PATH.html", help="page (default: metrics/report.html)")
     args = flags.parse_args()
     flags.check_files(args)
     from nanogpt.report.report import write_report
 
-    print(write_report(args.metrics, args.data, args.out or "metrics/report.html"))
+    print(write_report(args.metrics, args.data, args.out or "metrics/report.html", args.also))
 
 
 if __name__ == "__main__":

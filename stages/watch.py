@@ -11,7 +11,9 @@ def main() -> None:
     flags = Flags(__doc__)
     where = "of a run in .work, or with metrics of one (default: the run that goes on, or else the newest)"
     flags.add_argument("folder", nargs="?", type=Path, help=where)
-    flags.add_argument("--once", action="store_true", help="show it as it is now and end, as where there is no terminal")
+    flags.add_argument(
+        "--once", action="store_true", help="show it as it is now and end, as where there is no terminal"
+    )
     args = flags.parse_args()
     from nanogpt.report.watch import watch
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import partial
 
 from nanogpt.hardware import memory
 from nanogpt.runtime.errors import UserError
@@ -44,7 +45,8 @@ def time_in_turns(entries: dict[str, Callable[[], Steps]], steps: int) -> Times:
     Each entry is pickled and called in a fresh process, and returns the kinds of steps to time there by name. No two
     processes work at once. Raises UserError where a process is killed, as Linux does when memory is short.
     """
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")  # which imports torch once, and computes nothing
+    context.set_forkserver_preload([__name__, "torch._dynamo", *{_module(entry) for entry in entries.values()}])
     with contextlib.ExitStack() as stack:
         pools = {name: stack.enter_context(ProcessPoolExecutor(1, context, _end_with_parent)) for name in entries}
 
@@ -63,6 +65,10 @@ def time_in_turns(entries: dict[str, Callable[[], Steps]], steps: int) -> Times:
                 for name, elapsed in call(entry, _time_one_turn).items():
                     seconds.setdefault(name, []).extend(elapsed)
         return Times(seconds, {name: call(name, memory.peak_mib) for name in entries})
+
+
+def _module(function: Callable) -> str:
+    return function.func.__module__ if isinstance(function, partial) else function.__module__
 
 
 def _end_with_parent() -> None:

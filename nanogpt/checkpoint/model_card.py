@@ -63,7 +63,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 model = AutoModelForCausalLM.from_pretrained("this/folder")
 tokenizer = AutoTokenizer.from_pretrained("this/folder")
-ids = tokenizer("Once upon a time", return_tensors="pt").input_ids
+ids = tokenizer(tokenizer.bos_token + "Once upon a time", return_tensors="pt").input_ids
 print(tokenizer.decode(model.generate(ids, max_new_tokens=100, do_sample=True)[0]))
 ```"""
 SAMPLE = """`python -m stages.sample --checkpoint this/folder` of nanogpt. For other programs make a folder of

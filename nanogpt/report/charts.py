@@ -1,48 +1,35 @@
 """Charts as SVG, drawn without a browser: curves of validation, bars, points."""
 
-import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from nanogpt.report.figures import read_curve, read_json
+import pandas as pd
+
+from nanogpt.report.figures import read_validation
 from nanogpt.runtime import atomic
 
-RUNS = {"pretrain": "pretraining", "lora-finetune": "fine-tuning"}
-DOMAINS = {"pretrain": "pretrain", "lora-finetune": "finetune"}
+STAGES = {"pretrain": "pretraining", "lora-finetune": "fine-tuning"}
 VEGA_LITE = "5.21"  # the newest of the version that DVC's templates are written for
 SCHEMA = "https://vega.github.io/schema/vega-lite/v5.json"
 
 
 def write_curves(metrics: Path | str, out: Path | str) -> None:
-    """Write `draw_curves` to an SVG file."""
-    picture = draw_curves(metrics)
+    """Write the validation curves of a folder of metrics to an SVG file."""
+    picture = draw_curves({title: read_validation(Path(metrics), stage) for stage, title in STAGES.items()})
     Path(out).parent.mkdir(parents=True, exist_ok=True)
     atomic.write_text(out, picture)
 
 
-def draw_curves(metrics: Path | str) -> str:
-    """Draw the validation curves of a folder of metrics, in bits per byte; known floors are dashed.
-
-    Bits per byte of a curve are its nats per token over the bytes of a token of that text, from evaluate.json. Raises
-    UserError where the pipeline has not run.
-    """
-    metrics = Path(metrics)
-    evaluated = read_json(metrics / "evaluate.json")
+def draw_curves(curves: Mapping[str, tuple[pd.DataFrame, float | None]]) -> str:
+    """Draw validation curves, each by its name and as of `read_validation`; known floors are dashed."""
     rows, floors = [], []
-    for run, title in RUNS.items():
-        scored = evaluated.get("pretrained", {}).get(DOMAINS[run])
-        if scored is None:  # its tokenizer cannot read that text
-            continue
-        curve = read_curve(metrics / f"{run}-val.csv")
-        bits = curve.val_loss / math.log(2) / scored["bytes_per_token"]
-        rows += [{"run": title, "step": int(step), "bpb": bpb} for step, bpb in zip(curve.step, bits, strict=True)]
-        figures = read_json(metrics / f"{run}.json")
-        if "floor" in figures:
-            floors.append({"run": title, "bpb": figures["floor"]["bpb"]})
+    for name, (curve, floor) in curves.items():
+        rows += [{"run": name, **row} for row in curve.to_dict("records")]
+        floors += [{"run": name, "bpb": floor}] if floor is not None else []
     bits = {"field": "bpb", "type": "quantitative", "scale": {"type": "log", "nice": False, "padding": 8}}
     shared = {
         "y": bits | {"title": "bits per byte", "axis": {"values": [0.2, 0.3, 0.5, 1, 2, 4, 8]}},
-        "color": {"field": "run", "type": "nominal", "title": None, "legend": {"orient": "top"}},
+        "color": {"field": "run", "type": "nominal", "title": None, "sort": list(curves), "legend": {"orient": "top"}},
     }
     steps = shared | {"x": {"field": "step", "type": "quantitative", "title": "step"}}
     return _draw(

@@ -28,3 +28,15 @@ def read_curve(path: Path) -> pd.DataFrame:
     """The table of a CSV file. Raises UserError where there is none."""
     read_text(path)
     return pd.read_csv(path)
+
+
+def read_validation(metrics: Path, stage: str) -> tuple[pd.DataFrame, float | None]:
+    """The validation curve of pretrain or lora-finetune in bits per byte, and the floor where it is known.
+
+    Columns step and bpb. A curve is in nats per token, of some windows; all of the validation text says how many bits
+    per byte a nat per token is. Raises UserError where the stage has not run.
+    """
+    figures = read_json(metrics / f"{stage}.json")
+    curve = read_curve(metrics / f"{stage}-val.csv")
+    bpb = curve.val_loss * (figures["val"]["bpb"] / figures["val"]["loss_nats"])
+    return pd.DataFrame({"step": curve.step, "bpb": bpb}), figures.get("floor", {}).get("bpb")

@@ -1,12 +1,14 @@
 """The report stage: metrics of the pipeline as one page of HTML that needs nothing else."""
 
 import base64
-from collections.abc import Iterable, Mapping
+import contextlib
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 
-from nanogpt.report.charts import draw_bars, draw_curves, draw_points
-from nanogpt.report.figures import read_curve, read_json, read_text
+from nanogpt.report.charts import STAGES, draw_bars, draw_curves, draw_points
+from nanogpt.report.compared import differing_settings, open_run
+from nanogpt.report.figures import read_curve, read_json, read_text, read_validation
 from nanogpt.report.samples import Sample, read_samples
 from nanogpt.runtime import atomic
 
@@ -41,15 +43,18 @@ pre { overflow-x: auto; padding: .6rem; border: 1px solid var(--line); }
 """
 
 
-def write_report(metrics: Path | str, data: Path | str, out: Path | str) -> str:
-    """Write the report of a folder of metrics and the folder of both domains' bins; return what to print."""
-    page = report_page(Path(metrics), Path(data))
+def write_report(metrics: Path | str, data: Path | str, out: Path | str, also: Sequence[str] = ()) -> str:
+    """Write the report of a folder of metrics and the folder of both domains' bins; return what to print.
+
+    `also` are runs to compare it with (see `open_run`).
+    """
+    page = report_page(Path(metrics), Path(data), also)
     Path(out).parent.mkdir(parents=True, exist_ok=True)
     atomic.write_text(out, page)
     return f"{out}: open it in a browser, it needs no network"
 
 
-def report_page(metrics: Path, data: Path) -> str:
+def report_page(metrics: Path, data: Path, also: Sequence[str] = ()) -> str:
     """The report as HTML. Raises UserError where the pipeline has not run to its end."""
     figures = {
         name: read_json(metrics / f"{name}.json") for name in ("evaluate", "pretrain", "lora-finetune", "benchmark")
@@ -58,7 +63,11 @@ def report_page(metrics: Path, data: Path) -> str:
     samples = read_text(metrics / "samples.md")
     sections = [
         _run_section(figures, manifests, read_json(metrics / "pretrain-machine.json")),
-        _picture(draw_curves(metrics), "Validation while training, bits per byte over steps; floors are dashed"),
+        _picture(
+            draw_curves({title: read_validation(metrics, stage) for stage, title in STAGES.items()}),
+            "Validation while training, bits per byte over steps; floors are dashed",
+        ),
+        _others_section(metrics, also),
         _scores_section(figures["evaluate"], manifests),
         _pairs_section(figures["evaluate"], manifests),
         _forgetting_section(metrics),
@@ -86,6 +95,33 @@ def _run_section(figures: dict, manifests: dict, machine: list[dict]) -> str:
     head = ["stage", "text", "documents", "tokens", "steps", "tokens a second", "peak MiB", "seconds"]
     about = ", ".join(f"{key} {value}" for key, value in machine[-1].items())
     return _section("What was trained", f"{_table('stages', head, rows)}<p class='quiet'>Machine: {escape(about)}.</p>")
+
+
+def _others_section(metrics: Path, also: Sequence[str]) -> str:
+    if not also:
+        return ""
+    parts = []
+    with contextlib.ExitStack() as stack:
+        runs = {"this run": metrics} | {name: stack.enter_context(open_run(name)) for name in also}
+        for stage, title in STAGES.items():
+            done = {name: folder for name, folder in runs.items() if (folder / f"{stage}.json").exists()}
+            rows = [_other_row(name, metrics, folder, stage) for name, folder in done.items()]
+            head = ["run", "bits per byte", "above the floor", "steps", "tokens a second", "peak MiB", "seconds",
+                    "other settings"]  # fmt: skip
+            curves = {name: read_validation(folder, stage) for name, folder in done.items()}
+            picture = _picture(draw_curves(curves), f"Validation in {title}; floors are dashed")
+            parts.append(f"<h3>{title}</h3>{_table(title, head, rows)}{picture}")
+    return _section("Beside other runs", "".join(parts))
+
+
+def _other_row(name: str, metrics: Path, folder: Path, stage: str) -> list[str]:
+    found = read_json(folder / f"{stage}.json")
+    bpb, floor = found["val"]["bpb"], found.get("floor", {}).get("bpb")
+    return [
+        name, f"{bpb:.3f}", f"{100 * (bpb / floor - 1):.1f}%" if floor else "–", f"{found['steps']:,}",
+        f"{found['tokens_per_s'] or 0:,.0f}", f"{found['peak_mib']:,.0f}", f"{found['wall_s']:,.0f}",
+        "" if folder == metrics else differing_settings(metrics, folder),
+    ]  # fmt: skip
 
 
 def _scores_section(evaluated: dict, manifests: dict) -> str:

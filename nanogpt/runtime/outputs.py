@@ -52,7 +52,8 @@ def check_writable(path: Path | str) -> None:
         if not folder.is_dir():
             raise UserError(f"{path}: {folder} is a file, not a folder; choose another name")
         for name in names:
-            (folder / name).exists()  # raises OSError where it is too long
+            with contextlib.suppress(FileNotFoundError):
+                os.stat(folder / name)  # raises OSError where it is too long, or a link that leads to itself
         with tempfile.TemporaryDirectory(prefix=".output.", suffix=".tmp", dir=folder):
             pass
 
@@ -98,6 +99,6 @@ def _find_stray_file(folder: Path, known: set[Path]) -> str | None:
 def _explain_os_error(path: Path | str) -> Iterator[None]:
     try:
         yield
-    except (OSError, RuntimeError) as error:  # RuntimeError: a link that leads to itself
+    except (OSError, RuntimeError) as error:  # RuntimeError: a link that leads to itself, before Python 3.13
         reason = getattr(error, "strerror", error)
         raise UserError(f"{path} cannot be written: {reason}; choose another place") from None

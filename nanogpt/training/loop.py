@@ -28,7 +28,6 @@ from nanogpt.training import memory_estimate
 from nanogpt.training.exchange import LocalSteps, average_gradients
 from nanogpt.training.optimizer import Optimizer, build_optimizer
 from nanogpt.training.resume import ResumableRun
-from nanogpt.training.run_log import RunLog
 from nanogpt.training.run_record import RunRecord
 from nanogpt.training.samples import write_sample
 from nanogpt.training.saved_states import tensor_bytes
@@ -73,8 +72,9 @@ def train(
     The windows of a step and its randomness are a function of (seed, step). With `run`, states are saved, and training
     resumes from the newest one, to the same bits as without an interruption. At the end the parameters are those of the
     lowest validation loss, or with `settings.keep` last the newest ones. `section` of params.yaml has the batch size,
-    for messages. In the folder of `run` its log grows (`RunLog`), with texts if there is a `tokenizer` to read them by. Several processes (`process_group`) that call this together train one model, each on rows of every
-    batch of its own; they end with the same weights and record.
+    for messages. The log of `run` grows (see `run_log`), with texts if there is a `tokenizer` to read them by. Several
+    processes (`process_group`) that call this together train one model, each on rows of every batch of its own; they
+    end with the same weights and record.
     Raises UserError if the loss or gradient is not finite for MAX_SKIPPED_IN_ROW steps in a row or the validation loss
     is not finite, for a seed out of range, if memory or disk are too small, and for more processes than rows of a
     batch. Raises KeyboardInterrupt after a signal to stop, once the current step is done and saved.
@@ -166,10 +166,12 @@ def train(
                     log.add_validation()
                 if settings.keep == "best" and record.best_step == done:
                     best = {name: p.clone() for name, p in _trainable(model).items()}
+                record.validation_s += time.perf_counter() - trained
             if log and tokenizer and settings.sample_every and done % settings.sample_every == 0:
+                written = time.perf_counter()
                 with autocast(device, dtype):
                     log.add_sample(done, *write_sample(model, val_data.bin, tokenizer, seed))
-            record.validation_s += time.perf_counter() - trained
+                record.validation_s += time.perf_counter() - written
             if step == first_step:
                 record.first_step_s += trained - start
             else:

@@ -31,7 +31,8 @@ class RunLog:
             (VAL_LOG, [VAL_COLUMNS, *csv_lines(record.val_rows)]),
             (SAMPLES_LOG, self._earlier_samples()),
         ):
-            atomic.write_text(folder / name, "".join(f"{line}\n" for line in lines))
+            with contextlib.suppress(OSError):  # a full disk is reported by the next saved state
+                atomic.write_text(folder / name, "".join(f"{line}\n" for line in lines))
         self.events = _event_writer(folder, self.first_step) if tensorboard else None
 
     def add_row(self) -> None:
@@ -62,7 +63,6 @@ class RunLog:
             self.events.close()
 
     def _append(self, name: str, line: str) -> None:
-        # a full disk is reported by the next saved state
         with contextlib.suppress(OSError), (self.folder / name).open("a", encoding="utf-8") as file:
             file.write(f"{line}\n")
 

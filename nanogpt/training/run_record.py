@@ -23,9 +23,9 @@ class RunRecord:
     `train_rows` are (step, train_loss, lr), `val_rows` (step, val_loss), `new_losses` those since the last row.
     `skipped` steps changed nothing because the loss or the gradient was not finite, `skipped_in_row` of them are the
     last ones. `first_step_s` is the first step of each process, which compiles and allocates memory, `validation_s` all
-    of validation, `saving_s` all of saving, and `loop_s` the loop without these three, which trained `timed_tokens`;
-    `update_s` of it is forward, backward and optimizer. `wall_s` is from the start of each process to its last save.
-    `machines` are those that it ran on, with the `ComputeSetup` used there. `max_steps` is the length that the run was
+    of validation and of texts for the log, `saving_s` all of saving, and `loop_s` the loop without these three, which
+    trained `timed_tokens`; `update_s` of it is forward, backward and optimizer. `wall_s` is from the start of each
+    process to its last save. `machines` are those that it ran on, with the `ComputeSetup` used there. `max_steps` is the length that the run was
     given, or that fitted into its minutes.
     """
 

@@ -11,7 +11,7 @@ PROMPT_TOKENS, SAMPLE_TOKENS, TEMPERATURE = 8, 64, 0.8
 
 @torch.no_grad()
 def write_sample(model: nn.Module, data: Bin, tokenizer: Tokenizer, seed: int) -> tuple[str, str]:
-    """The start of the first document of `data`, or the prompt of the first conversation, and what the model adds to it.
+    """The start of the first document of `data`, or the prompt of the first conversation, and what `model` adds.
 
     It adds SAMPLE_TOKENS tokens, or fewer where it ends the document. The random numbers are a function of `seed` and
     no other generator moves. Without a cache of keys and values, as one text in many steps is short.

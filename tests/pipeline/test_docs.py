@@ -1,32 +1,20 @@
 """README and docs: their links, commands, flags, settings, and the figures that they take from metrics."""
 
 import json
+import math
 import re
-import shlex
 from functools import cache
-from pathlib import Path
 
 import pytest
+from commands import PAGES, of_scripts
 from imports import ROOT
 from ruamel.yaml import YAML
 from stage_help import PAGE, SCRIPTS, page, parser_of
 
 from nanogpt.report.charts import write_curves
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 each_page = pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 PLACEHOLDER = re.compile(r"…|\bNAME\b")
-
-
-def commands(path: Path) -> list[list[str]]:
-    """The commands of this project's scripts in a page, in blocks and in the line, without comments."""
-    text = path.read_text("utf-8").replace("\\\n", " ")
-    found = re.findall(
-        r"python -m stages\.[^`\n#]+", re.sub(r"(?<=\S)\n(?=\S)", " ", re.sub(r"```.*?```", "", text, flags=re.S))
-    )
-    for block in re.findall(r"```\n(.*?)```", text, re.DOTALL):
-        found += [line for line in block.splitlines() if line.startswith("python -m stages.")]
-    return [shlex.split(command, comments=True)[2:] for command in found]
 
 
 @cache
@@ -64,7 +52,7 @@ def test_links_lead_somewhere(path):
 
 @each_page
 def test_commands_name_scripts_and_flags_that_are_there(path):
-    for script, *words in commands(path):
+    for script, *words in of_scripts(path):
         name = script.removeprefix("stages.")
         if PLACEHOLDER.search(name):
             continue
@@ -103,10 +91,10 @@ def test_the_readmes_figures_are_those_of_the_committed_metrics():
 
 def test_curves_in_bits_per_byte(tmp_path):
     """Of a run whose loss halves a byte's bits: the line's points lie where the axis says."""
-    metrics = {"pretrained": {"pretrain": {"bytes_per_token": 2.0}, "finetune": {"bytes_per_token": 4.0}}}
-    (tmp_path / "evaluate.json").write_text(json.dumps(metrics))
-    for run in ("pretrain", "lora-finetune"):
-        (tmp_path / f"{run}.json").write_text(json.dumps({"floor": {"bpb": 0.5}} if run == "pretrain" else {}))
+    for run, token_bytes in (("pretrain", 2), ("lora-finetune", 4)):
+        figures = {"val": {"loss_nats": math.log(2) * token_bytes * 1.5, "bpb": 1.5}}
+        figures |= {"floor": {"bpb": 0.5}} if run == "pretrain" else {}
+        (tmp_path / f"{run}.json").write_text(json.dumps(figures))
         (tmp_path / f"{run}-val.csv").write_text("step,val_loss\n0,5.545177\n10,2.772589\n")  # 8 and 4 bits a token
     write_curves(tmp_path, tmp_path / "curves.svg")
     svg = (tmp_path / "curves.svg").read_text()

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import sys
 import time
 
 import pytest
@@ -63,6 +64,20 @@ def test_an_experiment_goes_through_remotes_to_another_clone(tmp_path):
     one.dvc("exp", "push", "origin", "cooler")
     assert "cooler" in other.dvc("exp", "list", "origin").stdout
     other.dvc("exp", "pull", "origin", "cooler")
+    other.run(
+        sys.executable,
+        "-m",
+        "stages.report",
+        "--also",
+        "cooler",
+        "--out",
+        "both.html",
+        "--data",
+        str(one.folder / "data"),
+        "--metrics",
+        str(one.folder / "metrics"),
+    )
+    assert ">cooler</th>" in (other.folder / "both.html").read_text("utf-8")
     other.dvc("exp", "apply", "cooler")
     for name in ("metrics/sample.json", "metrics/samples.md", "params.yaml", "models/merged/model.safetensors"):
         assert (other.folder / name).read_bytes() == (one.folder / name).read_bytes()

@@ -106,9 +106,24 @@ def test_a_run_without_grammar_and_without_replay(project, tmp_path):
         (tmp_path / "data" / role / "manifest.json").write_text(json.dumps(manifest))
     page = report_page(metrics, tmp_path / "data")
     assert "What they know" not in page and "<mark>" not in page and page.count("<img ") == 3 and ">2.000</td>" in page
-    del evaluated["pretrained"]["finetune"]  # a text that the tokenizer cannot read is left out
+    del evaluated["pretrained"]["finetune"]  # a text that the tokenizer cannot read
     (metrics / "evaluate.json").write_text(json.dumps(evaluated))
     assert ">–</td>" in report_page(metrics, tmp_path / "data")
+
+
+def test_other_runs_beside_it(project, tmp_path):
+    """One without fine-tuning, as `stages.pretrain --out` leaves it."""
+    for name in ("pretrain.json", "pretrain-val.csv"):
+        (tmp_path / name).write_bytes((project / "metrics" / name).read_bytes())
+    figures = json.loads((tmp_path / "pretrain.json").read_text())
+    figures |= {"steps": 12345, "val": {"loss_nats": 0.5, "bpb": 0.25}, "floor": {"bpb": 0.2}}
+    (tmp_path / "pretrain.json").write_text(json.dumps(figures))
+    page = report_page(project / "metrics", project / "data", [str(tmp_path)])
+    beside = page.partition("Beside other runs</h2>")[2].partition("<h2>")[0]
+    first, second = beside.split("<h3>fine-tuning</h3>")
+    assert first.count("this run") == second.count("this run") == 1
+    assert f"<th scope='row'>{tmp_path}</th><td>0.250</td><td>25.0%</td><td>12,345</td>" in first
+    assert str(tmp_path) not in second and page.count("<img ") == 6
 
 
 def test_samples_are_read_back():

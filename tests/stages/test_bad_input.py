@@ -28,7 +28,7 @@ def test_a_corpus_shorter_than_a_block(project, refuse):
         ("evaluate", "--checkpoint models/pretrain --text missing.txt", r"missing\.txt: no such file or folder"),
         ("evaluate", "--checkpoint models/lora --checkpoint models/lora", "models/lora is given twice"),
         ("report", "--metrics nowhere --out out/r.html", r"nowhere/evaluate\.json does not exist.*`dvc repro`"),
-        ("picture", "--metrics nowhere --out out/r.svg", r"nowhere/evaluate\.json does not exist.*`dvc repro`"),
+        ("picture", "--metrics nowhere --out out/r.svg", r"nowhere/pretrain\.json does not exist.*`dvc repro`"),
         ("merge", "--lora-checkpoint models/nothing --output-dir new", r"adapter_config\.json"),
     ],
 )

@@ -54,7 +54,9 @@ def test_a_package_that_is_not_installed(package, project, monkeypatch):
         "runpy.run_module('stages', run_name='__main__')"
     )
     done = subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True)
-    install = f"this needs the package {package}, which is not installed: pip install -r requirements/{OPTIONAL[package]}"
+    install = (
+        f"this needs the package {package}, which is not installed: pip install -r requirements/{OPTIONAL[package]}"
+    )
     assert done.stderr.decode().endswith(f"error: {install}.txt\n") and done.returncode == 1
     listed = (ROOT / "requirements" / f"{OPTIONAL[package]}.txt").read_text()
     assert f"{package}==" in listed

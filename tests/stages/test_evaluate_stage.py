@@ -28,5 +28,3 @@ def test_the_validation_texts_of_the_project(project, run_stage, capsys):
     assert not run_stage("evaluate", "--checkpoint", "models/pretrain")
     page = capsys.readouterr().out
     assert page.count("| models/pretrain |") == 2 and "Minimal pairs" not in page
-
-

@@ -9,9 +9,9 @@ import sys
 import time
 
 import pytest
-from small_project import Project
 from imports import ROOT
 from loopback import wait_until
+from small_project import Project
 
 SETTINGS = {
     "model.n_layer": 1, "model.n_head": 2, "model.n_embd": 16, "model.block_size": 16, "train.batch_size": 4,

@@ -3,6 +3,7 @@
 import os
 import resource
 import runpy
+import shlex
 import signal
 import socket
 import sys
@@ -39,7 +40,7 @@ def run(folder: Path, command: str, before: Callable[[], None] = lambda: None) -
         sys.stdout.flush()
         pid = os.fork()
         if not pid:
-            _be_stage(folder, command.split(), before, out.fileno(), err.fileno())
+            _be_stage(folder, shlex.split(command), before, out.fileno(), err.fileno())
         while not (ended := os.waitpid(pid, os.WNOHANG))[0]:
             if time.monotonic() - start > LIMIT_SECONDS:
                 os.kill(pid, signal.SIGKILL)

@@ -1,6 +1,7 @@
 """What a module imports, read from its source: the static closure, imports inside functions included."""
 
 import ast
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -20,6 +21,7 @@ def file_of(module: str) -> Path | None:
     return None
 
 
+@cache
 def imported(file: Path) -> set[Path]:
     """The project's files that one file imports, packages on the way included.
 

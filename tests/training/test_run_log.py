@@ -103,7 +103,9 @@ def test_samples_are_written_at_their_steps_and_change_nothing(tiny, training, i
     def weights(**changed):
         model = tiny(vocab_size=128, dropout=0.2)
         with resumable_run("pretrain", "test", {}, 2, {}, time.monotonic()) as resumable:
-            train(model, windows, windows, training(max_steps=7, log_every=2, **changed), 1, resumable, "train", tokenizer)
+            train(
+                model, windows, windows, training(max_steps=7, log_every=2, **changed), 1, resumable, "train", tokenizer
+            )
         return model.state_dict()
 
     plain = weights()
