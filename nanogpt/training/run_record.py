@@ -25,8 +25,8 @@ class RunRecord:
     last ones. `first_step_s` is the first step of each process, which compiles and allocates memory, `validation_s` all
     of validation and of texts for the log, `saving_s` all of saving, and `loop_s` the loop without these three, which
     trained `timed_tokens`; `update_s` of it is forward, backward and optimizer. `wall_s` is from the start of each
-    process to its last save. `machines` are those that it ran on, with the `ComputeSetup` used there. `max_steps` is the length that the run was
-    given, or that fitted into its minutes.
+    process to its last save. `machines` are those that it ran on, with the `ComputeSetup` used there. `max_steps` is
+    the length that the run was given, or that fitted into its minutes.
     """
 
     step: int = 0

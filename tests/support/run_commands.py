@@ -1,4 +1,4 @@
-"""Run stages one after another, each as a fork of this process: `run_commands.py FOLDER` with commands as JSON on stdin.
+"""Run stages one after another in FOLDER, each as a fork of this process; the commands are a JSON list on stdin.
 
 Prints a line of JSON for each: [status, stdout, stderr].
 """
