@@ -64,7 +64,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 model = AutoModelForCausalLM.from_pretrained("this/folder")
 tokenizer = AutoTokenizer.from_pretrained("this/folder")
 ids = tokenizer(tokenizer.bos_token + "Once upon a time", return_tensors="pt").input_ids
-print(tokenizer.decode(model.generate(ids, max_new_tokens=100, do_sample=True)[0]))
+print(tokenizer.decode(model.generate(ids, max_new_tokens=100, do_sample=True)[0], skip_special_tokens=True))
 ```"""
 SAMPLE = """`python -m stages.sample --checkpoint this/folder` of nanogpt. For other programs make a folder of
 safetensors: `python -m stages.convert --checkpoint this/folder --out another/folder`."""

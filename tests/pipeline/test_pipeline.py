@@ -5,6 +5,8 @@ import re
 import shutil
 import sys
 
+import nbclient
+import nbformat
 import pytest
 from clone import Clone, stages_run
 from imports import ROOMS, ROOT
@@ -68,6 +70,20 @@ def test_the_code_in_the_docs_opens_the_models(clone):
         ({"data.finetune.num_samples": 160}, ["prepare@finetune", *AFTER_PREPARE[1:], "report"]),
     ],
 )
+def test_the_notebook_runs_to_its_end(clone):
+    notebook = nbformat.read(clone.folder / "docs/run.ipynb", 4)
+    assert not any(cell.get("outputs") for cell in notebook.cells)  # as it is committed
+    where = {"metadata": {"path": str(clone.folder / "docs")}}
+    nbclient.NotebookClient(notebook, timeout=180, kernel_name="python3", resources=where).execute()
+    shown = "".join(
+        output.get("data", output).get("text/plain", "")
+        for cell in notebook.cells
+        for output in cell.get("outputs", [])
+    )
+    for model, by_text in clone.json("metrics/evaluate.json").items():
+        assert re.search(rf"^{model} .*{by_text['pretrain']['bpb']:.3f}", shown, re.MULTILINE)
+
+
 def test_a_setting_reruns_the_stages_it_touches_and_no_others(clone, change, rerun):
     clone.set(**change)
     assert clone.repro() == ["check", *rerun]
