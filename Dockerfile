@@ -1,5 +1,5 @@
-# A clean machine with the CPU build: `docker build -t nanogpt .`, then `docker run -it nanogpt` runs the pipeline.
-# pip's default build of PyTorch brings CUDA; --build-arg TORCH_INDEX=… names PyTorch's CPU index, as on pytorch.org.
+# From a clean machine to the pipeline: `docker build --build-arg TORCH_INDEX=… -t nanogpt .`, then `docker run -it nanogpt`.
+# TORCH_INDEX is the address of PyTorch's CPU builds, as pytorch.org names it; without it pip brings those for CUDA.
 FROM python:3.13-slim
 
 RUN apt-get update && apt-get install --yes --no-install-recommends git make g++ && rm -rf /var/lib/apt/lists/*

@@ -11,10 +11,14 @@ def main() -> None:
     flags.add_argument("--data", default="data", help="folder of both domains' bins (default: %(default)s)")
     flags.add_argument(
         "--also", action="append", default=[], metavar="RUN",
-        help="folder of metrics, experiment or git revision to compare with; may be given several times",
+        help="run to compare with: folder of metrics, experiment or git revision; may be given several times",
     )  # fmt: skip
-    flags.add_output("--out", metavar="PATH.html", help="page (default: metrics/report.html)")
+    flags.add_output(
+        "--out", metavar="PATH.html", help="page (default: metrics/report.html, with --also out/report.html)"
+    )
     args = flags.parse_args()
+    if args.also and not args.out:
+        args.out, args.overwrite = "out/report.html", True
     flags.check_files(args)
     from nanogpt.report.report import write_report
 

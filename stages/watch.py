@@ -9,7 +9,7 @@ from nanogpt.runtime.cli import Flags
 def main() -> None:
     """Show the newest run until Ctrl-C."""
     flags = Flags(__doc__)
-    where = "of a run in .work, or with metrics of one (default: the run that goes on, or else the newest)"
+    where = "folder of a run in .work, or of metrics (default: the run that is running, or else the newest)"
     flags.add_argument("folder", nargs="?", type=Path, help=where)
     flags.add_argument(
         "--once", action="store_true", help="show it as it is now and end, as where there is no terminal"

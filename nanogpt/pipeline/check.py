@@ -44,6 +44,8 @@ def check_project(out: Path | str = "data/checked", more: Path | str = "data/tok
         device = choose_device(given.train.device)
         if given.train.compile == "on":
             check_compiler(device)
+        if given.train.tensorboard:
+            import tensorboard  # noqa: F401  a missing package is named now, before DVC deletes a model
         corpora = [load_corpus(settings, given.data) for settings in roles.values()]
         tokens = given.tokenizer.resolve_auto(corpora[0].tokenizer)
         _check_models(given.model, tokens, given.train, given.lora, device)

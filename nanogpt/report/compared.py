@@ -21,10 +21,13 @@ def open_run(name: str) -> Iterator[Path]:
     """
     if Path(name).is_dir():
         inner = Path(name, "metrics")
-        yield inner if inner.is_dir() else Path(name)
+        folder = inner if inner.is_dir() else Path(name)
+        if not any((folder / f"{stage}.json").exists() for stage in ("pretrain", "lora-finetune")):
+            raise UserError(f"--also {name}: no metrics of a run there (pretrain.json, lora-finetune.json)")
+        yield folder
         return
     revision = _resolve(name)
-    packed = _git("archive", "--format=tar", revision, "metrics", "params.yaml")
+    packed = _run_git("archive", "--format=tar", revision, "metrics", "params.yaml")
     if packed is None:
         raise UserError(f"--also {name}: this revision has no metrics; name one after `dvc repro` was committed")
     with tempfile.TemporaryDirectory() as folder:
@@ -35,9 +38,9 @@ def open_run(name: str) -> Iterator[Path]:
 
 def _resolve(name: str) -> str:
     """The commit of a revision or experiment."""
-    if found := _git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}"):
+    if found := _run_git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}"):
         return found.decode().split()[-1]
-    experiments = _git("for-each-ref", "--format=%(objectname) %(refname)", "refs/exps") or b""
+    experiments = _run_git("for-each-ref", "--format=%(objectname) %(refname)", "refs/exps") or b""
     for line in experiments.decode().splitlines():
         commit, reference = line.split(" ", 1)
         if reference.rpartition("/")[2] == name:
@@ -45,8 +48,8 @@ def _resolve(name: str) -> str:
     raise UserError(f"--also {name}: neither a folder, nor an experiment (`dvc exp list`), nor a revision of git")
 
 
-def _git(*words: str) -> bytes | None:
-    """What git prints; None where it fails."""
+def _run_git(*words: str) -> bytes | None:
+    """Return what git prints, None where it fails."""
     try:
         return subprocess.run(["git", *words], capture_output=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):
@@ -54,21 +57,24 @@ def _git(*words: str) -> bytes | None:
 
 
 def differing_settings(metrics: Path, other: Path) -> str:
-    """The settings in which params.yaml beside one folder of metrics differs from that of another, as the other's."""
-    one, two = (_settings(folder.parent / "params.yaml") for folder in (metrics, other))
-    if not one or not two:
+    """List the settings of params.yaml beside the folder `other` that params.yaml beside `metrics` has not so.
+
+    That is not known where there is none, or where both folders lie beside the same.
+    """
+    one, two = (_read_settings(folder.parent / "params.yaml") for folder in (metrics, other))
+    if not one or not two or (metrics.parent.resolve() == other.parent.resolve() and not metrics.samefile(other)):
         return "not known"
     changed = [f"{key}: {value}" for key, value in two.items() if key not in one or one[key] != value]
     return ", ".join([*changed, *(f"no {key}" for key in one.keys() - two.keys())]) or "the same"
 
 
-def _settings(path: Path) -> dict[str, object]:
-    return dict(_leaves(YAML(typ="safe").load(path))) if path.exists() else {}
+def _read_settings(path: Path) -> dict[str, object]:
+    return dict(_walk(YAML(typ="safe").load(path))) if path.exists() else {}
 
 
-def _leaves(value: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
+def _walk(value: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
     for key, item in value.items():
         if isinstance(item, dict):
-            yield from _leaves(item, f"{prefix}{key}.")
+            yield from _walk(item, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", item

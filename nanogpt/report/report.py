@@ -11,6 +11,7 @@ from nanogpt.report.compared import differing_settings, open_run
 from nanogpt.report.figures import read_curve, read_json, read_text, read_validation
 from nanogpt.report.samples import Sample, read_samples
 from nanogpt.runtime import atomic
+from nanogpt.runtime.errors import UserError
 
 ROLES = ("pretrain", "finetune")
 COMMANDS = """dvc repro                                # everything again, where anything has changed
@@ -104,11 +105,17 @@ def _others_section(metrics: Path, also: Sequence[str]) -> str:
     with contextlib.ExitStack() as stack:
         runs = {"this run": metrics} | {name: stack.enter_context(open_run(name)) for name in also}
         for stage, title in STAGES.items():
-            done = {name: folder for name, folder in runs.items() if (folder / f"{stage}.json").exists()}
-            rows = [_other_row(name, metrics, folder, stage) for name, folder in done.items()]
+            rows, curves = [], {}
+            for name, folder in runs.items():
+                if (folder / f"{stage}.json").exists():
+                    try:
+                        rows.append(_other_row(name, metrics, folder, stage))
+                        curves[name] = read_validation(folder, stage)
+                    except (KeyError, UserError) as error:
+                        reason = "its metrics are incomplete, or of another version of this project"
+                        raise UserError(f"--also {name}: {reason} ({stage}: {error})") from None
             head = ["run", "bits per byte", "above the floor", "steps", "tokens a second", "peak MiB", "seconds",
-                    "other settings"]  # fmt: skip
-            curves = {name: read_validation(folder, stage) for name, folder in done.items()}
+                    "settings that differ"]  # fmt: skip
             picture = _picture(draw_curves(curves), f"Validation in {title}; floors are dashed")
             parts.append(f"<h3>{title}</h3>{_table(title, head, rows)}{picture}")
     return _section("Beside other runs", "".join(parts))

@@ -32,6 +32,16 @@ def work_folder(kind: str, name: str, identity: dict) -> Path:
     return path
 
 
+def read_samples(folder: Path) -> list[dict]:
+    """The texts in the log of a run, each with step, prompt and text; without lines that a crash left damaged."""
+    samples = []
+    with contextlib.suppress(FileNotFoundError):
+        for line in (folder / SAMPLES_LOG).read_text("utf-8", errors="replace").split("\n"):
+            with contextlib.suppress(ValueError):
+                samples.append(json.loads(line))
+    return samples
+
+
 def remove_committed_runs() -> None:
     """Delete the folders of runs whose dvc.lock was written after them, or is gone with the copy of an experiment."""
     for folder in run_folders():

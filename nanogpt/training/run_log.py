@@ -1,4 +1,4 @@
-"""What a run shows of itself while it goes on: curves and texts in its folder, and event files for TensorBoard."""
+"""The log of a run that goes on: curves and texts in its folder, and event files for TensorBoard."""
 
 import contextlib
 import json
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from nanogpt.hardware import memory
 from nanogpt.runtime import atomic
-from nanogpt.runtime.workdir import SAMPLES_LOG, TRAIN_LOG, VAL_LOG, work_root
+from nanogpt.runtime.workdir import SAMPLES_LOG, TRAIN_LOG, VAL_LOG, read_samples, work_root
 from nanogpt.training.run_record import TRAIN_COLUMNS, VAL_COLUMNS, RunRecord, csv_lines
 
 SPEED_COLUMNS = "max_steps,tokens_per_s,seconds_left,peak_mib"
@@ -17,7 +17,8 @@ class RunLog:
     """Adds a line to `train.csv`, `val.csv` and `samples.jsonl` in `folder` for each row, validation and text.
 
     The first lines are those of `record`, which earlier processes of the run made, without their speed. With
-    `tensorboard` the same goes to event files in `.work/tensorboard/<stage>/<run>`.
+    `tensorboard` what is added goes to event files in `.work/tensorboard/<stage>/<run>` too. A full disk, which the
+    next saved state reports, leaves lines out.
     """
 
     def __init__(self, folder: Path, record: RunRecord, step_tokens: int, tensorboard: bool):
@@ -26,14 +27,15 @@ class RunLog:
         self.last_step, self.last = self.first_step, self.start
         blank = "," * (1 + SPEED_COLUMNS.count(","))
         rows = [f"{row}{blank}" for row in csv_lines(record.train_rows)]
+        samples = [json.dumps(sample) for sample in read_samples(folder) if sample["step"] <= record.step]
         for name, lines in (
-            (TRAIN_LOG, [f"{TRAIN_COLUMNS},{SPEED_COLUMNS}", *rows]),
+            (SAMPLES_LOG, samples),
             (VAL_LOG, [VAL_COLUMNS, *csv_lines(record.val_rows)]),
-            (SAMPLES_LOG, self._earlier_samples()),
+            (TRAIN_LOG, [f"{TRAIN_COLUMNS},{SPEED_COLUMNS}", *rows]),
         ):
-            with contextlib.suppress(OSError):  # a full disk is reported by the next saved state
+            with contextlib.suppress(OSError):
                 atomic.write_text(folder / name, "".join(f"{line}\n" for line in lines))
-        self.events = _event_writer(folder, self.first_step) if tensorboard else None
+        self.events = _open_events(folder, self.first_step) if tensorboard else None
 
     def add_row(self) -> None:
         """Add the newest row of the training curve, with the speed since the row before it."""
@@ -53,30 +55,29 @@ class RunLog:
 
     def add_sample(self, step: int, prompt: str, text: str) -> None:
         """Add the text with which the model went on from `prompt` after `step` steps."""
-        self._append(SAMPLES_LOG, json.dumps({"step": step, "prompt": prompt, "text": text}, ensure_ascii=False))
+        self._append(SAMPLES_LOG, json.dumps({"step": step, "prompt": prompt, "text": text}))
         if self.events:
-            self.events.add_text("sample", f"**{prompt}**{text}", step)
+            with contextlib.suppress(OSError):
+                self.events.add_text("sample", f"**{prompt}**{text}", step)
 
     def close(self) -> None:
-        """Write the last events through."""
+        """Close the event files."""
         if self.events:
-            self.events.close()
+            with contextlib.suppress(OSError):
+                self.events.close()
 
     def _append(self, name: str, line: str) -> None:
         with contextlib.suppress(OSError), (self.folder / name).open("a", encoding="utf-8") as file:
             file.write(f"{line}\n")
 
     def _add_scalars(self, step: int, values: dict[str, float]) -> None:
-        for name, value in values.items() if self.events else ():
-            self.events.add_scalar(name, value, step)
-
-    def _earlier_samples(self) -> list[str]:
-        path = self.folder / SAMPLES_LOG
-        lines = path.read_text("utf-8").splitlines() if path.exists() else []
-        return [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= self.first_step]
+        with contextlib.suppress(OSError):
+            for name, value in values.items() if self.events else ():
+                self.events.add_scalar(name, value, step)
 
 
-def _event_writer(folder: Path, step: int):
+def _open_events(folder: Path, step: int):
     from torch.utils.tensorboard import SummaryWriter
 
-    return SummaryWriter(work_root() / "tensorboard" / folder.parent.name / folder.name, purge_step=step + 1)
+    place = work_root() / "tensorboard" / folder.parent.name / folder.name
+    return SummaryWriter(place, purge_step=step + 1, flush_secs=10)  # what is later than `step` will be made again

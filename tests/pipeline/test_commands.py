@@ -30,7 +30,7 @@ SHORTER = [
 ELSEWHERE = {
     r"make (repro|test|quick|lint)": ".ci/run",
     r"make (torture|docs)": "their parts are tests/pipeline/test_crashes.py, test_docs.py",
-    r"python tests/support/(torture|mutations|mutate)\.py.*": "the same, and tests/pipeline/test_wrong_inputs.py",
+    r"python tests/support/(torture|mutations|mutate)\.py.*": "the same, and tests/pipeline/test_mutations.py",
     r"(pip|git|docker) .*": "other programs",
     r"dvc .*": "tests/pipeline: test_pipeline.py, test_experiments.py, test_crashes.py, test_equal_time.py",
     r"torchrun .*": "tests/training: test_several_processes.py, test_process_faults.py",
@@ -40,7 +40,8 @@ ELSEWHERE = {
     r".*stages\.shakespeare .*": "tests/research/test_shakespeare_time.py",
     r".*stages\.recipe .*": "tests/pipeline/test_recipe.py",
     r".*stages\.serve.*": "tests/inference/test_serve_process.py",
-    r".*stages\.watch$": "tests/stages/test_watch_stage.py",
+    r".*stages\.report .*": "tests/pipeline/test_experiments.py",
+    r".*stages\.watch.*": "tests/stages/test_watch_stage.py",
     r".*stages\.scaling .*": "tests/training: test_several_processes.py, test_process_faults.py; minutes each",
     r".*stages\.(research|finetuning|decoding).*": "tests/research; minutes each",
     r".*stages\.benchmark.*": "tests/pipeline/test_pipeline.py, tests/benchmark",
@@ -76,6 +77,8 @@ def test_every_command_is_run_here_or_elsewhere():
         assert any(re.fullmatch(pattern, command) for command in commands), f"no page has {pattern}"
     for pattern, _ in SHORTER:
         assert any(re.search(pattern, command) for command in commands), f"no page has {pattern}"
+    named = [name for where in ELSEWHERE.values() for name in re.findall(r"\w+\.py", where)]
+    assert named and all(any((ROOT / "tests").rglob(name)) for name in named)
     assert all(command.startswith("python -m stages.") for command in commands if not _elsewhere(command))
 
 

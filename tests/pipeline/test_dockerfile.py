@@ -24,7 +24,8 @@ def test_its_steps_lead_to_a_pipeline_that_runs(tmp_path):
     programs.mkdir()
     (programs / "python3").symlink_to(sys._base_executable)
     path = [entry for entry in os.environ["PATH"].split(os.pathsep) if not entry.startswith(sys.prefix)]
-    env = {"HOME": os.environ["HOME"], "PATH": os.pathsep.join([str(programs), *path])}
+    env = {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"}
+    env["PATH"] = os.pathsep.join([str(programs), *path])
     cwd, kinds = Path("/"), []
     for kind, rest in instructions():
         kinds.append(kind)
@@ -58,3 +59,10 @@ def test_its_steps_lead_to_a_pipeline_that_runs(tmp_path):
             done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True)
             assert done.returncode == 0 and (folder / "data" / "checked").exists(), done.stdout + done.stderr
     assert kinds == ["FROM", "RUN", "WORKDIR", "COPY", "ARG", "RUN", "RUN", "CMD"]
+    shutil.rmtree(folder)  # pytest would keep it
+
+
+def test_no_cache_and_no_secret_is_copied():
+    ignored = set((ROOT / ".dockerignore").read_text().splitlines())
+    private = {f".dvc{line}" for line in (ROOT / ".dvc/.gitignore").read_text().splitlines()}
+    assert private | {".venv", ".work", "models"} <= ignored

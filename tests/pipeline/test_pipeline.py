@@ -63,13 +63,6 @@ def test_the_code_in_the_docs_opens_the_models(clone):
     assert done.stdout.startswith("Once upon a time")
 
 
-@pytest.mark.parametrize(
-    ("change", "rerun"),
-    [
-        ({"train.checkpoint_every": "5m", "benchmark.num_iters": 2}, ["benchmark", "report"]),
-        ({"data.finetune.num_samples": 160}, ["prepare@finetune", *AFTER_PREPARE[1:], "report"]),
-    ],
-)
 def test_the_notebook_runs_to_its_end(clone):
     notebook = nbformat.read(clone.folder / "docs/run.ipynb", 4)
     assert not any(cell.get("outputs") for cell in notebook.cells)  # as it is committed
@@ -84,6 +77,13 @@ def test_the_notebook_runs_to_its_end(clone):
         assert re.search(rf"^{model} .*{by_text['pretrain']['bpb']:.3f}", shown, re.MULTILINE)
 
 
+@pytest.mark.parametrize(
+    ("change", "rerun"),
+    [
+        ({"train.checkpoint_every": "5m", "benchmark.num_iters": 2}, ["benchmark", "report"]),
+        ({"data.finetune.num_samples": 160}, ["prepare@finetune", *AFTER_PREPARE[1:], "report"]),
+    ],
+)
 def test_a_setting_reruns_the_stages_it_touches_and_no_others(clone, change, rerun):
     clone.set(**change)
     assert clone.repro() == ["check", *rerun]

@@ -50,6 +50,12 @@ def test_names_of_nothing(history, name):
     assert not Path("x").exists()
 
 
+def test_a_folder_without_metrics(history):
+    Path("docs").mkdir()
+    with pytest.raises(UserError, match=r"^--also docs: no metrics of a run there"), open_run("docs"):
+        pass
+
+
 def test_a_revision_without_metrics(history):
     git("rm", "-r", "--quiet", "--cached", "metrics")
     git("commit", "--quiet", "--message", "none")
@@ -63,3 +69,6 @@ def test_settings_that_one_of_them_lacks(inside):
         Path(name, "params.yaml").write_text(text)
     assert differing_settings(Path("one/metrics"), Path("two/metrics")) == "b.c: 4, b.e: None, no b.d"
     assert differing_settings(Path("one/metrics"), inside) == "not known"
+    Path("one/before").mkdir()  # a copy of earlier metrics: the settings beside it are of now
+    assert differing_settings(Path("one/metrics"), Path("one/before")) == "not known"
+    assert differing_settings(Path("one/metrics"), Path("one/metrics")) == "the same"

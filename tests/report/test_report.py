@@ -11,6 +11,7 @@ from imports import ROOT
 
 from nanogpt.report.report import report_page, write_report
 from nanogpt.report.samples import read_samples
+from nanogpt.runtime.errors import UserError
 
 PAGE = """# The models side by side
 
@@ -124,6 +125,12 @@ def test_other_runs_beside_it(project, tmp_path):
     assert first.count("this run") == second.count("this run") == 1
     assert f"<th scope='row'>{tmp_path}</th><td>0.250</td><td>25.0%</td><td>12,345</td>" in first
     assert str(tmp_path) not in second and page.count("<img ") == 6
+    del figures["steps"]
+    (tmp_path / "pretrain.json").write_text(json.dumps(figures))
+    with pytest.raises(
+        UserError, match=rf"^--also {tmp_path}: its metrics are incomplete, or of another version .*steps"
+    ):
+        report_page(project / "metrics", project / "data", [str(tmp_path)])
 
 
 def test_samples_are_read_back():

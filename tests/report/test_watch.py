@@ -43,27 +43,46 @@ def test_a_run_that_goes_on(shown):
     (folder / "samples.jsonl").write_text(json.dumps({"step": 20, "prompt": "Once", "text": " up\non"}) + '\n{"st')
     with locks.hold_folder(folder):
         text = shown()
-    first, second, *chart = text.splitlines()
+    first, second, third, *chart = text.splitlines()
     assert first == "pretrain, running (.work/pretrain/base-1)"
-    assert second == (
+    assert f"{second} {third}" == (
         "step 30 of 400, loss 2.500, validation 2.875 (best 2.750 at step 20), 1,234 tokens/s, 2 h 2 min left, 512 MiB"
     )
     assert chart[-1] == "after 20 steps: Once| up on"
-    assert len(chart) + 2 == 30 and max(map(len, chart)) == 90
+    assert len(chart) + 3 == 30 and max(map(len, chart)) == 90
     labels = [float(label) for label in re.findall(r"^ *([\d.]+)┤", text, re.MULTILINE)]
     assert labels[0] == 6.5 and labels[-1] == 2.5 and labels[2] == pytest.approx((6.5 * 2.5) ** 0.5, rel=0.01)
 
 
 def test_a_run_that_was_stopped_and_one_that_is_done(shown):
     folder = a_run()
-    assert "pretrain, stopped; the same command resumes it" in shown() and " left" not in shown()
+    assert "pretrain, stopped (" in shown() and " left" not in shown()
+    (folder / "step-000000030-0.pt").touch()
+    assert "pretrain, stopped; the same command resumes it (" in shown()
     (folder / DONE).write_text("dvc.lock")
     assert "pretrain, finished" in shown()
 
 
 def test_a_run_without_a_step_yet(shown):
-    a_run(rows="")
+    folder = a_run(rows="")
     assert "no step logged yet" in shown()
+    for name in ("train.csv", "val.csv"):  # while it measures its speed, or scores the model that it adapts
+        (folder / name).unlink()
+        with locks.hold_folder(folder):
+            assert "pretrain, running (.work/pretrain/base-1)\nno step logged yet" in shown()
+
+
+def test_a_low_and_narrow_terminal(shown, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    folder = a_run()
+    (folder / "samples.jsonl").write_text(
+        json.dumps({"step": 20, "prompt": "Once", "text": " \x1b[31mred" * 40}) + "\n"
+    )
+    lines = shown().splitlines()
+    assert len(lines) == 30 and max(map(len, lines[1:])) == 40
+    assert lines[-5].startswith("after 20 steps: Once| �[31mred") and lines[-1].endswith(" …")
+    monkeypatch.setenv("LINES", "12")
+    assert len(shown().splitlines()) == 12 and "Once" not in shown()
 
 
 def test_what_is_left_in_metrics(shown):
@@ -84,6 +103,10 @@ def test_the_run_that_goes_on_comes_before_newer_ones(inside):
     with locks.hold_folder(old):
         assert find_run(None).folder == old
     assert find_run(old).folder == old
+    with locks.hold_folder(old), locks.hold_folder(new):  # of two, the one that began later
+        os.utime(old / "train.csv")
+        os.utime(old / "lock", (1, 1))
+        assert find_run(None).folder == new
 
 
 def test_where_there_is_no_run(inside):
@@ -95,6 +118,6 @@ def test_where_there_is_no_run(inside):
 
 def test_a_damaged_curve(shown):
     folder = a_run()
-    (folder / "val.csv").write_text("\n\n")
+    (folder / "val.csv").write_text('step,val_loss\n1,"2\n3,4\n')
     with pytest.raises(UserError, match=r"val\.csv: damaged"):
         shown()

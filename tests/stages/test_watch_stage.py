@@ -56,4 +56,7 @@ def test_a_run_is_watched_until_ctrl_c(project):
         training.send_signal(signal.SIGINT)
         training.wait(60)
     once = start("watch", stdout=subprocess.PIPE, text=True)
-    assert "pretrain, stopped; the same command resumes it" in once.communicate(timeout=60)[0] and once.returncode == 0
+    assert (
+        "pretrain, stopped; the same command resumes it (.work/" in once.communicate(timeout=60)[0]
+        and once.returncode == 0
+    )

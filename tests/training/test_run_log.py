@@ -14,8 +14,11 @@ from nanogpt.data.tokens.batches import Windows
 from nanogpt.data.tokens.bins import Bin, Counts
 from nanogpt.data.tokens.tokenizer import Characters
 from nanogpt.model.config import ModelConfig
+from nanogpt.runtime.workdir import read_samples
 from nanogpt.training.loop import train
 from nanogpt.training.resume import resumable_run
+from nanogpt.training.run_log import RunLog
+from nanogpt.training.run_record import RunRecord
 from nanogpt.training.samples import PROMPT_TOKENS, SAMPLE_TOKENS, write_sample
 
 LETTERS = "".join(map(chr, range(33, 126)))
@@ -96,6 +99,23 @@ def test_a_sample_ends_with_the_document_and_follows_the_whole_prompt_of_a_conve
     assert write_sample(Successor(), data, tokenizer, 1) == (LETTERS[-30:-10], LETTERS[-10:])
 
 
+def test_a_model_whose_weights_are_lost_writes_nothing():
+    model = Successor()
+    with torch.no_grad():
+        model.lm_head.weight.fill_(torch.nan)
+    assert write_sample(model, *letters(LETTERS), 1)[1] == ""
+
+
+def test_texts_with_other_line_ends_stay_one_line(tmp_path):
+    log = RunLog(tmp_path, RunRecord(step=3, max_steps=9), 1, False)
+    log.add_sample(3, "a", "b\u2028c\x85\nd")
+    assert read_samples(tmp_path) == [{"step": 3, "prompt": "a", "text": "b\u2028c\x85\nd"}]
+    RunLog(tmp_path, RunRecord(step=3), 1, False)
+    assert len(read_samples(tmp_path)) == 1
+    RunLog(tmp_path, RunRecord(step=2), 1, False)
+    assert read_samples(tmp_path) == []
+
+
 def test_samples_are_written_at_their_steps_and_change_nothing(tiny, training, inside, monkeypatch):
     data, tokenizer = letters(LETTERS * 6)
     windows = Windows(data, 16, 1)
@@ -114,8 +134,8 @@ def test_samples_are_written_at_their_steps_and_change_nothing(tiny, training, i
     path = only(inside, ".work/pretrain/test-*") / "samples.jsonl"
     assert [json.loads(line)["step"] for line in path.read_text("utf-8").splitlines()] == [2, 4]
     assert json.loads(path.read_text("utf-8").splitlines()[0])["prompt"] == LETTERS[:PROMPT_TOKENS]
-    with path.open("a") as file:
-        file.write('{"step": 6, "te')  # what a crash leaves
+    with path.open("ab") as file:
+        file.write(b'{"step": 6, "te\xc3')  # what a crash leaves
     with killed_at(6, monkeypatch):
         weights(sample_every=2)
     assert [json.loads(line)["step"] for line in path.read_text("utf-8").splitlines()] == [2, 4, 6]
