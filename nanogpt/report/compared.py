@@ -3,8 +3,8 @@
 import contextlib
 import io
 import subprocess
-import tarfile
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,12 +27,12 @@ def open_run(name: str) -> Iterator[Path]:
         yield folder
         return
     revision = _resolve(name)
-    packed = _run_git("archive", "--format=tar", revision, "metrics", "params.yaml")
+    packed = _run_git("archive", "--format=zip", revision, "metrics", "params.yaml")
     if packed is None:
         raise UserError(f"--also {name}: this revision has no metrics; name one after `dvc repro` was committed")
     with tempfile.TemporaryDirectory() as folder:
-        with tarfile.open(fileobj=io.BytesIO(packed)) as files:
-            files.extractall(folder, filter="data")
+        with zipfile.ZipFile(io.BytesIO(packed)) as files:
+            files.extractall(folder)
         yield Path(folder, "metrics")
 
 

@@ -18,9 +18,7 @@ pytestmark = pytest.mark.slow
 
 # (pattern, replacement): the same command with less to do
 SHORTER = [
-    (r"--seeds 5 --max-steps 500", "--seeds 2 --max-steps 2"),
-    (r"--max-steps (300|200)", "--max-steps 3"),
-    (r"--minutes 1\b", "--minutes 0.005"),
+    (r"--max-steps 300", "--max-steps 3"),
     (r"--num-samples 3", "--num-samples 1"),
     (r"(models/\w+ --prompt .*|--prompt-file prompts.txt)", r"\1 --max-tokens 4"),
     (r"--path your/text .* --megabytes 1000", "--path notes.txt --kind byte --megabytes 1"),
@@ -40,6 +38,7 @@ ELSEWHERE = {
     r".*stages\.shakespeare .*": "tests/research/test_shakespeare_time.py",
     r".*stages\.recipe .*": "tests/pipeline/test_recipe.py",
     r".*stages\.serve.*": "tests/inference/test_serve_process.py",
+    r".*stages\.seeds .*": "tests/evaluation/test_seeds.py",
     r".*stages\.report .*": "tests/pipeline/test_experiments.py",
     r".*stages\.watch.*": "tests/stages/test_watch_stage.py",
     r".*stages\.scaling .*": "tests/training: test_several_processes.py, test_process_faults.py; minutes each",
