@@ -1,7 +1,7 @@
 """Time how long a browser takes to draw the report and the plots of the pipeline's last run.
 
-`python tests/support/page_speed.py` writes docs/figures/report.json. A time is from the start of the navigation until all
-pictures are there, the median of RUNS.
+`python tests/support/page_speed.py` writes docs/figures/report.json. A time is from the start of the navigation until
+all pictures are there, the median of RUNS.
 """
 
 import json
@@ -20,7 +20,7 @@ from imports import ROOT
 RUNS = 5
 FLAGS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--remote-debugging-pipe",
+    "--disable-component-update", "--disable-sync", "--remote-debugging-port=0",
 ]  # fmt: skip
 REPORTER = """<script>addEventListener("load", async () => {
   while (!(READY)) await new Promise(resume => setTimeout(resume, 5));
