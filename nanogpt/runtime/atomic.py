@@ -22,10 +22,9 @@ def replace_file(path: os.PathLike | str) -> Iterator[BinaryIO]:
     A reader of `path` sees the old bytes or the new ones, never a part. The folder must exist. An error leaves the old.
     """
     path = Path(path)
-    new = _temporary_sibling(path)
+    new, file = _create_locked(path)
     try:
-        with new.open("xb") as file:
-            _lock(file.fileno())
+        with file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -81,6 +80,17 @@ def replace_folder(path: os.PathLike | str, marker: str) -> Iterator[Path]:
     finally:
         os.close(fd)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _create_locked(path: Path) -> tuple[Path, BinaryIO]:
+    """Create and lock a temporary file beside `path`."""
+    while True:
+        new = _temporary_sibling(path)
+        file = new.open("xb")
+        _lock(file.fileno())
+        if os.fstat(file.fileno()).st_nlink:
+            return new, file
+        file.close()  # before it was locked, another process took it for what a killed one had left, and removed it
 
 
 def _temporary_sibling(path: Path) -> Path:

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import sys
 import time
 
 import pytest
@@ -50,35 +49,3 @@ def test_dvc_trains_in_two_processes(tmp_path):
         (machine,) = json.loads((clone.folder / f"metrics/{stage}-machine.json").read_text())
         assert (machine["processes"], machine["threads"]) == (2, 1)
     assert stages_run(clone.dvc("repro", "merge")) == []
-
-
-def test_an_experiment_goes_through_remotes_to_another_clone(tmp_path):
-    origin = Clone(tmp_path / "origin")
-    origin.dvc("remote", "add", "--default", "store", str(tmp_path / "store"))
-    origin.dvc("repro")  # all of it: `dvc pull` wants the outs of every stage
-    origin.commit("results")
-    origin.dvc("push")
-    one, other = (origin.git_clone(tmp_path / name) for name in ("one", "other"))
-    one.dvc("pull")
-    one.dvc("exp", "run", "-n", "cooler", "-S", "sample.temperature=0.5", "sample")
-    one.dvc("exp", "push", "origin", "cooler")
-    assert "cooler" in other.dvc("exp", "list", "origin").stdout
-    other.dvc("exp", "pull", "origin", "cooler")
-    other.run(
-        sys.executable,
-        "-m",
-        "stages.report",
-        "--also",
-        "cooler",
-        "--out",
-        "both.html",
-        "--data",
-        str(one.folder / "data"),
-        "--metrics",
-        str(one.folder / "metrics"),
-    )
-    assert ">cooler</th>" in (other.folder / "both.html").read_text("utf-8")
-    other.dvc("exp", "apply", "cooler")
-    for name in ("metrics/sample.json", "metrics/samples.md", "params.yaml", "models/merged/model.safetensors"):
-        assert (other.folder / name).read_bytes() == (one.folder / name).read_bytes()
-        assert name.startswith("models") or (origin.folder / name).read_bytes() != (one.folder / name).read_bytes()

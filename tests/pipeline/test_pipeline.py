@@ -77,6 +77,27 @@ def test_the_notebook_runs_to_its_end(clone):
         assert re.search(rf"^{model} .*{by_text['pretrain']['bpb']:.3f}", shown, re.MULTILINE)
 
 
+def test_an_experiment_goes_through_remotes_to_another_clone(clone, tmp_path):
+    clone.dvc("remote", "add", "--default", "store", str(tmp_path / "store"))
+    clone.commit("a remote")
+    clone.dvc("push")
+    one, other = (clone.git_clone(tmp_path / name) for name in ("one", "other"))
+    one.dvc("pull")
+    one.dvc("exp", "run", "-n", "cooler", "-S", "sample.temperature=0.5", "sample")
+    one.dvc("exp", "push", "origin", "cooler")
+    assert "cooler" in other.dvc("exp", "list", "origin").stdout
+    other.dvc("exp", "pull", "origin", "cooler")
+    of_one = ("--data", str(one.folder / "data"), "--metrics", str(one.folder / "metrics"))
+    other.run(sys.executable, "-m", "stages.report", "--also", "cooler", "--out", "both.html", *of_one)
+    assert ">cooler</th>" in (other.folder / "both.html").read_text("utf-8")
+    other.dvc("exp", "apply", "cooler")
+    for name in ("metrics/sample.json", "metrics/samples.md", "params.yaml", "models/merged/model.safetensors"):
+        assert (other.folder / name).read_bytes() == (one.folder / name).read_bytes()
+        assert name.startswith("models") or (clone.folder / name).read_bytes() != (one.folder / name).read_bytes()
+    clone.dvc("remote", "remove", "store")
+    clone.commit("no remote")
+
+
 @pytest.mark.parametrize(
     ("change", "rerun"),
     [

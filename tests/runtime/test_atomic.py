@@ -127,3 +127,18 @@ def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_n
         started[1].kill()
         started[1].communicate()
     assert sorted(os.listdir(tmp_path)) == sorted([alive.name, "out"])
+
+
+def test_a_file_that_was_removed_before_it_was_locked_is_created_again(tmp_path, monkeypatch):
+    lock, removed = atomic._lock, []
+
+    def lock_late(fd: int) -> None:
+        if not removed:  # what another process does that takes it for a killed one's
+            removed.extend(tmp_path.glob(".out.*.tmp"))
+            removed[0].unlink()
+        lock(fd)
+
+    monkeypatch.setattr(atomic, "_lock", lock_late)
+    atomic.write_text(tmp_path / "out", "new")
+    assert len(removed) == 1 and [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert (tmp_path / "out").read_text() == "new"

@@ -1,4 +1,3 @@
-import os
 import re
 import subprocess
 import sys
@@ -34,32 +33,26 @@ def test_the_extras_are_the_files_of_requirements():
     assert all(re.fullmatch(r"[\w.-]+(\[\w+\])?==[\w.]+", line) for line in pins) and len(pins) == len(set(pins))
 
 
+NEEDED = {  # by package: what needs it, and what imports it
+    "gguf": ("convert --checkpoint models/pretrain --format gguf --out out.gguf", "nanogpt.checkpoint.gguf_file"),
+    "lm_eval": ("evaluate --checkpoint models/pretrain --text own.txt --harness blimp", "nanogpt.evaluation.harness"),
+    "starlette": ("serve --checkpoint models/pretrain", "nanogpt.inference.server"),
+    "tensorboard": ("pretrain --max-steps 3 --out models/own", "torch.utils.tensorboard"),
+    "uvicorn": ("serve --checkpoint models/pretrain", "nanogpt.inference.server"),
+}
+
+
 @pytest.mark.parametrize("package", sorted(OPTIONAL))
-def test_a_package_that_is_not_installed(package, project, monkeypatch):
+def test_a_package_that_is_not_installed(package, project, run_stage, monkeypatch):
     """Each feature as on a machine with the core alone."""
-    flags = {
-        "gguf": "convert --checkpoint models/pretrain --format gguf --out out.gguf",
-        "lm_eval": "evaluate --checkpoint models/pretrain --text own.txt --harness blimp",
-        "starlette": "serve --checkpoint models/pretrain",
-        "tensorboard": "pretrain --data data/pretrain --max-steps 3 --out models/own",
-        "uvicorn": "serve --checkpoint models/pretrain",
-    }
-    if package == "tensorboard":
-        small = {"model.n_layer": 1, "model.n_head": 2, "model.n_embd": 16, "model.block_size": 16}
-        Project(project).set(**small | {"train.tensorboard": True, "train.compile": "off"})
-    code = (
-        "import sys, runpy\n"
-        f"sys.modules['{package}'] = None\n"
-        f"sys.argv = ['nanogpt', *{flags[package].split()!r}]\n"
-        "runpy.run_module('stages', run_name='__main__')"
-    )
-    done = subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True)
-    install = (
-        f"this needs the package {package}, which is not installed: pip install -r requirements/{OPTIONAL[package]}"
-    )
-    assert done.stderr.decode().endswith(f"error: {install}.txt\n") and done.returncode == 1
-    listed = (ROOT / "requirements" / f"{OPTIONAL[package]}.txt").read_text()
-    assert f"{package}==" in listed
+    command, module = NEEDED[package]
+    small = {"model.n_layer": 1, "model.n_head": 2, "model.n_embd": 16, "model.block_size": 16}
+    Project(project).set(**small | {"train.tensorboard": True, "train.compile": "off"})
+    monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.setitem(sys.modules, package, None)
+    install = f"pip install -r requirements/{OPTIONAL[package]}.txt"
+    assert run_stage(*command.split()) == f"error: this needs the package {package}, which is not installed: {install}"
+    assert f"{package}==" in (ROOT / "requirements" / f"{OPTIONAL[package]}.txt").read_text()
 
 
 @pytest.mark.parametrize("name", ["lora_finetune", "lora-finetune"])
