@@ -31,7 +31,7 @@ REPORTER = """<script>addEventListener("load", async () => {
 
 def drawn_s(page: str, ready: str) -> float:
     """Seconds until the expression `ready` of JavaScript is true in a page of HTML, in a new browser."""
-    text, drawn, found = page.replace("</head>", REPORTER.replace("READY", ready) + "</head>", 1), threading.Event(), []
+    text, drawn, found = page.replace("<head>", "<head>" + REPORTER.replace("READY", ready), 1), threading.Event(), []
 
     class Pages(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
