@@ -1,11 +1,9 @@
 """Fixtures that several test files share: tokenizers, bins, small models, settings of short runs."""
 
-import math
 import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,9 +22,6 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 pytest.register_assert_rewrite("clone", "hub_client", "killed", "served")  # what they assert is shown like a test's own
 
-# In seconds since 1970: no slow test begins later.
-DEADLINE = float(os.environ.get("NANOGPT_TEST_DEADLINE", math.inf))
-
 TEXTS = [
     "A cat sat on a mat.",
     "The cat saw a dog, and the dog saw the cat.",
@@ -40,16 +35,9 @@ TEXTS = [
 
 
 def pytest_collection_modifyitems(items):
-    """Files with slow tests first, so that at the end no process is left alone with one; last where time is short."""
+    """Files with slow tests first, so that at the end no process is left alone with one of them."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
-    quick_first = math.isfinite(DEADLINE)
-    items.sort(key=lambda item: (item.path in slow) == quick_first)
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_setup(item):
-    if item.get_closest_marker("slow") and time.time() > DEADLINE:
-        pytest.skip("the time that .ci/run has for tests is over")
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(autouse=True)
