@@ -8,9 +8,8 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from ruamel.yaml import YAML
-
 from nanogpt.runtime.errors import UserError
+from nanogpt.runtime.yaml_file import read_yaml, to_plain
 
 
 @contextlib.contextmanager
@@ -69,7 +68,7 @@ def differing_settings(metrics: Path, other: Path) -> str:
 
 
 def _read_settings(path: Path) -> dict[str, object]:
-    return dict(_walk(YAML(typ="safe").load(path))) if path.exists() else {}
+    return dict(_walk(to_plain(read_yaml(path)))) if path.exists() else {}
 
 
 def _walk(value: dict, prefix: str = "") -> Iterator[tuple[str, object]]:

@@ -12,7 +12,7 @@ import pandas as pd
 from nanogpt.report.figures import read_json
 from nanogpt.runtime import locks
 from nanogpt.runtime.errors import UserError
-from nanogpt.runtime.workdir import DONE, TRAIN_LOG, VAL_LOG, read_samples, run_folders
+from nanogpt.runtime.workdir import DONE, TRAIN_LOG, VAL_LOG, read_logged_texts, run_folders
 
 STAGES = ("lora-finetune", "pretrain")  # the later one first
 REFRESH_S = 1.0
@@ -174,7 +174,7 @@ def _draw_curves(train: pd.DataFrame, val: pd.DataFrame, width: int, height: int
 
 def _describe_sample(run: Run, width: int) -> list[str]:
     """The lines of the latest text of the run, without control characters, which models of bytes write."""
-    samples = [] if run.stage else read_samples(run.folder)
+    samples = [] if run.stage else read_logged_texts(run.folder)
     if not samples:
         return []
     text = " ".join(f"{samples[-1]['prompt']}|{samples[-1]['text']}".split())

@@ -22,9 +22,9 @@ def replace_file(path: os.PathLike | str) -> Iterator[BinaryIO]:
     A reader of `path` sees the old bytes or the new ones, never a part. The folder must exist. An error leaves the old.
     """
     path = Path(path)
-    new, file = _create_locked(path)
+    new, fd = _create_locked(path)
     try:
-        with file:
+        with open(new, "wb", opener=lambda *_: fd) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -58,10 +58,7 @@ def replace_folder(path: os.PathLike | str, marker: str) -> Iterator[Path]:
     old = path.with_name(f".{path.name}.replaced")
     if old.exists():  # left by a process that was killed while it replaced `path`
         shutil.rmtree(old) if path.exists() else old.rename(path)
-    new = _temporary_sibling(path)
-    new.mkdir()
-    fd = os.open(new, os.O_RDONLY)
-    _lock(fd)
+    new, fd = _create_locked(path, folder=True)
     try:
         yield new
         write_checksums(new)
@@ -82,15 +79,17 @@ def replace_folder(path: os.PathLike | str, marker: str) -> Iterator[Path]:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _create_locked(path: Path) -> tuple[Path, BinaryIO]:
-    """Create and lock a temporary file beside `path`."""
+def _create_locked(path: Path, folder: bool = False) -> tuple[Path, int]:
+    """Create a temporary file or folder beside `path` and lock it; return it with its descriptor."""
     while True:
         new = _temporary_sibling(path)
-        file = new.open("xb")
-        _lock(file.fileno())
-        if os.fstat(file.fileno()).st_nlink:
-            return new, file
-        file.close()  # before it was locked, another process took it for what a killed one had left, and removed it
+        new.mkdir() if folder else new.touch(exist_ok=False)
+        with contextlib.suppress(FileNotFoundError):
+            fd = os.open(new, os.O_RDONLY if folder else os.O_WRONLY)
+            _lock(fd)
+            if new.exists():
+                return new, fd
+            os.close(fd)  # before it was locked, another process took it for what a killed one had left
 
 
 def _temporary_sibling(path: Path) -> Path:

@@ -32,7 +32,7 @@ def work_folder(kind: str, name: str, identity: dict) -> Path:
     return path
 
 
-def read_samples(folder: Path) -> list[dict]:
+def read_logged_texts(folder: Path) -> list[dict]:
     """The texts in the log of a run, each with step, prompt and text; without lines that a crash left damaged."""
     samples = []
     with contextlib.suppress(FileNotFoundError):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from nanogpt.hardware import memory
 from nanogpt.runtime import atomic
-from nanogpt.runtime.workdir import SAMPLES_LOG, TRAIN_LOG, VAL_LOG, read_samples, work_root
+from nanogpt.runtime.workdir import SAMPLES_LOG, TRAIN_LOG, VAL_LOG, read_logged_texts, work_root
 from nanogpt.training.run_record import TRAIN_COLUMNS, VAL_COLUMNS, RunRecord, csv_lines
 
 SPEED_COLUMNS = "max_steps,tokens_per_s,seconds_left,peak_mib"
@@ -27,7 +27,7 @@ class RunLog:
         self.last_step, self.last = self.first_step, self.start
         blank = "," * (1 + SPEED_COLUMNS.count(","))
         rows = [f"{row}{blank}" for row in csv_lines(record.train_rows)]
-        samples = [json.dumps(sample) for sample in read_samples(folder) if sample["step"] <= record.step]
+        samples = [json.dumps(sample) for sample in read_logged_texts(folder) if sample["step"] <= record.step]
         for name, lines in (
             (SAMPLES_LOG, samples),
             (VAL_LOG, [VAL_COLUMNS, *csv_lines(record.val_rows)]),

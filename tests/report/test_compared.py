@@ -69,6 +69,9 @@ def test_settings_that_one_of_them_lacks(inside):
         Path(name, "params.yaml").write_text(text)
     assert differing_settings(Path("one/metrics"), Path("two/metrics")) == "b.c: 4, b.e: None, no b.d"
     assert differing_settings(Path("one/metrics"), inside) == "not known"
+    Path("two/params.yaml").write_text("a: [1\n")
+    with pytest.raises(UserError, match=r"^two/params\.yaml, line 2: not valid YAML"):
+        differing_settings(Path("one/metrics"), Path("two/metrics"))
     Path("one/before").mkdir()  # a copy of earlier metrics: the settings beside it are of now
     assert differing_settings(Path("one/metrics"), Path("one/before")) == "not known"
     assert differing_settings(Path("one/metrics"), Path("one/metrics")) == "the same"

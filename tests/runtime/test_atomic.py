@@ -129,16 +129,21 @@ def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_n
     assert sorted(os.listdir(tmp_path)) == sorted([alive.name, "out"])
 
 
-def test_a_file_that_was_removed_before_it_was_locked_is_created_again(tmp_path, monkeypatch):
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_what_was_removed_before_it_was_locked_is_created_again(tmp_path, monkeypatch, kind):
     lock, removed = atomic._lock, []
 
     def lock_late(fd: int) -> None:
         if not removed:  # what another process does that takes it for a killed one's
             removed.extend(tmp_path.glob(".out.*.tmp"))
-            removed[0].unlink()
+            removed[0].unlink() if kind == "file" else removed[0].rmdir()
         lock(fd)
 
     monkeypatch.setattr(atomic, "_lock", lock_late)
-    atomic.write_text(tmp_path / "out", "new")
+    if kind == "file":
+        atomic.write_text(tmp_path / "out", "new")
+    else:
+        with atomic.replace_folder(tmp_path / "out", MARKER) as folder:
+            (folder / MARKER).write_text("new")
     assert len(removed) == 1 and [path.name for path in tmp_path.iterdir()] == ["out"]
-    assert (tmp_path / "out").read_text() == "new"
+    assert (tmp_path / "out" if kind == "file" else tmp_path / "out" / MARKER).read_text() == "new"

@@ -14,7 +14,7 @@ from nanogpt.data.tokens.batches import Windows
 from nanogpt.data.tokens.bins import Bin, Counts
 from nanogpt.data.tokens.tokenizer import Characters
 from nanogpt.model.config import ModelConfig
-from nanogpt.runtime.workdir import read_samples
+from nanogpt.runtime.workdir import read_logged_texts
 from nanogpt.training.loop import train
 from nanogpt.training.resume import resumable_run
 from nanogpt.training.run_log import RunLog
@@ -109,11 +109,11 @@ def test_a_model_whose_weights_are_lost_writes_nothing():
 def test_texts_with_other_line_ends_stay_one_line(tmp_path):
     log = RunLog(tmp_path, RunRecord(step=3, max_steps=9), 1, False)
     log.add_sample(3, "a", "b\u2028c\x85\nd")
-    assert read_samples(tmp_path) == [{"step": 3, "prompt": "a", "text": "b\u2028c\x85\nd"}]
+    assert read_logged_texts(tmp_path) == [{"step": 3, "prompt": "a", "text": "b\u2028c\x85\nd"}]
     RunLog(tmp_path, RunRecord(step=3), 1, False)
-    assert len(read_samples(tmp_path)) == 1
+    assert len(read_logged_texts(tmp_path)) == 1
     RunLog(tmp_path, RunRecord(step=2), 1, False)
-    assert read_samples(tmp_path) == []
+    assert read_logged_texts(tmp_path) == []
 
 
 def test_samples_are_written_at_their_steps_and_change_nothing(tiny, training, inside, monkeypatch):
