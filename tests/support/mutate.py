@@ -152,8 +152,8 @@ def run_pytest(files: list[str], plugin: object, seconds: int) -> int:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             signal.alarm(seconds)
             resource.setrlimit(resource.RLIMIT_AS, (16 << 30, 16 << 30))
-            words = ["-qx" if isinstance(plugin, Selection) else "-q", "-m", "not slow", "-p", "no:cacheprovider"]
-            os._exit(pytest.main([*words, f"--basetemp={tree}-tmp", *files], [plugin]))
+            words = ["-m", "not slow", "-p", "no:cacheprovider", "--timeout=0", f"--basetemp={tree}-tmp"]
+            os._exit(pytest.main(["-qx" if isinstance(plugin, Selection) else "-q", *words, *files], [plugin]))
         finally:
             os._exit(70)
     try:
