@@ -113,7 +113,7 @@ def _convert_union(value: object, kinds: tuple[type, ...], key: str) -> object:
             return _convert(value, kind, key)
         except BadSetting as bad:
             errors.append(bad)
-    raise BadSetting(key, value, errors[0].reason, " or ".join(dict.fromkeys(bad.remedy for bad in errors)))
+    raise BadSetting(key, value, errors[0].reason, ", or ".join(dict.fromkeys(bad.remedy for bad in errors)))
 
 
 def _convert_scalar(value: object, kind: type, key: str) -> object:

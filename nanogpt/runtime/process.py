@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -53,6 +54,7 @@ def run_stage(main: Callable[[], None]) -> None:
     try:
         main()
         run_final_checks()
+        sys.stdout.flush()
     except UserError as error:
         sys.exit(f"error: {error}")
     except ModuleNotFoundError as error:
@@ -62,6 +64,9 @@ def run_stage(main: Callable[[], None]) -> None:
         install = f"pip install -r requirements/{OPTIONAL[package]}.txt"
         sys.exit(f"error: this needs the package {package}, which is not installed: {install}")
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and _stdout_is_closed():  # by `| head`, say
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what Python writes there as it ends
+            sys.exit(128 + signal.SIGPIPE)
         if error.errno not in DISK:
             raise
         where = f"{error.filename}: " if error.filename else ""
@@ -134,6 +139,13 @@ def _ignore_further_signals() -> None:
 
 def _ignore_signal(number, frame):
     pass
+
+
+def _stdout_is_closed() -> bool:
+    """Whether nothing reads the pipe that stdout is."""
+    poll = select.poll()
+    poll.register(1, 0)  # POLLERR and POLLHUP are always looked for
+    return bool(poll.poll(0))
 
 
 def _write_stderr(text: str) -> None:

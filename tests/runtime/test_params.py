@@ -89,7 +89,7 @@ MISTAKES = [
     ({"train__threads": "0"}, "train.threads", "0", "not between 1 and 4096", "choose auto or .*"),
     ({"sample__prompts": "hello"}, "sample.prompts", "'hello'", "not a list", r"write it as \[one, another\]"),
     ({"sample__prompts": "[one, 2]"}, r"sample.prompts\[1\]", "2", "not text", "put it in quotes"),
-    ({"lora__target_modules": "x"}, "lora.target_modules", "'x'", ".*choices", r"choose all-linear \| all or .*"),
+    ({"lora__target_modules": "x"}, "lora.target_modules", "'x'", ".*choices", r"choose all-linear \| all, or .*"),
     ({"lora__target_modules": "[]"}, "lora.target_modules", r"\[\]", "names no module", "write all-linear"),
     # right types, wrong values
     ({"model__n_head": "4", "model__n_embd": "190"}, "model.n_embd", "190", "4 heads do not divide it", "try 192"),

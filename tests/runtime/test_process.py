@@ -48,6 +48,7 @@ process.run_stage(main)
         ("open('/dev/full', 'w').write('x' * 10**6)", 1, "", "error: No space left on device; put that right, .*\n$"),
         ("raise PermissionError(13, 'Permission denied', 'x')", 1, "", "error: x: Permission denied; .*\n$"),
         ("open('no/such/file')", 1, "", "Traceback"),  # a mistake of ours
+        ("raise BrokenPipeError(32, 'Broken pipe')", 1, "", "Traceback"),  # of another pipe than stdout
         ("raise KeyboardInterrupt", 130, "", "interrupted: nothing half-done was kept; run the same command again\n$"),
     ],
 )
@@ -57,6 +58,16 @@ def test_how_a_stage_ends(code, status, output, message):
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=ENV)
     assert (done.returncode, done.stdout) == (status, output)
     assert re.match(message, done.stderr)
+
+
+@pytest.mark.parametrize("lines", [1, 100_000])  # fewer than Python holds back, and more
+def test_a_stage_whose_output_nobody_reads_ends_silently(lines):
+    code = f"from nanogpt.runtime import process\nprocess.run_stage(lambda: [print(n) for n in range({lines})])"
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([sys.executable, "-c", code], stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
 
 
 def start(*words: str, **env: str) -> subprocess.Popen:
