@@ -107,8 +107,9 @@ def measure_memory(lora: LoraSettings, settings: BenchmarkSettings) -> dict[str,
 
 
 def run_recipe(name: str) -> dict[str, float]:
-    """Run a recipe to its merged model in a clone of this repository's last commit; return what it learned and forgot.
+    """Run a recipe to its texts in a clone of this repository's last commit; return what it learned and forgot.
 
+    Prints the texts.
     The texts that it names are in `../shared`, beside the repository. Raises UserError where a command fails.
     """
     work_root().mkdir(exist_ok=True)
@@ -118,15 +119,18 @@ def run_recipe(name: str) -> dict[str, float]:
         python = sys.executable
         _run(Path.cwd(), "git", "clone", "--quiet", ".", str(clone))
         _run(clone, python, "-m", "stages.recipe", name)
-        _run(clone, python, "-m", "dvc", "repro", "merge")
+        _run(clone, python, "-m", "dvc", "repro", "sample")
         metrics = {stage: json.loads((clone / f"metrics/{stage}.json").read_text("utf-8")) for stage in STAGES}
+        print((clone / "metrics/samples.md").read_text("utf-8"))
     pretrained, adapted = (metrics[stage] for stage in STAGES)
     return {
         "abstracts_bpb": adapted["after"]["finetune"]["bpb"],
         "stories_bpb": adapted["after"]["pretrain"]["bpb"],
         "stories_change_bpb": adapted["after"]["pretrain"]["bpb_change"],
         "pretrain_s": pretrained["wall_s"],
+        "pretrain_steps": pretrained["steps"],
         "finetune_s": adapted["wall_s"],
+        "finetune_steps": adapted["steps"],
     }
 
 
