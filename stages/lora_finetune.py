@@ -29,6 +29,7 @@ def main() -> None:
     from nanogpt.runtime import params
     from nanogpt.runtime.ranges import Seed
     from nanogpt.training.launch import run_in_processes
+    from nanogpt.training.run_record import describe_validation
     from nanogpt.training.settings import TrainSettings
 
     given = params.load(seed=Seed, train=TrainSettings, lora=LoraSettings)
@@ -53,7 +54,7 @@ def main() -> None:
         data = "" if args.data == flags.get_default("data") else f" --data {args.data}"
         made = "all weights" if settings.kind == "full" else "an adapter"
         print(
-            f"{out}: {made} of {base} trained on {args.data}, validation {found['val']['bpb']:.3f} bits per byte "
+            f"{out}: {made} of {base} trained on {args.data}, {describe_validation(found, training.keep)} "
             f"({metrics}/lora-finetune.json); next: python -m stages.merge --lora-checkpoint {out}{data}"
         )
 

@@ -24,6 +24,7 @@ def main() -> None:
     from nanogpt.runtime.ranges import Seed
     from nanogpt.training.launch import run_in_processes
     from nanogpt.training.pretrain import pretrain
+    from nanogpt.training.run_record import describe_validation
     from nanogpt.training.settings import TrainSettings
 
     given = params.load(seed=Seed, model=ModelSettings, train=TrainSettings, checkpoint=CheckpointSettings)
@@ -33,7 +34,7 @@ def main() -> None:
     body = functools.partial(pretrain, seed, model, training, given.checkpoint, args.data, out, metrics, args.overwrite)
     if found := run_in_processes(training, body):
         print(
-            f"{out}: {model.arch} model trained on {args.data}, validation {found['val']['bpb']:.3f} bits per byte "
+            f"{out}: {model.arch} model trained on {args.data}, {describe_validation(found, training.keep)} "
             f"({metrics}/pretrain.json); next: python -m stages.sample --checkpoint {out}"
         )
 

@@ -119,6 +119,7 @@ class RunRecord:
             "train": {"loss_nats": next(filter(math.isfinite, reversed(self.train_losses)))},
             "val": {"loss_nats": score.loss_nats, "bpb": score.bpb},
             "steps": self.step,
+            "best_step": self.best_step,
             "skipped_steps": self.skipped,
             "tokens_per_s": self.tokens_per_s,
             "overhead_share": self.overhead_share,
@@ -131,6 +132,17 @@ class RunRecord:
         if val_data.counts.bits is not None:
             figures["floor"] = {"bpb": val_data.counts.bits / score.n_bytes}
         return figures
+
+
+def describe_validation(figures: dict, keep: str) -> str:
+    """Say in words, from a run's metrics, what its weights reach, and whose they are if not those of the last step.
+
+    `keep` is the setting `train.keep`.
+    """
+    text = f"validation {figures['val']['bpb']:.3f} bits per byte"
+    if keep == "last" or figures["best_step"] == figures["steps"]:
+        return text
+    return f"{text} with the weights of step {figures['best_step']} of {figures['steps']}, the best"
 
 
 def csv_lines(rows: Iterable[Sequence[float]]) -> list[str]:

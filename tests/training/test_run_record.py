@@ -11,7 +11,7 @@ from nanogpt.data.tokens.batches import Windows
 from nanogpt.data.tokens.bins import Counts
 from nanogpt.model.score import Score
 from nanogpt.training.loop import train
-from nanogpt.training.run_record import RunRecord
+from nanogpt.training.run_record import RunRecord, describe_validation
 
 
 def test_the_files(tmp_path):
@@ -36,6 +36,15 @@ def test_a_row_is_the_mean_of_the_steps_taken():
     assert record.train_losses[0] == 2.0
 
 
+@pytest.mark.parametrize(
+    ("best", "keep", "words"),
+    [(200, "best", ""), (150, "last", ""), (150, "best", " with the weights of step 150 of 200, the best")],
+)
+def test_the_step_of_the_kept_weights_is_named(best, keep, words):
+    figures = {"val": {"bpb": 1.23456}, "steps": 200, "best_step": best}
+    assert describe_validation(figures, keep) == f"validation 1.235 bits per byte{words}"
+
+
 def test_the_figures(tiny, training):
     windows = Windows(DATA, 16, 1)
     run = train(tiny(), windows, windows, training(), 1)
@@ -50,6 +59,7 @@ def test_the_figures(tiny, training):
     assert known["peak_mib"] > 50
     for figures in (known, unknown):
         assert (figures.pop("steps"), figures.pop("skipped_steps")) == (20, 0)
+        assert figures.pop("best_step") == min((loss, step) for step, loss in run.val_rows)[1]
     assert known.keys() - unknown.keys() == {"floor"}
     for figures in (known, unknown, known["val"], known["train"]):
         assert all(isinstance(value, dict) or (type(value) is float and value < math.inf) for value in figures.values())
