@@ -109,8 +109,8 @@ def measure_memory(lora: LoraSettings, settings: BenchmarkSettings) -> dict[str,
 def run_recipe(name: str) -> dict[str, float]:
     """Run a recipe to its texts in a clone of this repository's last commit; return what it learned and forgot.
 
-    Prints what the models write. The recipe's sources are in `../shared`, beside the repository. Raises UserError where a
-    command fails.
+    Prints what the models write. The recipe's texts are in `../shared`, beside the repository. Raises UserError where
+    a command fails.
     """
     work_root().mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=work_root().resolve()) as scratch:
