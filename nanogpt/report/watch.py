@@ -12,6 +12,7 @@ import pandas as pd
 from nanogpt.report.figures import read_json
 from nanogpt.runtime import locks
 from nanogpt.runtime.errors import UserError
+from nanogpt.runtime.progress import describe_time
 from nanogpt.runtime.workdir import DONE, TRAIN_LOG, VAL_LOG, read_logged_texts, run_folders
 
 STAGES = ("lora-finetune", "pretrain")  # the later one first
@@ -134,19 +135,12 @@ def _describe_progress(run: Run, train: pd.DataFrame, val: pd.DataFrame) -> str:
     if run.stage:
         figures = read_json(run.folder / f"{run.stage}.json")
         speed, mib = figures["tokens_per_s"] or 0.0, figures["peak_mib"]
-        seconds = f"{_describe_time(figures['wall_s'])} in all"
+        seconds = f"{describe_time(figures['wall_s'])} in all"
     else:
         speed, mib = last.tokens_per_s, last.peak_mib
-        seconds = f"{_describe_time(last.seconds_left)} left" if run.running and last.seconds_left > 0 else ""
+        seconds = f"{describe_time(last.seconds_left)} left" if run.running and last.seconds_left > 0 else ""
     facts += [f"{speed:,.0f} tokens/s" if speed > 0 else "", seconds, f"{mib:,.0f} MiB" if mib > 0 else ""]
     return ", ".join(filter(None, facts))
-
-
-def _describe_time(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 
 def _draw_curves(train: pd.DataFrame, val: pd.DataFrame, width: int, height: int) -> list[str]:

@@ -20,16 +20,27 @@ class Progress:
     def step(self, done: int, loss: float, val_loss: float | None) -> None:
         """Show that `done` steps are done; losses in nats per token."""
         now = time.monotonic()
-        seconds_per_step = (now - self.start) / (done - self.first_step)
+        first = done == self.first_step + 1
+        seconds_per_step = (now - self.start) / (1 if first else done - self.first_step - 1)
+        if first:
+            self.start = now  # this step compiles; the others say how fast the run is
         text = f"loss {loss:.3f}" + (f", validation {val_loss:.3f}" if val_loss is not None else "")
         text += f", {self.tokens_per_step / seconds_per_step:,.0f} tokens/s"
         self.bar.set_postfix_str(text, refresh=False)
         self.bar.update()
-        if self.bar.disable and (now - self.logged >= LOG_SECONDS or done in (self.first_step + 1, self.max_steps)):
-            left = seconds_per_step * (self.max_steps - done)
-            print(f"step {done}/{self.max_steps}: {text}, {left:.0f} s left", file=sys.stderr, flush=True)
+        if self.bar.disable and (now - self.logged >= LOG_SECONDS or first or done == self.max_steps):
+            left = describe_time(seconds_per_step * (self.max_steps - done))
+            print(f"step {done}/{self.max_steps}: {text}, {left} left", file=sys.stderr, flush=True)
             self.logged = now
 
     def close(self) -> None:
         """Stop updating the bar and leave it on the terminal."""
         self.bar.close()
+
+
+def describe_time(seconds: float) -> str:
+    """Seconds in words, from two minutes on in minutes, and from an hour on in hours and minutes."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
