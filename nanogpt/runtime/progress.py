@@ -19,19 +19,24 @@ class Progress:
 
     def step(self, done: int, loss: float, val_loss: float | None) -> None:
         """Show that `done` steps are done; losses in nats per token."""
-        now = time.monotonic()
-        first = done == self.first_step + 1
-        seconds_per_step = (now - self.start) / (1 if first else done - self.first_step - 1)
-        if first:
+        now, left = time.monotonic(), self.seconds_left(done)
+        seconds_per_step = self._seconds_per_step(done)
+        if first := done == self.first_step + 1:
             self.start = now  # this step compiles; the others say how fast the run is
         text = f"loss {loss:.3f}" + (f", validation {val_loss:.3f}" if val_loss is not None else "")
         text += f", {self.tokens_per_step / seconds_per_step:,.0f} tokens/s"
         self.bar.set_postfix_str(text, refresh=False)
         self.bar.update()
         if self.bar.disable and (now - self.logged >= LOG_SECONDS or first or done == self.max_steps):
-            left = describe_time(seconds_per_step * (self.max_steps - done))
-            print(f"step {done}/{self.max_steps}: {text}, {left} left", file=sys.stderr, flush=True)
+            print(f"step {done}/{self.max_steps}: {text}, {describe_time(left)} left", file=sys.stderr, flush=True)
             self.logged = now
+
+    def seconds_left(self, done: int) -> float:
+        """Estimate the seconds from now, after `done` steps, to the end; the first is left out, as it compiles."""
+        return self._seconds_per_step(done) * (self.max_steps - done)
+
+    def _seconds_per_step(self, done: int) -> float:
+        return (time.monotonic() - self.start) / max(1, done - self.first_step - 1)
 
     def close(self) -> None:
         """Stop updating the bar and leave it on the terminal."""

@@ -154,7 +154,7 @@ def train(
             if done % settings.log_every == 0 or done == settings.max_steps:
                 record.log_row(lr)
                 if log:
-                    log.add_row()
+                    log.add_row(progress.seconds_left(done))
             trained = time.perf_counter()
             if done % settings.eval_every == 0 or done == settings.max_steps:
                 with autocast(device, dtype):

@@ -24,7 +24,6 @@ class RunLog:
     def __init__(self, folder: Path, record: RunRecord, step_tokens: int, tensorboard: bool):
         self.folder, self.record, self.step_tokens = folder, record, step_tokens
         self.last_step, self.last = record.step, time.monotonic()
-        self.since: tuple[int, float] | None = None  # from where on the time left is estimated
         blank = "," * (1 + SPEED_COLUMNS.count(","))
         rows = [f"{row}{blank}" for row in csv_lines(record.train_rows)]
         samples = [json.dumps(sample) for sample in read_logged_texts(folder) if sample["step"] <= record.step]
@@ -37,15 +36,12 @@ class RunLog:
                 atomic.write_text(folder / name, "".join(f"{line}\n" for line in lines))
         self.events = _open_events(folder, record.step) if tensorboard else None
 
-    def add_row(self) -> None:
+    def add_row(self, seconds_left: float) -> None:
         """Add the newest row of the training curve, with the speed since the row before it."""
         (step, loss, lr), now = self.record.train_rows[-1], time.monotonic()
         tokens_per_s = (step - self.last_step) * self.step_tokens / (now - self.last)
-        since_step, since = self.since or (self.last_step, self.last)
-        left = (self.record.max_steps - step) * (now - since) / (step - since_step)
-        self.since = self.since or (step, now)  # in the first row torch compiles
         self.last_step, self.last = step, now
-        speed = f"{self.record.max_steps},{tokens_per_s:.0f},{left:.0f},{memory.peak_mib():.0f}"
+        speed = f"{self.record.max_steps},{tokens_per_s:.0f},{seconds_left:.0f},{memory.peak_mib():.0f}"
         self._append(TRAIN_LOG, f"{csv_lines([(step, loss, lr)])[0]},{speed}")
         self._add_scalars(step, {"loss/train": loss, "learning rate": lr, "tokens per second": tokens_per_s})
 

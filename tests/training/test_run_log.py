@@ -141,14 +141,3 @@ def test_samples_are_written_at_their_steps_and_change_nothing(tiny, training, i
     assert [json.loads(line)["step"] for line in path.read_text("utf-8").splitlines()] == [2, 4, 6]
     resumed = weights(sample_every=2)
     assert all(torch.equal(resumed[name], plain[name]) for name in plain)
-
-
-def test_the_time_left_is_estimated_without_the_first_row(tmp_path, monkeypatch):
-    clock = iter([0.0, 1000.0, 1010.0])  # torch compiles in the first row
-    monkeypatch.setattr("nanogpt.training.run_log.time.monotonic", lambda: next(clock))
-    record = RunRecord(max_steps=30)
-    log = RunLog(tmp_path, record, 16, tensorboard=False)
-    for step in (10, 20):
-        record.train_rows.append((step, 1.0, 0.1))
-        log.add_row()
-    assert pd.read_csv(tmp_path / "train.csv").seconds_left.tolist() == [2000, 10]
