@@ -54,7 +54,8 @@ def test_bodies_that_are_refused(served, body, status, words):
     headers = {"Content-Type": "application/json"}
     try:
         found = requests.post(f"{served.url}/v1/completions", body, headers=headers, timeout=20)
-    except requests.ConnectionError:  # what is far too large is cut off
+    except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError):
+        # What is far too large is cut off, and with it, at times, the answer.
         assert len(body) > 2**24
     else:
         assert_error(found, status, words)
