@@ -63,5 +63,6 @@ def describe_machine() -> dict[str, str]:
         "system": f"{platform.system()} {platform.machine()}, {' '.join(platform.libc_ver())}".strip(", "),
         "python": platform.python_version(),
         "torch": str(torch.__version__),
+        **({"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}),
         **{key: os.environ[key] for key in sorted(os.environ) if key.startswith(("MKL_", "ONEDNN_", "DNNL_"))},
     }

@@ -23,18 +23,22 @@ LOST = ("/gloo/", "Connection closed by peer", "Connection reset by peer", "Time
 
 
 @contextlib.contextmanager
-def join(timeout_s: float) -> Iterator[None]:
+def join(timeout_s: float, device: torch.device) -> Iterator[None]:
     """Join the processes that torchrun started, in the block; without torchrun there is nothing to join.
 
-    Binds this process to its share of the machine's cores, or to its GPU. A process that waits for another for more
-    than `timeout_s` seconds fails. Raises UserError where another process is lost.
+    Binds this process to its share of the machine's cores, or on device cuda to its GPU. A process that waits for
+    another for more than `timeout_s` seconds fails. Raises UserError where another process is lost, or has no GPU.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
     local, on_machine = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
     backend = "gloo"
-    if torch.cuda.is_available():
+    if device.type == "cuda":
+        if on_machine > (count := torch.cuda.device_count()):
+            raise UserError(
+                f"{on_machine} processes need a GPU each, of {count}; start fewer, or set train.device: cpu"
+            )
         backend = "cpu:gloo,cuda:nccl"
         torch.cuda.set_device(local)
     elif hasattr(os, "sched_setaffinity"):

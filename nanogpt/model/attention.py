@@ -30,7 +30,9 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor, dropout_p: float, starts: 
         visible = visible & (torch.arange(S, device=q.device) >= starts[:, None, :, None])  # (B, 1, T, S)
     if by_matmul:
         return _attention_by_matmul(q, k, v, visible, dropout_p)
-    return F.scaled_dot_product_attention(q, k, v, visible, dropout_p=dropout_p, enable_gqa=H_kv != H)
+    if q.device.type == "cuda" and H_kv != H:  # whose kernels that hold no scores take groups, or a mask, but not both
+        k, v = (heads.repeat_interleave(H // H_kv, dim=1) for heads in (k, v))
+    return F.scaled_dot_product_attention(q, k, v, visible, dropout_p=dropout_p, enable_gqa=k.size(1) != H)
 
 
 def _attention_by_matmul(q: Tensor, k: Tensor, v: Tensor, visible: Tensor, dropout_p: float) -> Tensor:

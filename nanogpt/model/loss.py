@@ -42,7 +42,10 @@ def head_loss(head: nn.Module, hidden: Tensor, targets: Tensor, reduction: Reduc
         with torch.autocast(device, enabled=False):
             if grad:
                 return FusedLoss.apply(product.features, product.weight, ids, dtype, product.frozen)
-            losses = Softmax(product.features.to(dtype), product.weight.to(dtype), ids).losses
+            h, w = product.features.to(dtype), product.weight.to(dtype)
+            size = len(ids) if device == "cpu" else _tokens_at_once(w)  # a CPU holds a block of the vocabulary alone
+            parts = zip(h.split(size), ids.split(size), strict=True)
+            losses = torch.cat([Softmax(some, w, wanted).losses for some, wanted in parts])
     else:
         size = len(ids) if grad else TOKENS_AT_ONCE  # with gradients all logits are held anyway
         wide, parts = (
@@ -52,6 +55,11 @@ def head_loss(head: nn.Module, hidden: Tensor, targets: Tensor, reduction: Reduc
         losses = [F.cross_entropy(head(x).to(wide), y, ignore_index=IGNORED, reduction="none") for x, y in parts]
         losses = torch.cat(losses)
     return losses.view_as(targets) if reduction == "none" else losses.sum() / (ids != IGNORED).sum().clamp(min=1)
+
+
+def _tokens_at_once(w: Tensor) -> int:
+    """For how many tokens the logits of a weight (V, D) fit in KEPT_BYTES."""
+    return max(1, KEPT_BYTES // (len(w) * w.itemsize))
 
 
 class FusedLoss(torch.autograd.Function):
@@ -72,7 +80,7 @@ class FusedLoss(torch.autograd.Function):
         for_hidden, for_weight = ctx.needs_input_grad[:2]
         h, w = hidden.to(dtype), weight.to(dtype)  # cast once, not for each product
         n = (targets != IGNORED).sum().clamp(min=1)
-        size = max(1, KEPT_BYTES // (len(w) * w.itemsize))
+        size = _tokens_at_once(w)
         losses, slopes, grad_hidden, grad_weight = [], [], [], None
         for rows, ids in zip(h.split(size), targets.split(size), strict=True):
             softmax = Softmax(rows, w, ids, keep=True)

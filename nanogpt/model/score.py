@@ -177,18 +177,20 @@ def _batches_of_similar_length(
 
 @torch.no_grad()
 def validate(model: nn.Module, windows: Windows, batches: int, batch_size: int) -> float:
-    """Mean loss in nats per token over the first `batches` batches of `windows`: an estimate for curves.
+    """Mean loss in nats per learned token over the first `batches` batches of `windows`: an estimate for curves.
 
-    Several processes share the work.
+    0 where none is learned. Several processes share the work.
     """
     model.eval()
     device = next(model.parameters()).device
     batches = max(1, min(batches, windows.per_epoch // batch_size))
-    losses = torch.zeros(batches, dtype=torch.float64)
+    sums = torch.zeros(batches, 2, dtype=torch.float64)  # of losses, and how many
     for i in range(process_group.rank(), batches, process_group.size()):
         ids, targets = windows.batch(i, batch_size)
-        losses[i] = model(ids.to(device), targets.to(device)).item()
-    return sum(process_group.total(losses).tolist()) / batches
+        sums[i, 1] = (targets != IGNORED).sum()
+        sums[i, 0] = model(ids.to(device), targets.to(device)).item() * sums[i, 1]
+    nats, learned = process_group.total(sums).sum(0).tolist()
+    return nats / max(1.0, learned)
 
 
 def score_domains(model: nn.Module, domains: dict[str, Bin], byte_lengths: np.ndarray) -> dict[str, Score]:

@@ -9,13 +9,14 @@ from pathlib import Path
 from nanogpt.runtime.cgroups import CGROUPS, PROC, enclosing_groups, read_text
 
 
-def usable_cores(proc: Path = PROC, cgroups: Path = CGROUPS) -> int:
+def usable_cores(proc: Path = PROC, cgroups: Path = CGROUPS, processes: int = 1) -> int:
     """Count the cores this process may use, at least 1: those it is bound to, or fewer if its container has a limit.
 
     A limit of 1.5 cores counts as 2; more threads than that would be stopped while the container's quota is used up.
+    `processes` share the limit.
     """
     bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return math.ceil(min([bound, *_core_limits(proc, cgroups)]))
+    return math.ceil(min([bound, *(limit / processes for limit in _core_limits(proc, cgroups))]))
 
 
 def _core_limits(proc: Path, cgroups: Path) -> Iterator[float]:

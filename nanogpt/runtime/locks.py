@@ -29,8 +29,11 @@ def hold_folder(folder: Path, wait_seconds: float = WAIT_SECONDS) -> Iterator[No
     Raises UserError if another process still holds it after `wait_seconds`, or has deleted it meanwhile.
     """
     path = folder / "lock"
+    ended = f"{folder}: the same training ran elsewhere and has just ended; its results are there"
     try:
         file = path.open("a+", encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        raise UserError(ended) from None
     except OSError as error:
         raise UserError(f"{path}: cannot be opened ({error.strerror}); delete it") from None
     with file:
@@ -39,7 +42,7 @@ def hold_folder(folder: Path, wait_seconds: float = WAIT_SECONDS) -> Iterator[No
             if not try_lock(file, wait_seconds):
                 raise UserError(f"{folder} is in use by {_read_holder(file)}; wait for it or stop it, and try again")
         if not (path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat())):
-            raise UserError(f"{folder}: the same training ran elsewhere and has just ended; its results are there")
+            raise UserError(ended)
         with contextlib.suppress(OSError):  # a full disk: the lock holds without the text
             file.truncate(0)
             file.write(f"process {os.getpid()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}")

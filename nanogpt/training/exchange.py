@@ -56,18 +56,15 @@ def gradients_stay(loss_of: Loss) -> contextlib.AbstractContextManager:
     return loss_of.no_sync() if isinstance(loss_of, DistributedDataParallel) else contextlib.nullcontext()
 
 
-def own_rows(ids: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, float]:
-    """This process's rows of a batch, (B, T) int64 each, and its weight in the mean over processes.
-
-    The weight makes the mean of the processes' losses that of all the batch's targets. Of one process it is 1.
-    """
+def own_rows(ids: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """This process's rows of a batch, (B, T) int64 each."""
     count, number = process_group.size(), process_group.rank()
-    if count == 1:
-        return ids, targets, 1.0
-    mine = targets.tensor_split(count)[number]
-    learned = (targets != IGNORED).sum().item()
-    weight = count * (mine != IGNORED).sum().item() / max(1, learned)
-    return ids.tensor_split(count)[number], mine, weight
+    return ids.tensor_split(count)[number], targets.tensor_split(count)[number]
+
+
+def count_learned(targets: Tensor) -> int:
+    """How many of the targets, int64, are learned."""
+    return int((targets != IGNORED).sum())
 
 
 class LocalSteps:

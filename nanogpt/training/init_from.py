@@ -78,8 +78,8 @@ def _read_checkpoint(settings: ModelSettings, path: Path, kind: str) -> tuple[nn
     )
     wrong = {key: present[key] for key in wanted if key != "dropout" and present[key] != wanted[key]}
     if wrong:
-        flags = " ".join(f"-S model.{key}={str(value).lower()}" for key, value in wrong.items())
-        raise UserError(f"train.init_from = {path}: a model of another shape than params.yaml says; set {flags}")
+        needed = ", ".join(f"model.{key}: {str(value).lower()}" for key, value in wrong.items())
+        raise UserError(f"train.init_from = {path}: a model of another shape than params.yaml says; set {needed}")
     if not found_tok and kind == "bpe":
         raise UserError(
             f"train.init_from = {path} holds no tokenizer, and one trained on the corpus would not fit its weights; "

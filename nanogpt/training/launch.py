@@ -8,8 +8,10 @@ import sys
 import time
 import uuid
 from collections.abc import Callable
+from pathlib import Path
 
 from nanogpt.hardware import process_group
+from nanogpt.hardware.device import choose_device
 from nanogpt.runtime.errors import UserError
 from nanogpt.runtime.process import INTERRUPTED, RANK
 from nanogpt.training.settings import TrainSettings
@@ -28,7 +30,7 @@ def run_in_processes(settings: TrainSettings, body: Callable[[], dict]) -> dict 
     """
     if settings.processes > 1 and RANK not in os.environ:
         return _start(settings.processes)
-    with process_group.join(settings.timeout_s):
+    with process_group.join(settings.timeout_s, choose_device(settings.device)):
         if process_group.rank() == 0:
             return body()
         return _follow(body)
@@ -59,7 +61,7 @@ def _start(count: int) -> None:
         1, 1, count, run_id=uuid.uuid4().hex, rdzv_backend="c10d", rdzv_endpoint="localhost:0", local_addr="localhost",
         max_restarts=0, shutdown_timeout=SAVING_SECONDS,
     )  # fmt: skip
-    script = sys.modules["__main__"].__spec__.name
+    script = f"stages.{Path(sys.argv[0]).stem}"  # however it was called: see stages/__main__.py
     try:
         elastic_launch(config, sys.executable)("-m", script, *sys.argv[1:])
     except SignalException:

@@ -49,7 +49,7 @@ def resolve_run(config: ModelConfig, settings: TrainSettings, run: ResumableRun 
     setup = ComputeSetup(**process_group.broadcast(decided))
     if process_group.size() == setup.processes == 1:
         return setup
-    threads = usable_cores() if settings.threads == "auto" else settings.threads
+    threads = usable_cores(processes=process_group.local_size()) if settings.threads == "auto" else settings.threads
     return replace(setup, threads=threads, processes=process_group.size())
 
 
@@ -106,6 +106,9 @@ def train(
     step_tokens = settings.step_sequences * train_data.block_size
     first_step = record.step
     log = run.log(record, step_tokens, settings.tensorboard) if run else None
+    most_skipped = min(MAX_SKIPPED_IN_ROW, settings.max_steps)
+    if record.finished(settings.patience) and record.skipped_in_row >= most_skipped:  # a saved state that ended so
+        raise _skipped_error(record, section, learning_rate(record.step - 1, settings), run)
 
     def save() -> None:
         if run:
@@ -146,10 +149,10 @@ def train(
             same = not local or done % settings.local_steps == 0 or done == settings.max_steps
             if local and same:
                 local.exchange()
-            if record.skipped_in_row >= min(MAX_SKIPPED_IN_ROW, settings.max_steps):
-                save()
-                what = f"no loss and gradient were finite in the {record.skipped_in_row} steps up to step {record.step}"
-                raise _divergence_error(what, lr, run)
+            if record.skipped_in_row >= most_skipped:
+                if same:
+                    save()
+                raise _skipped_error(record, section, lr, run)
 
             if done % settings.log_every == 0 or done == settings.max_steps:
                 record.log_row(lr)
@@ -160,7 +163,8 @@ def train(
                 with autocast(device, dtype):
                     val_loss = validate(model, val_data, settings.eval_batches, settings.batch_size)
                 if not math.isfinite(val_loss):
-                    raise _divergence_error(f"the validation loss is not finite after step {record.step}", lr, run)
+                    what = f"the validation loss is not finite after step {record.step}"
+                    raise _divergence_error(what, section, lr, run)
                 record.val_rows.append((done, val_loss))
                 if log:
                     log.add_validation()
@@ -244,5 +248,10 @@ def _restore_checkpoint(
     return record, state["best"]
 
 
-def _divergence_error(what: str, lr: float, run: ResumableRun | None) -> UserError:
-    return UserError(f"{what}; lower the learning rate ({lr:.2g} here)" + (f": {run.describe_saved()}" if run else ""))
+def _skipped_error(record: RunRecord, section: str, lr: float, run: ResumableRun | None) -> UserError:
+    what = f"no loss and gradient were finite in the {record.skipped_in_row} steps up to step {record.step}"
+    return _divergence_error(what, section, lr, run)
+
+
+def _divergence_error(what: str, section: str, lr: float, run: ResumableRun | None) -> UserError:
+    return UserError(f"{what}; lower {section}.lr ({lr:.2g} there)" + (f": {run.describe_saved()}" if run else ""))

@@ -14,6 +14,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import torch
+
 from nanogpt.hardware import process_group
 from nanogpt.runtime import atomic, locks, process
 from nanogpt.runtime.errors import UserError
@@ -110,8 +112,11 @@ def resumable_run(
             yield run
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"{run.describe_saved()}; {again} resumes from there") from None
+        except torch.OutOfMemoryError:
+            small = "the GPU's memory is too small; choose a smaller batch_size, and train.grad_accum in its place"
+            raise UserError(f"{small}: {run.describe_saved()}") from None
         except RuntimeError as error:
-            if process_group.is_lost_connection(error):
+            if process_group.size() > 1 and process_group.is_lost_connection(error):
                 lost = "another process of this run ended or does not answer"
                 raise UserError(f"{lost}; {run.describe_saved()}; {again} resumes from there") from None
             raise
@@ -142,7 +147,9 @@ def _open_run_folder(stage: str, name: str, inputs: dict, first: bool) -> Path:
             _explain_fresh_start(folder, inputs)
             atomic.write_text(folder / INPUTS_FILE, json.dumps(inputs, indent=2, sort_keys=True) + "\n")
     except OSError as error:
-        raise UserError(f"{work_root()}: cannot be written ({error.strerror}); make room there") from None
+        raise UserError(
+            f"{work_root()}: cannot be written ({error.strerror}); make room there, or correct its permissions"
+        ) from None
     return folder
 
 

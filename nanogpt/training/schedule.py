@@ -9,8 +9,8 @@ def learning_rate(step: int, settings: TrainSettings) -> float:
     """Compute the learning rate of `step`, counted from 0: linear warm-up to `lr`, then down to `min_lr`.
 
     The way down is half a turn of a cosine (Loshchilov & Hutter 2016, arXiv:1608.03983) or a straight line, which is
-    best to zero (Bergsma et al. 2025, arXiv:2502.15938). The last step has `min_lr`. `settings.warmup_steps` is a
-    number of steps.
+    best to zero (Bergsma et al. 2025, arXiv:2502.15938). The last step has `min_lr`, unless it is the first after the
+    warm-up. `settings.warmup_steps` is a number of steps.
     """
     warmup, peak = settings.warmup_steps, settings.lr
     if step < warmup:

@@ -12,7 +12,7 @@ from nanogpt.training.save_interval import parse_interval
 
 LearningRate = Annotated[float, Require(lambda x: 0 < x <= 1, "not between 0 and 1", "choose 0.0001 to 0.02")]
 Minutes = Annotated[float | None, Require(lambda x: x > 0, "must be above 0", "choose 1 to 1000, or null")]
-# but for the last bits; `init_from` is a path, and what lies there decides
+# one process or several: but for the last bits, dropout and local_steps; `init_from` is a path, and its content decides
 NEVER_IN_RESULTS = ("checkpoint_every", "init_from", "processes", "timeout_s", "sample_every", "tensorboard")
 Beta = Annotated[float, Require(lambda x: 0 <= x < 1, "not between 0 and 1", "0.9 and 0.95 to 0.999 are usual")]
 
@@ -57,10 +57,12 @@ class TrainSettings(CheckedSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_schedule(self)
-        parse_interval(self.checkpoint_every)
-        if self.eval_every % self.local_steps:  # between two exchanges there is no one model to validate or save
-            reason = f"does not divide eval_every = {self.eval_every}"
-            raise BadSetting("local_steps", self.local_steps, reason, "choose one that does, or 1")
+        # between two exchanges there is no one model to validate or save
+        every = {"eval_every": self.eval_every, "checkpoint_every": parse_interval(self.checkpoint_every).steps or 0}
+        for name, steps in every.items():
+            if steps % self.local_steps:
+                reason = f"does not divide {name} = {steps}"
+                raise BadSetting("local_steps", self.local_steps, reason, "choose one that does, or 1")
 
     @property
     def step_sequences(self) -> int:
@@ -68,7 +70,7 @@ class TrainSettings(CheckedSettings):
         return self.batch_size * self.grad_accum
 
     def fingerprint_inputs(self) -> dict:
-        """The settings that decide a run's result, in its last bits at most by the number of processes."""
+        """The settings that decide a run's result, see NEVER_IN_RESULTS."""
         return {key: value for key, value in asdict(self).items() if key not in NEVER_IN_RESULTS}
 
 

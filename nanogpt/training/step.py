@@ -10,7 +10,7 @@ from nanogpt.hardware import process_group
 from nanogpt.hardware.compilation import compile_cached
 from nanogpt.hardware.device import autocast
 from nanogpt.model.loss import head_loss
-from nanogpt.training.exchange import Loss, gradients_stay, own_rows
+from nanogpt.training.exchange import Loss, count_learned, gradients_stay, own_rows
 from nanogpt.training.optimizer import Optimizer
 
 
@@ -18,20 +18,22 @@ def update(
     loss_of: Loss, optimizer: Optimizer, batches: list[tuple[Tensor, Tensor]], grad_clip: float,
     device: torch.device, dtype: torch.dtype,
 ) -> float:  # fmt: skip
-    """Make one optimizer step with the mean gradient of `batches`, clipped to norm `grad_clip`.
+    """Make one optimizer step with the mean gradient of all learned targets of `batches`, clipped to norm `grad_clip`.
 
-    `batches` are pairs (ids, targets), each (B, T) int64; `loss_of` returns their mean loss, as a model does. `dtype`
-    is that of matrix products. Several processes have rows of each batch each; with `average_gradients` they make the
-    same step.
+    `batches` are pairs (ids, targets), each (B, T) int64; `loss_of` returns the mean loss of one, as a model does.
+    `dtype` is that of matrix products. Several processes have rows of each batch each; with `average_gradients` they
+    make the same step.
     Returns the mean loss of all processes before the step, in nats per token. If it or a gradient is not finite,
     returns NaN and changes nothing.
     """
-    total = 0.0
+    total, learned = 0.0, sum(count_learned(targets) for _, targets in batches)
     for i, batch in enumerate(batches):
-        ids, targets, weight = own_rows(*batch)
+        ids, targets = own_rows(*batch)
+        # So that the mean over processes of the sum over batches is that of all targets.
+        weight = process_group.size() * count_learned(targets) / max(1, learned)
         with gradients_stay(loss_of) if i < len(batches) - 1 else contextlib.nullcontext():
             with autocast(device, dtype):
-                loss = loss_of(_move(ids, device), _move(targets, device)) * weight / len(batches)
+                loss = loss_of(_move(ids, device), _move(targets, device)) * weight
             loss.backward()
         total += loss.item()
     trainable = [p for group in optimizer.param_groups for p in group["params"]]

@@ -26,7 +26,8 @@ def steps_in_budget(
     """Return how many steps, with their validations, fit into `settings.max_minutes`, less the time this call takes.
 
     Steps of learning rate 0, with an optimizer of their own, leave the weights as they are, to the bit. `loss_of` is
-    the model's loss, compiled or not. At least 1. Of several processes the first one's clock decides.
+    the model's loss, compiled or not. At least 1. Of several processes the first one's clock decides; what they
+    exchange between `local_steps` is not counted.
     """
     start = time.perf_counter()
     optimizer = build_optimizer(model, settings, dtype)

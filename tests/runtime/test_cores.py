@@ -35,3 +35,4 @@ def test_a_container_limits_the_cores(tmp_path, lines, files, grant):
     proc, cgroups = container(tmp_path, lines, files)
     assert min(_core_limits(proc, cgroups), default=None) == grant
     assert usable_cores(proc, cgroups) == (min(BOUND, math.ceil(grant)) if grant else BOUND)
+    assert usable_cores(proc, cgroups, processes=2) == (min(BOUND, math.ceil(grant / 2)) if grant else BOUND)

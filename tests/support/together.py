@@ -23,9 +23,11 @@ def together(count: int, function: Callable, *args) -> list:
 
 
 def _join(rank: int, count: int, port: int, function: Callable, args: tuple) -> object:
+    import torch
+
     from nanogpt.hardware import process_group
 
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
     os.environ |= {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count), "GLOO_SOCKET_IFNAME": "lo"}
-    with process_group.join(TIMEOUT_S):
+    with process_group.join(TIMEOUT_S, torch.device("cpu")):
         return function(*args)

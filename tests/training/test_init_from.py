@@ -96,9 +96,9 @@ def test_weights_without_a_tokenizer(tiny, byte, tmp_path):
 
 
 def test_another_shape_names_the_settings_to_set(saved, byte):
-    with pytest.raises(UserError, match=r"another shape .*; set -S model\.n_layer=1 -S model\.tie_embeddings=false$"):
+    with pytest.raises(UserError, match=r"another shape .*; set model\.n_layer: 1, model\.tie_embeddings: false$"):
         initial_model(dataclasses.replace(SHAPE, n_layer=3, tie_embeddings=True), saved[0], byte, seed=1)
-    with pytest.raises(UserError, match=r"-S model\.arch=optimized"):
+    with pytest.raises(UserError, match=r"set model\.arch: optimized"):
         initial_model(dataclasses.replace(SHAPE, arch="base"), saved[0], byte, seed=1)
 
 

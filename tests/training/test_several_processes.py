@@ -242,6 +242,6 @@ def _with_other_inputs(folder) -> str:
 
 
 def test_a_time_budget_gives_all_processes_as_many_steps(training):
-    found = together(2, train_here, training(max_minutes=0.03, batch_size=8, log_every=1, eval_every=10))
-    assert len(found[0]["losses"]) == len(found[1]["losses"]) > 10
+    found = together(2, train_here, training(max_minutes=0.05, batch_size=8, log_every=1, eval_every=10))
+    assert len(found[0]["losses"]) == len(found[1]["losses"]) > 1
     assert_same(*found)
