@@ -28,6 +28,7 @@ def main() -> None:
     if args.dtype not in dtypes:
         flags.error(f"--dtype {args.dtype} is not for {args.out}; choose one of {', '.join(dtypes)}")
     from nanogpt.checkpoint.folder import load_checkpoint, output_marker, read_card, save_checkpoint
+    from nanogpt.checkpoint.model_card import card_for
     from nanogpt.checkpoint.settings import CheckpointSettings
     from nanogpt.runtime.outputs import check_outputs
 
@@ -43,7 +44,8 @@ def main() -> None:
         print(f"{args.out}: {args.checkpoint} in {args.dtype}; for Ollama: ollama create NAME -f {modelfile}")
         return
     settings = CheckpointSettings(args.format or "safetensors", args.dtype)
-    save_checkpoint(args.out, model, tok, settings, read_card(args.checkpoint))
+    card = read_card(args.checkpoint)
+    save_checkpoint(args.out, model, tok, settings, card and card_for(card, settings.format))
     print(f"{args.out}: {args.checkpoint} in {args.dtype}; next: python -m stages.sample --checkpoint {args.out}")
 
 

@@ -42,7 +42,9 @@ def main() -> None:
         flags.error("--interactive asks for prompts and prints text; leave --prompt, --prompt-file and --json out")
     if args.prompts and args.prompt_file:
         flags.error("--prompt and --prompt-file exclude each other")
-    flags.check_files(args)
+    if args.prompts and not all(args.prompts):
+        flags.error("--prompt '': it is empty; write some text, or leave it out")
+    flags.check_files(args, *([args.prompt_file] if args.prompt_file else []))
     from nanogpt.inference.prompts import read_prompts
     from nanogpt.inference.settings import SampleSettings
     from nanogpt.lora.named import find_adapter

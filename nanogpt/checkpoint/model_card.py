@@ -78,6 +78,13 @@ model = PeftModel.from_pretrained(base, "this/folder")
 ```"""
 
 
+def card_for(card: str, file_format: str) -> str:
+    """A model's card with its words on how to use it made those of another format of the weights."""
+    for use in MODEL_USE.values():
+        card = card.replace(use, MODEL_USE[file_format], 1)
+    return card
+
+
 def _data(role: str, data: Bin) -> dict[str, str]:
     counts = data.counts
     amount = f"{counts.documents:,} documents, {counts.bytes:,} bytes, {counts.tokens:,} tokens"

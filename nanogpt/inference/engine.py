@@ -7,13 +7,15 @@ from dataclasses import dataclass
 
 import torch
 
+from nanogpt.hardware.memory import available_mib
 from nanogpt.inference.decoder import Decoder
 from nanogpt.inference.products import WeightDtype
 from nanogpt.inference.sampling import Chooser, Token, choose
 from nanogpt.inference.settings import Sampling
 from nanogpt.model.language_model import LanguageModel
 
-MAX_ROWS = 64  # continued at once; further texts wait
+MAX_ROWS = 64  # continued at once, or fewer where their keys and values would take too much; further texts wait
+CACHE_SHARE = 1 / 3  # of the free memory that keys and values may take; while they grow, half as much more
 
 
 @dataclass(eq=False)
@@ -42,7 +44,9 @@ class Engine:
     def __init__(
         self, model: LanguageModel, n_tokens: int, eot: int, dtype: WeightDtype = "float32", max_rows: int = MAX_ROWS
     ):
-        self.decoder, self.eot, self.max_rows = Decoder(model, n_tokens, dtype), eot, max_rows
+        self.decoder, self.eot = Decoder(model, n_tokens, dtype), eot
+        slot_mib = self.decoder.cache[:, 0].nbytes / 2**20
+        self.max_rows = min(max_rows, max(1, int(available_mib() * CACHE_SHARE / slot_mib)))
         self.waiting: deque[Row] = deque()
         self.rows: list[Row] = []  # row i is in slot i
         self.held: list[list[int]] = [[]]  # by slot, the tokens whose keys and values are in it

@@ -24,6 +24,9 @@ def open_writer(
     cannot be read.
     """
     keep_freed_memory()
+    if not adapter and not checkpoint and not Path(MERGED).exists():
+        remedy = "make it with `dvc repro merge`, or name a model, like --checkpoint models/pretrain"
+        raise UserError(f"{MERGED} does not exist; {remedy}")
     model, tok = open_finetuned(adapter, checkpoint) if adapter else load_checkpoint(checkpoint or MERGED)
     return Writer(model, tok, dtype)
 

@@ -20,7 +20,7 @@ def pack(weight: Tensor, bias: Tensor | None, dtype: WeightDtype) -> Product:
     row's result does not depend on the others. The kernels are oneDNN's, and for float16 FBGEMM's, which multiply in
     fp32. On other devices than the CPU they are torch's own, in bfloat16 where less than fp32 is asked for.
     """
-    weight, bias = weight.detach().float(), None if bias is None else bias.detach().float()
+    weight, bias = weight.detach().float(), None if bias is None else bias.detach().float().clone()
     if weight.device.type != "cpu":
         stored = weight.clone() if dtype == "float32" else weight.bfloat16()
         return lambda x: _add(F.linear(x.to(stored.dtype), stored).float(), bias)
@@ -30,9 +30,9 @@ def pack(weight: Tensor, bias: Tensor | None, dtype: WeightDtype) -> Product:
 
 
 def supported() -> list[WeightDtype]:
-    """The formats that this build of torch has kernels for on its CPU."""
+    """The formats that this build of torch has kernels for on this CPU."""
     found: list[WeightDtype] = ["float32"]
-    if torch.backends.mkldnn.is_available():
+    if torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported():
         found.append("bfloat16")
     if "fbgemm" in torch.backends.quantized.supported_engines:
         found += ["float16", "int8"]

@@ -32,6 +32,7 @@ from nanogpt.runtime.process import SIGNALS
 MAX_BODY = 2**20  # bytes
 DRAINED = 2**24  # bytes of a larger body that are read and dropped, so that its sender reads the answer
 BODY_SECONDS = 30.0  # that a body may take to arrive
+READ_SECONDS = 60.0  # in which a client must make room for more of a stream
 RETRY_SECONDS = 1  # after which a client is told to ask again when the queue is full
 GRACE_SECONDS = 5.0  # that running requests have after a signal
 EVENTS = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache"}
@@ -238,12 +239,15 @@ async def _stream(job: Job, answer: Answer, news: list, send: Send) -> None:
             if not left:
                 break
             if text:
-                await send({"type": "http.response.body", "body": text.encode(), "more_body": True})
+                async with asyncio.timeout(READ_SECONDS):
+                    await send({"type": "http.response.body", "body": text.encode(), "more_body": True})
             text, news = "", await job.wait()
         text += answer.finish()
     except (Failed, Stopped) as error:
         refused = _stopping() if isinstance(error, Stopped) else Refused(500, str(error), code="model_failed")
         text = f"data: {json.dumps(_error_body(refused))}\n\n"
+    except TimeoutError:  # what it does not read would be kept for it
+        return
     except ClientDisconnect:
         text = ""
     await send({"type": "http.response.body", "body": text.encode()})
@@ -316,7 +320,8 @@ def _error_body(refused: Refused) -> dict[str, dict[str, str | None]]:
 async def _refuse(request: Request, error: Exception) -> Response:
     # What is left of a body may be no HTTP, so the connection ends where one has not been read.
     closing = {"Connection": "close"} if error.status in (404, 405, 408, 413, 503) else {}
-    return JSONResponse(_error_body(error), error.status, error.headers | closing)
+    body = json.dumps(_error_body(error))  # in ASCII: a message may repeat half a surrogate
+    return Response(body, error.status, error.headers | closing, "application/json")
 
 
 async def _refuse_http(request: Request, error: Exception) -> Response:

@@ -8,6 +8,11 @@ from nanogpt.inference.products import WeightDtype
 from nanogpt.runtime.ranges import CheckedSettings, PositiveInt, Require
 
 NOT_A_SHARE = "not between 0 and 1"
+Texts = Annotated[
+    list[str],
+    Require(all, "a text is empty", "write some, or remove it"),
+    Require(lambda texts: all(map(_is_unicode, texts)), "a text is not in UTF-8", "write it again"),
+]
 
 
 @dataclass(frozen=True)
@@ -28,7 +33,7 @@ class Sampling(CheckedSettings):
     repetition_penalty: Annotated[
         float, Require(lambda x: 0.1 <= x <= 10, "not between 0.1 and 10", "choose 1.0 (none) to 1.3")
     ]
-    stop: Annotated[list[str], Require(all, "a string is empty", "write some text, or remove it")]
+    stop: Texts
 
     @property
     def greedy(self) -> bool:
@@ -41,8 +46,9 @@ class SampleSettings(Sampling):
     """Section `sample` of params.yaml: how texts are drawn, in which format of weights, and which they continue."""
 
     dtype: WeightDtype | Literal["auto"]
-    prompts: Annotated[
-        list[str],
-        Require(len, "names no prompt", 'write at least one, like ["Once upon a time"]'),
-        Require(all, "a prompt is empty", "write some text, or remove it"),
-    ]
+    prompts: Annotated[Texts, Require(len, "names no prompt", 'write at least one, like ["Once upon a time"]')]
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether a text has no half of a surrogate pair, which is what a terminal's other bytes become."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)

@@ -1,7 +1,7 @@
 """How many threads decode: all, unless another process keeps the cores busy, which one thread bears far better."""
 
-import math
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -27,7 +27,8 @@ class ThreadChoice:
         self.most = min(usable_cores(), MOST) if most is None else most
         self.threads = self.most
         self._calls, self._interval = 0, FIRST_TRIAL
-        self._last, self._best = 0.0, math.inf  # seconds of the last call, and of the best one of a trial
+        # seconds of the last calls as usual, and of a trial
+        self._usual, self._trial = (deque[float](maxlen=TRIAL) for _ in range(2))
 
     def run(self, call: Callable[[], Result]) -> Result:
         """Call it with the better number of threads, or now and then with the other."""
@@ -38,15 +39,12 @@ class ThreadChoice:
         start = time.perf_counter()
         result = call()
         elapsed = time.perf_counter() - start
-        if not trying:
-            self._last = elapsed
-            return result
-        self._best = min(self._best, elapsed)
-        if self._calls == self._interval + TRIAL:
-            if self._best < self._last:
+        (self._trial if trying else self._usual).append(elapsed)
+        if trying and len(self._trial) == TRIAL:
+            if min(self._trial) < min(self._usual):
                 self.threads = self._other
             self._calls, self._interval = 0, min(2 * self._interval, LAST_INTERVAL)
-            self._best = math.inf
+            self._trial.clear()
         return result
 
     @property

@@ -65,13 +65,14 @@ class Job:
     async def wait(self) -> list[News]:
         """Return what was added since the last call, once there is any; without `streams`, [] when all texts ended.
 
-        Raises the error that ended the job early.
+        Raises the error that ended the job early, after what came before it.
         """
         await self._reported.wait()
-        self._reported.clear()
-        if self._error:
-            raise self._error
         news, self._news = self._news, []
+        if not self._error:
+            self._reported.clear()
+        elif not news:
+            raise self._error
         return news
 
     def report(self, news: News | Exception | None) -> None:

@@ -15,6 +15,8 @@ from nanogpt.lora.attach import adaptable_modules, embedding_ends
 from nanogpt.runtime import atomic
 from nanogpt.runtime.errors import UserError, shorten
 
+BASE_FLAGS = "with --base-checkpoint, or with --checkpoint where one model is sampled or served"
+
 if TYPE_CHECKING:
     from peft import PeftModel  # takes seconds to import: the functions below do it when needed
 
@@ -62,7 +64,7 @@ def open_adapted(folder: Path | str, base: Path | str | None = None) -> tuple["P
     # without a base.json, trained elsewhere, it does not say which; then its shapes decide
     if found.sha256 not in (None, (identity := model_identity(base))):
         reason = f"{folder} was trained on {found.origin}, and {base} is another model ({identity[:12]})"
-        remedy = "name the adapter's own with --base-checkpoint, or train the adapter again"
+        remedy = f"name the adapter's own {BASE_FLAGS}, or train the adapter again"
         raise UserError(f"{reason}: merged already, or trained again; {remedy}")
     if Path(folder, "tokenizer.json").is_file():
         own = load_tokenizer(folder)
@@ -106,12 +108,12 @@ def find_base(folder: Path | str) -> Path:
     """
     found = read_adapter(folder)
     if not found.base or not found.sha256:
-        raise UserError(f"{folder} does not say which model it belongs to; name it with --base-checkpoint")
+        raise UserError(f"{folder} does not say which model it belongs to; name it {BASE_FLAGS}")
     places = (Path(found.base), Path(folder).resolve().parent / Path(found.base).name)
     models = [base for base in places if (base if base.suffix == ".pt" else base / "config.json").is_file()]
     if models:
         return next((base for base in models if model_identity(base) == found.sha256), models[0])
-    raise UserError(f"{folder} was trained on {found.origin}, which is not here; name it with --base-checkpoint")
+    raise UserError(f"{folder} was trained on {found.origin}, which is not here; name it {BASE_FLAGS}")
 
 
 def display_name(base: Path | str) -> str:

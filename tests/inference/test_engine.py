@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 from nanogpt.checkpoint.folder import save_checkpoint
 from nanogpt.data.prepare.train_tokenizer import train_tokenizer
 from nanogpt.data.tokens.settings import TokenizerSettings
-from nanogpt.inference.engine import Engine, Row
+from nanogpt.inference.engine import CACHE_SHARE, Engine, Row
 from nanogpt.runtime.errors import UserError
 
 EOT, N_TOKENS = 49, 50  # of the 64 rows of the tiny models' embedding
@@ -206,3 +206,12 @@ def test_output_that_is_not_finite(bad, temperature):
         model.lm_head.weight[5] = bad
     with pytest.raises(UserError, match="the model's output is not finite: its weights are damaged"):
         written(model, temperature=temperature)
+
+
+def test_keys_and_values_take_a_share_of_the_free_memory(monkeypatch):
+    model = lively(tiny("base", block_size=16))
+    slot_mib = Engine(model, N_TOKENS, EOT).decoder.cache.nbytes / 2**20
+    monkeypatch.setattr("nanogpt.inference.engine.available_mib", lambda: 4.1 * slot_mib / CACHE_SHARE)
+    assert Engine(model, N_TOKENS, EOT).max_rows == 4
+    monkeypatch.setattr("nanogpt.inference.engine.available_mib", lambda: 0.0)
+    assert Engine(model, N_TOKENS, EOT).max_rows == 1

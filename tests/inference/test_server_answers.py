@@ -262,7 +262,10 @@ def test_asynchronous_clients_share_the_steps(served):
     async def run():
         nonlocal most
         async with openai.AsyncOpenAI(base_url=f"{served.url}/v1", api_key="none") as client:
-            asked = [client.completions.create(model="small", prompt="a", seed=i, max_tokens=400) for i in range(32)]
+            asked = [
+                client.completions.create(model="small", prompt="a", seed=i, max_tokens=400, temperature=0)
+                for i in range(32)
+            ]
             tasks = asyncio.gather(*asked)
             while not tasks.done():
                 most = max(most, served.worker.counts()[0])

@@ -94,6 +94,12 @@ def test_an_unknown_model_is_404(served):
         served.client.models.retrieve("no/such")
 
 
+def test_half_a_surrogate_is_repeated_in_ascii(served):
+    """JSON may hold one, and UTF-8 may not."""
+    assert_error(ask(served, model="\ud800"), 404, r"no model .* here", "model")
+    assert_error(ask(served, **{"\ud800": 1}), 400, "", "\ud800")
+
+
 def test_chat_needs_a_template(served):
     assert_error(
         ask(served, "/v1/chat/completions", model="small"), 400, "small has no chat template.*/v1/completions", "model"

@@ -1,3 +1,4 @@
+import contextlib
 import itertools
 import json
 import math
@@ -11,7 +12,7 @@ from nanogpt.data.tokens.chat import render_prompt
 from nanogpt.inference.prompts import read_prompts
 from nanogpt.inference.settings import SampleSettings
 from nanogpt.inference.text_stream import TextStream
-from nanogpt.inference.threads import FIRST_TRIAL, ThreadChoice
+from nanogpt.inference.threads import FIRST_TRIAL, TRIAL, ThreadChoice
 from nanogpt.inference.writer import Writer
 from nanogpt.runtime.errors import BadSetting, UserError
 
@@ -104,11 +105,32 @@ def test_one_thread_is_chosen_where_several_are_slow(monkeypatch):
     assert choice.threads == 3 and used.count(1) < 300
 
 
+def test_single_slow_steps_do_not_decide_and_a_failed_one_ends_no_trial(monkeypatch):
+    """Of a context that is read again, and of a model whose output is not finite."""
+    now, calls = 0.0, 0
+    monkeypatch.setattr("time.perf_counter", lambda: now)
+
+    def call() -> int:
+        nonlocal now, calls
+        calls += 1
+        now += {1: 1.3, 3: 1.0}[torch.get_num_threads()] * (6 if calls % 8 == 4 else 1)
+        if calls == FIRST_TRIAL + TRIAL:
+            raise ArithmeticError
+        return torch.get_num_threads()
+
+    choice, used = ThreadChoice(most=3), []
+    for _ in range(2000):
+        with contextlib.suppress(ArithmeticError):
+            used.append(choice.run(call))
+    assert choice.threads == 3 and used.count(1) < 40
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [("num_samples", 0), ("max_tokens", 0), ("prompts", []), ("prompts", ["a", ""]), ("temperature", -0.1),
      ("temperature", math.nan), ("temperature", math.inf), ("top_k", 0), ("top_p", 0.0), ("top_p", 1.1),
-     ("min_p", 0.0), ("min_p", 1.1), ("repetition_penalty", 0.05), ("repetition_penalty", math.inf), ("stop", [""])],
+     ("min_p", 0.0), ("min_p", 1.1), ("repetition_penalty", 0.05), ("repetition_penalty", math.inf), ("stop", [""]),
+     ("prompts", ["caf\udce9"])],
 )  # fmt: skip
 def test_wrong_settings(key, value):
     with pytest.raises(BadSetting) as caught:
@@ -121,17 +143,26 @@ def test_prompts_from_a_file(tmp_path):
     lines.write_text("Once upon\n\n  Été\n", encoding="utf-8")
     assert read_prompts(lines) == ["Once upon", "  Été"]
     objects = tmp_path / "prompts.jsonl"
-    objects.write_text("\n".join(json.dumps({"prompt": text}) for text in ("a\nb", "c")), encoding="utf-8")
-    assert read_prompts(objects) == ["a\nb", "c"]
+    texts = ["a\nb", "c", "one\u2028and\x85the\x0csame"]
+    objects.write_text("\n".join(json.dumps({"prompt": text}, ensure_ascii=False) for text in texts), "utf-8-sig")
+    assert read_prompts(objects) == texts
+    lines.write_bytes("\ufeffa\r\n".encode() + texts[2].encode())
+    assert read_prompts(lines) == ["a", texts[2]]
 
 
 @pytest.mark.parametrize(
     ("name", "content"),
     [("a.txt", b""), ("a.txt", b"\n \n"), ("a.txt", b"\xff\xfe"), ("a.jsonl", b"{"), ("a.jsonl", b"[1]"),
-     ("a.jsonl", b'{"text": "a"}'), ("a.jsonl", b'{"prompt": 3}'), ("none.txt", None)],
+     ("a.jsonl", b'{"text": "a"}'), ("a.jsonl", b'{"prompt": 3}'), ("a.jsonl", b"[" * 100_000), ("none.txt", None)],
 )  # fmt: skip
 def test_files_without_prompts(tmp_path, name, content):
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=re.escape(str(tmp_path / name))):
         read_prompts(tmp_path / name)
+
+
+def test_the_line_of_a_mistake_is_named(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"prompt": "a"}\n\n{"prompt": b}\n')
+    with pytest.raises(UserError, match=r"\(line 3: JSONDecodeError: "):
+        read_prompts(tmp_path / "a.jsonl")

@@ -6,6 +6,7 @@ from model_folders import content, equal
 
 from nanogpt.checkpoint.folder import load_checkpoint, save_checkpoint
 from nanogpt.checkpoint.gguf_file import save_gguf
+from nanogpt.checkpoint.model_card import MODEL_USE
 
 
 @pytest.fixture
@@ -25,6 +26,13 @@ def test_folder_to_file_and_back(convert, tiny, byte, tmp_path):
     assert not convert("--checkpoint", tmp_path / "a", "--out", tmp_path / "c", *half, "--overwrite")
     after = content(tmp_path / "c")
     assert after["README.md"] == before["README.md"] and "model.pt" in after and "model.safetensors" not in after
+    for file_format, other in (("safetensors", "pt"), ("pt", "safetensors")):
+        card = f"# A model\n\n## Use\n\n{MODEL_USE[other]}\n"
+        save_checkpoint(tmp_path / "a", model, byte, card=card)
+        flags = ("--checkpoint", tmp_path / "a", "--out", tmp_path / "c", "--format", file_format, "--overwrite")
+        assert not convert(*flags)
+        assert (tmp_path / "c" / "README.md").read_text() == card.replace(MODEL_USE[other], MODEL_USE[file_format])
+    assert not convert("--checkpoint", tmp_path / "a", "--out", tmp_path / "c", *half, "--overwrite")
     rounded = model.bfloat16().float()
     assert equal(load_checkpoint(tmp_path / "c")[0], rounded)
 

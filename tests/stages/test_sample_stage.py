@@ -74,7 +74,7 @@ def test_a_conversation_remembers_what_was_said(sample, project, monkeypatch, ca
      ("--prompt a --prompt-file b", "exclude each other"),
      ("--checkpoint models/pretrain --prompt-file none", "none: no prompts"),
      ("--checkpoint models/pretrain --min-p 2", r"--min-p 2\.0: not between 0 and 1"),
-     ("--checkpoint models/pretrain --stop=", "a string is empty")],
+     ("--checkpoint models/pretrain --stop=", "a text is empty")],
 )  # fmt: skip
 def test_mistakes(refuse, flags, message):
     assert re.search(message, refuse("sample", flags))

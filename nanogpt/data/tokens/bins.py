@@ -21,7 +21,7 @@ from nanogpt.runtime.checksums import sha256, verify_checksums
 from nanogpt.runtime.errors import UserError
 
 SPLITS = ("train", "val")
-REMEDY = "write it again with `dvc repro --force prepare`, or take it back with `dvc checkout`"
+REMEDY = "prepare the text again; in the pipeline by `dvc repro --force prepare`, or by `dvc checkout` as it was"
 CHUNK = 1 << 22  # tokens searched at a time for the ends of documents
 DTYPES = {"uint16": "<u2", "uint32": "<u4"}
 
