@@ -19,12 +19,15 @@ def describe_mean(name: str, values: Sequence[float]) -> dict[str, float]:
 
 
 def wilson_ci95(successes: int, trials: int) -> float:
-    """Return half the width of the 95% confidence interval of a share, which no share makes 0.
+    """Return how far a share is from the farther end of its 95% confidence interval, which no share makes 0.
 
-    Source: Wilson, Probable Inference, the Law of Succession, and Statistical Inference, 1927.
+    The middle of the interval lies between the share and one half. Source: Wilson, Probable Inference, the Law of
+    Succession, and Statistical Inference, 1927.
     """
     share, z2 = successes / trials, Z95**2
-    return Z95 * math.sqrt(share * (1 - share) / trials + z2 / (4 * trials**2)) / (1 + z2 / trials)
+    middle = (share + z2 / (2 * trials)) / (1 + z2 / trials)
+    half = Z95 * math.sqrt(share * (1 - share) / trials + z2 / (4 * trials**2)) / (1 + z2 / trials)
+    return half + abs(middle - share)
 
 
 def student_t95(df: int) -> float:

@@ -48,8 +48,9 @@ def evaluate_checkpoints(
         if path in models:
             raise UserError(f"--checkpoint {path} is given twice")
         models[path] = open_model(path)
+    harness = run_tasks(models, tasks) if tasks else {}  # first, as a mistake in the tasks or the network shows there
     found = evaluate_models(models, domains, settings, seed)
-    for path, results in run_tasks(models, tasks).items() if tasks else ():
+    for path, results in harness.items():
         found.figures.setdefault(path, {})["harness"] = results
     page = markdown_page(found, domains)
     if not out:

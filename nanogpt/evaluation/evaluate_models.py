@@ -1,5 +1,6 @@
 """Evaluates models on the same texts: bits per byte of any text, and what they know of a built-in grammar."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ from nanogpt.evaluation.examine import Examination, WrittenText, writing_figures
 from nanogpt.evaluation.grammar.phenomena import GRAMMARS
 from nanogpt.evaluation.models import EvaluatedModel, OwnModel
 from nanogpt.evaluation.settings import EvaluateSettings
-from nanogpt.evaluation.text_score import score_texts, unknown_characters
+from nanogpt.evaluation.text_score import score_bins, score_texts, unknown_characters
 from nanogpt.hardware.device import configure_torch
 from nanogpt.model.score import Score
 from nanogpt.runtime.errors import UserError
@@ -28,14 +29,15 @@ NAMED = 10  # characters that a tokenizer lacks
 class Domain:
     """Texts to evaluate on, and where they are of a built-in `source` what is known of them.
 
-    `train` is (n,) the training text in the tokens of `tok`, to find what was copied from it, and `floor` the lowest
-    bits per byte that any model can reach on the texts.
+    `val` are the bins that hold the texts, in the tokens of `tok`. `train` is (n,) the training text in the same
+    tokens, to find what was copied from it, and `floor` the lowest bits per byte that any model can reach.
     """
 
     title: str
     texts: list[str]
-    source: str | None = None
     tok: Tokenizer | None = None
+    val: Bin | None = None
+    source: str | None = None
     train: np.ndarray | None = None
     floor: float | None = None
 
@@ -54,10 +56,11 @@ def open_domain(folder: Path | str, role: str) -> Domain:
     tok = tokenizer_of_bins(folder)
     val = Bin.open(folder, "val", tok)
     title, texts = f"{val.source} ({role})", [tok.decode(ids[1:-1]) for ids in val.documents()]
-    if val.source not in GRAMMARS:
-        return Domain(title, texts)
+    # A source of files may have the name of a built-in one; and a grammar does not draw characters that were replaced.
+    if val.source not in GRAMMARS or val.counts.bits is None or val.counts.replaced:
+        return Domain(title, texts, tok, val)
     train = Bin.open(folder, "train", tok).tokens[:COMPARED]
-    return Domain(title, texts, val.source, tok, train, val.counts.bits / val.counts.bytes)
+    return Domain(title, texts, tok, val, val.source, train, val.counts.bits / val.counts.bytes)
 
 
 def evaluate_models(
@@ -74,10 +77,15 @@ def evaluate_models(
     for domain_name, domain in domains.items():
         examination = Examination(domain.source, settings, seed) if domain.source else None
         first: Score | None = None
+        if domain.val and (replaced := domain.val.counts.replaced):
+            found.notes.append(
+                f"{domain.title}: its tokenizer has one token for {replaced:,} characters that it lacks, so that bits "
+                "per byte are too few, and no grammar is asked"
+            )
         for name, model in models.items():
             configure_torch("auto")  # again: writing may have changed the number of threads
             try:
-                score = score_texts(model, domain.texts)
+                score = score_bins(model, domain.val, domain.tok) if domain.val else score_texts(model, domain.texts)
                 figures = _text_figures(score, first) | _unknown_figures(name, model, domain, found)
                 if examination:
                     figures |= examination.compare_pairs(model)
@@ -127,9 +135,14 @@ def _add_copies(found: Evaluation, name: str, domain: Domain, fresh: Sequence[st
     """
     texts = {model: [text.text for text in written] for model, written in found.written.get(name, {}).items()}
     texts[GRAMMAR] = list(fresh)
-    ids = [domain.tok.encode_array(text) for some in texts.values() for text in some]
-    runs = longest_copies(ids, domain.train)
-    shares = [(end - start) / max(1, len(each)) for each, (start, end) in zip(ids, runs, strict=True)]
     found.figures.setdefault(GRAMMAR, {})[name] = {"bpb": domain.floor}
-    for i, model in enumerate(texts):
-        found.figures[model][name]["copied_share"] = fmean(shares[i * len(fresh) : (i + 1) * len(fresh)])
+    ids: dict[str, list[np.ndarray]] = {}
+    for model, some in texts.items():
+        try:
+            ids[model] = [domain.tok.encode_array(text) for text in some]
+        except UserError as error:  # a model with other tokens may write characters that the training text lacks
+            found.notes.append(f"{model} on {domain.title}: what it copied is not counted: {error}")
+    runs = iter(longest_copies(list(itertools.chain.from_iterable(ids.values())), domain.train))
+    for model, some in ids.items():
+        shares = [(end - start) / max(1, len(each)) for each, (start, end) in zip(some, runs, strict=False)]
+        found.figures[model][name]["copied_share"] = fmean(shares)

@@ -63,7 +63,7 @@ def _writing_table(rows: Rows) -> list[str]:
             f"{reason} {100 * share:.0f}" for reason, share in row.get("first_mistakes", {}).items()
         ),
     }
-    rows = {model: row for model, row in rows.items() if "copied_share" in row}
+    rows = {model: row for model, row in rows.items() if {"grammatical_share", "copied_share"} & row.keys()}
     return ["", "### Texts that they write, in % of all", "", *_table(rows, columns)] if rows else []
 
 

@@ -48,7 +48,7 @@ class Examination:
         self._exact: dict[str, list[ExactText]] = {}  # by tokenizer
 
     def compare_pairs(self, model: EvaluatedModel) -> dict:
-        """Accuracy on all pairs, by phenomenon, and by distance, each with half of its 95% interval (Wilson's).
+        """Accuracy on all pairs, by phenomenon, and by distance, each with its 95% interval (`wilson_ci95`).
 
         Raises UserError where the model's loss is not finite.
         """
@@ -84,7 +84,7 @@ class Examination:
 
 
 def writing_figures(written: Sequence[WrittenText]) -> dict:
-    """The share of texts without a mistake, with half of its 95% interval, of different ones, and of each mistake."""
+    """The share of texts without a mistake, with its 95% interval, of different ones, and of each mistake."""
     right = sum(text.reason is None for text in written)
     reasons = Counter(text.reason for text in written if text.reason)
     return {

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from nanogpt.checkpoint.folder import save_checkpoint
 from nanogpt.evaluation.models import EvaluatedModel, OwnModel
-from nanogpt.runtime.errors import UserError
+from nanogpt.runtime.errors import UserError, shorten
 
 
 def run_tasks(models: dict[str, EvaluatedModel], tasks: Sequence[str]) -> dict[str, dict[str, dict[str, float]]]:
@@ -17,6 +17,7 @@ def run_tasks(models: dict[str, EvaluatedModel], tasks: Sequence[str]) -> dict[s
     task: `acc`, `acc_stderr` and the like. Raises UserError where the harness has no such task.
     """
     import lm_eval
+    from datasets.exceptions import DatasetsError
     from lm_eval.tasks import TaskManager
 
     manager = TaskManager()
@@ -36,8 +37,10 @@ def run_tasks(models: dict[str, EvaluatedModel], tasks: Sequence[str]) -> dict[s
                 results = lm_eval.simple_evaluate(
                     "hf", options, tasks=list(tasks), device="cpu", task_manager=manager, bootstrap_iters=0
                 )
-            except OSError as error:
-                raise UserError(f"--harness {','.join(tasks)}: the hub's texts cannot be read ({error})") from None
+            except (OSError, ValueError, RuntimeError, DatasetsError) as error:
+                raise UserError(
+                    f"--harness {','.join(tasks)}: {path} cannot be asked ({shorten(error, 600)})"
+                ) from None
         found[path] = {task: _figures(row) for task, row in results["results"].items()}
     return found
 

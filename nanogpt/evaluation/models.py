@@ -1,6 +1,7 @@
 """Models to evaluate: ours, with any tokenizer that we write, and every causal model that transformers opens."""
 
 import json
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -77,8 +78,15 @@ class ForeignModel:
         return Counter("".join(text[start:end] for id, (start, end) in places if id == unknown))
 
     def write(self, prompt: str, sampling: Sampling, seed: int) -> list[str]:
-        """Continue a prompt `num_samples` times by transformers' `generate`; what is added, up to a stop string."""
+        """Continue a prompt `num_samples` times by transformers' `generate`; what is added, up to a stop string.
+
+        A text ends where the model's positions do. Raises UserError for a prompt that needs all of them.
+        """
         ids = torch.tensor([self.encode(prompt, end=False)])
+        room = (self.net.positions or math.inf) - ids.size(1)
+        if room < 1:
+            read = f"the prompt has {ids.size(1)} tokens, and this model reads {self.net.positions} with the answer"
+            raise UserError(f"{read}; make it shorter")
         torch.manual_seed(seed)
         options = {name: getattr(sampling, name) for name in ("temperature", "top_k", "top_p", "min_p")}
         options = {"top_k": 0} | {name: value for name, value in options.items() if value is not None}
@@ -86,7 +94,7 @@ class ForeignModel:
         written = self.net.model.generate(
             ids,
             attention_mask=torch.ones_like(ids),
-            max_new_tokens=sampling.max_tokens,
+            max_new_tokens=min(sampling.max_tokens, room),
             num_return_sequences=1 if sampling.greedy else sampling.num_samples,
             repetition_penalty=sampling.repetition_penalty,
             eos_token_id=self._end,
@@ -107,8 +115,8 @@ class _Losses(nn.Module):
     def __init__(self, model: "PreTrainedModel"):
         super().__init__()
         self.model = model.eval()
-        longest = getattr(model.config.get_text_config(), "max_position_embeddings", None) or LONGEST_BLOCK
-        self.config = SimpleNamespace(block_size=min(longest, LONGEST_BLOCK))
+        self.positions: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        self.config = SimpleNamespace(block_size=min(self.positions or LONGEST_BLOCK, LONGEST_BLOCK))
 
     def forward(self, ids: Tensor, targets: Tensor, reduction: Literal["none"]) -> Tensor:
         """The cross entropy (B, T) in nats of targets (B, T), 0 for IGNORED; ids (B, T) int64."""

@@ -59,10 +59,13 @@ def converse(writer: Writer, settings: SampleSettings, seed: int) -> None:
 
 
 def _ask(question: str) -> str:
-    try:
-        return input(question)
-    except EOFError:
-        return ""
+    while True:
+        try:
+            return input(question)
+        except EOFError:
+            return ""
+        except UnicodeDecodeError:
+            print("error: that was not UTF-8; write it again", file=sys.stderr)
 
 
 def _print(writer: Writer, text: Text) -> None:

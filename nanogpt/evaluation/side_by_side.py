@@ -8,12 +8,12 @@ from nanogpt.checkpoint.folder import load_checkpoint
 from nanogpt.data.tokens.bins import Bin, tokenizer_of_bins
 from nanogpt.evaluation.models import EvaluatedModel, ForeignModel, OwnModel, open_model
 from nanogpt.evaluation.text_figures import text_figures
-from nanogpt.evaluation.text_score import score_texts
+from nanogpt.evaluation.text_score import score_bins
 from nanogpt.hardware.device import configure_torch
 from nanogpt.inference.settings import SampleSettings
 from nanogpt.inference.writer import Writer
 from nanogpt.lora.merge import open_finetuned
-from nanogpt.model.score import Score, score_documents, score_figures
+from nanogpt.model.score import Score, score_figures
 from nanogpt.runtime import atomic
 from nanogpt.runtime.errors import UserError
 from nanogpt.runtime.metrics_file import write_metrics
@@ -70,7 +70,8 @@ def compare_models(
         figures[name] = score_figures(results[name], None if name == PRETRAINED else results[PRETRAINED])
         if isinstance(model, ForeignModel):
             for prompt in settings.prompts:
-                texts[prompt][name] = [prompt + text for text in model.write(prompt, settings, seed)]
+                with _note_left_out(left_out, name, strict=False):
+                    texts[prompt][name] = [prompt + text for text in model.write(prompt, settings, seed)]
             continue
         writer = Writer(model.net, model.tok, settings.dtype)
         written = {}
@@ -88,19 +89,13 @@ def compare_models(
 
 
 def _score(model: EvaluatedModel, folder: str, strict: bool) -> tuple[str, Score]:
-    """The source of a domain, and the score of its validation documents: of a chat's answers, else of whole texts.
+    """The source of a domain, and the score of its validation documents (see `score_bins`).
 
-    Raises UserError where bins are missing or damaged, or in other tokens than the model's: with `strict` always, else
-    for chats.
+    Raises UserError where bins are missing or damaged, or with `strict` in other tokens than the model's.
     """
-    own = isinstance(model, OwnModel)
-    tok = model.tok if own and strict else tokenizer_of_bins(folder)
+    tok = model.tok if strict and isinstance(model, OwnModel) else tokenizer_of_bins(folder)
     data = Bin.open(folder, "val", tok)
-    if own and model.tok.sha256 == tok.sha256:
-        return data.source, score_documents(model.net, data.documents(), tok.byte_lengths(), prompts=data.prompts)
-    if data.prompts is not None:
-        raise UserError(f"{folder}: answers are scored in the tokens of its tokenizer ({tok.kind}) only")
-    return data.source, score_texts(model, [tok.decode(ids[1:-1]) for ids in data.documents()])
+    return data.source, score_bins(model, data, tok)
 
 
 def _open_models(

@@ -1,12 +1,28 @@
-"""Scores models on raw texts, each whole, in bits per byte."""
+"""Scores models on texts in bits per byte: raw ones, each whole, and those of bins."""
 
 from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 
-from nanogpt.evaluation.models import EvaluatedModel
-from nanogpt.model.score import Score, document_nats
+from nanogpt.data.tokens.bins import Bin
+from nanogpt.data.tokens.tokenizer import Tokenizer
+from nanogpt.evaluation.models import EvaluatedModel, OwnModel
+from nanogpt.model.score import Score, document_nats, score_documents
+from nanogpt.runtime.errors import UserError
+
+
+def score_bins(model: EvaluatedModel, data: Bin, tok: Tokenizer) -> Score:
+    """Score every document of bins in the tokens of `tok`, of conversations the answers alone, in fp32.
+
+    A model with other tokens reads the text of the documents in its own. Raises UserError for one where they are
+    conversations, and as `score_texts` does.
+    """
+    if isinstance(model, OwnModel) and model.tok.sha256 == tok.sha256:
+        return score_documents(model.net, data.documents(), tok.byte_lengths(), prompts=data.prompts)
+    if data.prompts is not None:
+        raise UserError(f"{data.source}: answers are scored in the tokens of its tokenizer ({tok.kind}) only")
+    return score_texts(model, [tok.decode(ids[1:-1]) for ids in data.documents()])
 
 
 def score_texts(model: EvaluatedModel, texts: Sequence[str]) -> Score:

@@ -24,10 +24,16 @@ def read_json(path: Path):
         raise UserError(f"{path}: damaged ({error}); write it again with `dvc repro --force`") from None
 
 
-def read_curve(path: Path) -> pd.DataFrame:
-    """The table of a CSV file. Raises UserError where there is none."""
+def read_curve(path: Path, *columns: str) -> pd.DataFrame:
+    """The table of a CSV file. Raises UserError where there is none, it is damaged, or one of `columns` is missing."""
     read_text(path)
-    return pd.read_csv(path)
+    try:
+        curve = pd.read_csv(path)
+    except ValueError as error:
+        raise UserError(f"{path}: damaged ({error}); write it again with `dvc repro --force`") from None
+    if missing := ", ".join(set(columns).difference(curve)):
+        raise UserError(f"{path} has no column {missing}; write it again with `dvc repro --force`")
+    return curve
 
 
 def read_validation(metrics: Path, stage: str) -> tuple[pd.DataFrame, float | None]:
@@ -37,6 +43,6 @@ def read_validation(metrics: Path, stage: str) -> tuple[pd.DataFrame, float | No
     per byte a nat per token is. Raises UserError where the stage has not run.
     """
     figures = read_json(metrics / f"{stage}.json")
-    curve = read_curve(metrics / f"{stage}-val.csv")
+    curve = read_curve(metrics / f"{stage}-val.csv", "step", "val_loss")
     bpb = curve.val_loss * (figures["val"]["bpb"] / figures["val"]["loss_nats"])
     return pd.DataFrame({"step": curve.step, "bpb": bpb}), figures.get("floor", {}).get("bpb")

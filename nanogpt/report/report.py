@@ -72,7 +72,7 @@ def report_page(metrics: Path, data: Path, also: Sequence[str] = ()) -> str:
         _scores_section(figures["evaluate"], manifests),
         _pairs_section(figures["evaluate"], manifests),
         _forgetting_section(metrics),
-        _samples_section(read_samples(samples, [manifest["source"] for manifest in manifests.values()])),
+        _samples_section(read_samples(samples, filter(None, map(_grammar_source, manifests.values())))),
         _speed_section(figures["benchmark"]),
         _commands_section(),
     ]
@@ -83,6 +83,12 @@ def report_page(metrics: Path, data: Path, also: Sequence[str] = ()) -> str:
         f"<style>{STYLE}</style>\n</head>\n<body>\n<main>\n<h1>{escape(title)}</h1>\n{''.join(sections)}</main>\n"
         "</body>\n</html>\n"
     )
+
+
+def _grammar_source(manifest: dict) -> str | None:
+    """The source of texts whose exact entropy is known, and none of whose characters were replaced."""
+    val = manifest["splits"]["val"]
+    return None if val["bits"] is None or val["replaced"] else manifest["source"]
 
 
 def _run_section(figures: dict, manifests: dict, machine: list[dict]) -> str:
@@ -171,11 +177,17 @@ def _forgetting_section(metrics: Path) -> str:
     file = metrics / "replay.csv"
     if not file.exists():
         return ""
-    rows = [{**row, "share": f"{row['replay']:.0%}"} for row in read_curve(file).to_dict("records")]
+    curve = read_curve(file, "replay", "pretrain_change", "finetune_bpb")
+    rows = [{**row, "share": f"{row['replay']:.0%}"} for row in curve.to_dict("records")]
     titles = "lost on the first text, bits per byte", "on the second text, bits per byte"
     picture = draw_points(rows, "pretrain_change", "finetune_bpb", "share", titles)
     return _section(
-        "Forgetting against adapting", _picture(picture, "By the share of the first text in fine-tuning (replay)")
+        "Forgetting against adapting",
+        _picture(
+            picture,
+            "By the share of the first text in fine-tuning (replay). Not of this run: as "
+            "`python -m stages.finetuning replay` has measured it last, at first on the default texts",
+        ),
     )
 
 

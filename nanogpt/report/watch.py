@@ -103,7 +103,8 @@ def find_run(folder: Path | None) -> Run:
 
 def draw_run(run: Run, width: int, height: int) -> str:
     """The run as text of `height` lines of `width` characters, more where the terminal is very low."""
-    train, val = _read_curve(run.train_file), _read_curve(run.val_file)
+    train = _read_curve(run.train_file, "step", "train_loss")
+    val = _read_curve(run.val_file, "step", "val_loss")
     head = [f"{run.stage or run.folder.parent.name}, {run.describe_state()} ({run.folder})"]
     head += textwrap.wrap(_describe_progress(run, train, val), width)
     sample = _describe_sample(run, width)
@@ -113,14 +114,17 @@ def draw_run(run: Run, width: int, height: int) -> str:
     return "\n".join([*head, *_draw_curves(train, val, width, max(CHART_LINES, rows)), *sample])
 
 
-def _read_curve(path: Path) -> pd.DataFrame:
-    text = path.read_text("utf-8") if path.exists() else ""
+def _read_curve(path: Path, *columns: str) -> pd.DataFrame:
     try:
-        return pd.read_csv(io.StringIO(text[: text.rfind("\n") + 1]))  # the last line may be half written
+        text = path.read_text("utf-8") if path.exists() else ""
+        curve = pd.read_csv(io.StringIO(text[: text.rfind("\n") + 1]))  # the last line may be half written
     except pd.errors.EmptyDataError:
-        return pd.DataFrame({"step": [], "loss": []})
+        return pd.DataFrame({column: [] for column in columns})
     except ValueError:
-        raise UserError(f"{path}: damaged, no curve can be read from it") from None
+        curve = pd.DataFrame()
+    if not set(columns).issubset(curve):
+        raise UserError(f"{path}: damaged, no curve can be read from it")
+    return curve
 
 
 def _describe_progress(run: Run, train: pd.DataFrame, val: pd.DataFrame) -> str:

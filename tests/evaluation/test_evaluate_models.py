@@ -21,6 +21,7 @@ from nanogpt.evaluation.examine import Examination, WrittenText, writing_figures
 from nanogpt.evaluation.models import OwnModel
 from nanogpt.evaluation.settings import EvaluateSettings
 from nanogpt.evaluation.text_score import score_texts
+from nanogpt.model.score import score_documents
 
 SOURCES = {"stories": stories.GRAMMAR, "abstracts": abstracts.GRAMMAR}
 SETTINGS = EvaluateSettings(pairs=3, texts=4)
@@ -94,6 +95,52 @@ def test_all_figures_and_the_page(generated, byte, tiny):
     assert f"## {source} (pretrain)" in page and page.count("| models/2 |") == 5
     assert f"| {first['bpb']:.3f} ± " in page and "First mistakes of models/1:" in page
     json.dumps(found.figures, allow_nan=False)
+
+
+@pytest.fixture
+def bins(tmp_path):
+    """Write a corpus of these documents, half of it for validation, and open it."""
+
+    def write(name: str, documents: list[Document], tok, **more) -> Domain:
+        folder = tmp_path / name.replace("/", "-")
+        folder.mkdir()
+        write_corpus(folder, Corpus(name, "MIT", lambda skipped: iter(documents), **more), tok, 0.5)
+        tok.save(folder / "tokenizer")
+        return open_domain(folder, "pretrain")
+
+    return write
+
+
+def test_of_conversations_the_answers_are_scored(bins, tiny, byte, char):
+    """In their own tokens: those of another tokenizer would begin elsewhere."""
+    documents = [Document(f"User: is {n} even?\n\nAssistant: {'no' if n % 2 else 'yes'}") for n in range(8)]
+    domain = bins("chats", documents, byte, chat=True)
+    assert domain.val.prompts is not None
+    own, other = (OwnModel(tiny(vocab_size=tok.vocab_size).eval(), tok) for tok in (byte, char))
+    found = evaluate_models({"own": own, "other": other}, {"pretrain": domain}, SETTINGS, seed=1)
+    score = score_documents(own.net, domain.val.documents(), byte.byte_lengths(), prompts=domain.val.prompts)
+    assert found.figures["own"]["pretrain"]["bpb"] == pytest.approx(score.bpb)
+    assert score.bpb != pytest.approx(score_texts(own, domain.texts).bpb, rel=0.01)
+    assert list(found.figures) == ["own"] and "answers are scored in the tokens" in found.notes[0]
+
+
+def test_texts_of_a_known_source_whose_characters_were_replaced(bins, tiny):
+    """Nothing that the grammar says of the true texts holds for these."""
+    rng = Random(2)
+    documents = [Document(*stories.GRAMMAR.draw(rng)) for _ in range(8)]
+    letters = "".join(sorted(set("".join(document.text for document in documents)) - {'"', "."}))
+    tok = train_tokenizer(TokenizerSettings("char", 0, "replace"), [letters])
+    domain = bins("stories", documents, tok, exact=True)
+    assert domain.source is None and domain.val.counts.replaced > 10
+    model = OwnModel(tiny(vocab_size=tok.vocab_size).eval(), tok)
+    found = evaluate_models({"m": model}, {"pretrain": domain}, SETTINGS, seed=1)
+    assert "pairs" not in found.figures["m"]["pretrain"] and "grammar" not in found.figures
+    assert f"one token for {domain.val.counts.replaced:,} characters that it lacks" in found.notes[0]
+
+
+def test_a_text_of_ones_own_with_the_name_of_a_source(bins, byte):
+    domain = bins("stories", [Document(f"a text of {n} words") for n in range(20)], byte)
+    assert domain.source is None and len(domain.texts) > 5
 
 
 def test_written_texts_are_counted():

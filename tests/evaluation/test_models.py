@@ -113,3 +113,12 @@ def test_what_cannot_be_opened(tmp_path, tiny, byte, foreign):
     (foreign / "neox" / "model.safetensors").write_bytes(b"x" * 100)
     with pytest.raises(UserError, match="neox: transformers cannot open this"):
         open_model(foreign / "neox")
+
+
+def test_a_text_ends_where_the_positions_do(foreign):
+    model = open_model(foreign / "gpt2")
+    (text,) = model.write("the cat", sampling(num_samples=1, max_tokens=100, temperature=0.0), seed=1)
+    tok = AutoTokenizer.from_pretrained(foreign / "gpt2")
+    assert len(tok.encode(text, add_special_tokens=False)) <= 16 - len(model.encode("the cat", end=False))
+    with pytest.raises(UserError, match="the prompt has 26 tokens, and this model reads 16 with the answer"):
+        model.write(" ".join(["cat"] * 25), sampling(num_samples=1), seed=1)

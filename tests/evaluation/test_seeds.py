@@ -226,6 +226,6 @@ def test_as_it_is_called(project):
     assert all(3 < loss < 7 for loss in losses) and len(set(losses)) > 3  # log(320) = 5.8, and hardly trained
     assert found["base"]["steps"] == found["equal_steps"]["steps"] == 12
     ratio = found["equal_steps"]["tokens_per_s"] / found["base"]["tokens_per_s"]
-    assert found["equal_time"]["steps"] == pytest.approx(12 * ratio, abs=0.51)
+    assert found["equal_time"]["steps"] == pytest.approx(max(2, 12 * ratio), abs=0.51)
     again = stage("--seeds", "2")
     assert (again.stdout, again.stderr) == (table, "")  # nothing was trained

@@ -36,6 +36,8 @@ AXE = """
   document.title = "axe " + found.passes.length + " " + JSON.stringify(all);
 });</script></body>"""
 
+VAL = {"documents": 600, "tokens": 88000, "bits": 1.0, "replaced": 0}
+
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory) -> Path:
@@ -50,7 +52,7 @@ def project(tmp_path_factory) -> Path:
     (metrics / "samples.md").write_text(PAGE)
     for role, source in (("pretrain", "stories"), ("finetune", "abstracts")):
         (folder / "data" / role).mkdir(parents=True)
-        manifest = {"source": source, "splits": {"train": {"documents": 59400, "tokens": 8765795}}}
+        manifest = {"source": source, "splits": {"train": {"documents": 59400, "tokens": 8765795}, "val": VAL}}
         (folder / "data" / role / "manifest.json").write_text(json.dumps(manifest))
     return folder
 
@@ -125,6 +127,10 @@ def test_other_runs_beside_it(project, tmp_path):
     assert first.count("this run") == second.count("this run") == 1
     assert f"<th scope='row'>{tmp_path}</th><td>0.250</td><td>25.0%</td><td>12,345</td>" in first
     assert str(tmp_path) not in second and page.count("<img ") == 6
+    for curve in ("", "step,loss\n1,2\n"):
+        (tmp_path / "pretrain-val.csv").write_text(curve)
+        with pytest.raises(UserError, match=rf"^--also {tmp_path}: its metrics are incomplete.*pretrain-val\.csv"):
+            report_page(project / "metrics", project / "data", [str(tmp_path)])
     del figures["steps"]
     (tmp_path / "pretrain.json").write_text(json.dumps(figures))
     with pytest.raises(

@@ -118,6 +118,7 @@ def test_where_there_is_no_run(inside):
 
 def test_a_damaged_curve(shown):
     folder = a_run()
-    (folder / "val.csv").write_text('step,val_loss\n1,"2\n3,4\n')
-    with pytest.raises(UserError, match=r"val\.csv: damaged"):
-        shown()
+    for content in (b'step,val_loss\n1,"2\n3,4\n', b"step\n1\n", b"\xff\xfe\n"):
+        (folder / "val.csv").write_bytes(content)
+        with pytest.raises(UserError, match=r"val\.csv: damaged"):
+            shown()
