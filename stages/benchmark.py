@@ -28,12 +28,16 @@ def main() -> None:
         flags.add_argument(flag, type=float, metavar="X", help=f"of plan: {text} (default: {defaults[flag]:g})")
     add_step_flags(flags, "bfloat16 adds its variants, float32 leaves them out")
     args = flags.parse_args()
+    flags.check_files(args)
     given = {flag: vars(args)[flag[2:].replace("-", "_")] for flag in plan}
     if args.what == "plan":
+        if unused := [flag for flag in flags.changes(args) if flag not in {*plan, "--what"}] + ["--out"] * bool(
+            args.out
+        ):
+            flags.error(f"{unused[0]} is not of --what plan")
         return _print_plan(flags, *(defaults[flag] if value is None else value for flag, value in given.items()))
     if unused := [flag for flag, value in given.items() if value is not None]:
         flags.error(f"{unused[0]} is of --what plan")
-    flags.check_files(args)
     from nanogpt.benchmark.decoding import measure_decoding
     from nanogpt.benchmark.settings import BenchmarkSettings
     from nanogpt.benchmark.training_speed import format_figures, format_table, measure_training, save_charts

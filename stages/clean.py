@@ -1,11 +1,11 @@
-"""List saved states of unfinished runs in .work, and with --remove delete them."""
+"""List saved states of unfinished runs in .work, and shards of a day ago or older; with --remove delete them."""
 
 from nanogpt.runtime import process
 from nanogpt.runtime.cli import Flags
 
 
 def main() -> None:
-    """Print a line for each run that no process is using: folder, MiB, days since it was last written."""
+    """Print a line for each folder that no process is using: its MiB, and the days since it was last written."""
     flags = Flags(__doc__)
     flags.add_argument("--remove", action="store_true", help="delete them; those runs cannot be resumed then")
     args = flags.parse_args()

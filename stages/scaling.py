@@ -44,8 +44,8 @@ def main() -> None:
         figures = _measure_prepare(args.path)
     print(pd.Series(figures).to_string())
     if args.out:
-        path = f" --path {args.path}" if args.path else ""
-        run = {"machine": describe_processor(), "command": f"python -m stages.scaling {args.what}{path}"}
+        given = "".join(f" {flag} {vars(args)[flag[2:]]}" for flag in flags.changes(args) if flag != "--what")
+        run = {"machine": describe_processor(), "command": f"python -m stages.scaling {args.what}{given}"}
         group = GROUPS[args.what]
         write_metrics(args.out, known | {group: known.get(group, {}) | figures | run})
 

@@ -15,6 +15,9 @@ class BadSetting(UserError):
         super().__init__(f"{key} = {shorten(repr(value))}: {reason}; {remedy}")
         self.key, self.value, self.reason, self.remedy = key, value, reason, remedy
 
+    def __reduce__(self) -> tuple:  # so that a process can hand it to another
+        return BadSetting, (self.key, self.value, self.reason, self.remedy)
+
     def inside(self, section: str) -> "BadSetting":
         """Return the same error with its key prefixed by the section around it."""
         return BadSetting(f"{section}.{self.key}", self.value, self.reason, self.remedy)

@@ -14,7 +14,7 @@ def read_metrics(path: Path | str) -> dict:
     except ValueError:
         found = None
     if not isinstance(found, dict):
-        raise UserError(f"{path} is not a file of figures in JSON; choose another --out")
+        raise UserError(f"{path} is not a file of figures in JSON; write it again, or choose another --out")
     return found
 
 

@@ -14,6 +14,7 @@ RESUMABLE_STAGES = ("pretrain", "lora-finetune")
 DONE = "done"  # file in the folder of a run whose outs are complete; holds the path of the dvc.lock to record it
 TRAIN_LOG, VAL_LOG, SAMPLES_LOG = "train.csv", "val.csv", "samples.jsonl"  # files of a run that goes on
 OLD_DAYS = 14
+SHARDS_DAYS = 1
 
 
 def work_root() -> Path:
@@ -52,11 +53,16 @@ def remove_committed_runs() -> None:
 
 
 def list_leftovers(days: float = 0) -> list[tuple[Path, int, float]]:
-    """List folders of runs that no process holds or has written to for `days`: (path, bytes, age in days)."""
+    """List folders of runs that no process holds or has written to for `days`: (path, bytes, age in days).
+
+    Also shards of a text whose bins were never written, after SHARDS_DAYS at least, as no process holds them all.
+    """
     found = []
-    for folder in run_folders():
+    folders = dict.fromkeys(run_folders(), days)
+    folders |= dict.fromkeys(sorted(work_root().glob("prepare/*")), max(days, SHARDS_DAYS))
+    for folder, days in folders.items():
         with contextlib.suppress(FileNotFoundError):  # another process writes there, or deletes it
-            files = [path.lstat() for path in folder.iterdir()]
+            files = [path.lstat() for path in folder.rglob("*")]
             age = (time.time() - max([folder.stat().st_mtime, *(file.st_mtime for file in files)])) / 86400
             if age >= days and not locks.is_held(folder):
                 found.append((folder, sum(file.st_size for file in files), age))
@@ -71,5 +77,5 @@ def run_folders() -> list[Path]:
 def warn_of_old_runs() -> None:
     """Print to stderr how many MiB the runs hold that no process has written to for OLD_DAYS days."""
     if old := list_leftovers(OLD_DAYS):
-        found = f"runs of more than {OLD_DAYS} days ago, {sum(size for _, size, _ in old) / 2**20:,.0f} MiB"
+        found = f"runs and shards of more than {OLD_DAYS} days ago, {sum(size for _, size, _ in old) / 2**20:,.0f} MiB"
         print(f".work holds {found}; `python -m stages.clean` lists and removes them", file=sys.stderr)

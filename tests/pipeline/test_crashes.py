@@ -8,7 +8,7 @@ import pytest
 from clone import Clone
 from torture import LONGEST, TRAININGS, Kill, Reference, Run, Toll, disturb, processes, processes_left, results, saved
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 STAGES = ("prepare@pretrain", "prepare@finetune", "pretrain", "lora-finetune", "merge", "sample")
 

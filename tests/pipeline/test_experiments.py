@@ -8,7 +8,7 @@ import time
 import pytest
 from clone import Clone, stages_run
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 SECONDS = 180
 
 

@@ -26,7 +26,7 @@ def test_what_a_person_waits_for():
     assert figures["over_engine_32"] == pytest.approx(
         figures["server_32_tokens_per_s"] / figures["engine_32_tokens_per_s"]
     )
-    assert 0 < figures["streamed_over_engine_32"] < 2 and 0 < figures["over_engine_32"] < 2
+    assert figures["streamed_over_engine_32"] > 0 and figures["over_engine_32"] > 0
 
 
 @pytest.mark.slow

@@ -92,7 +92,7 @@ def test_a_second_ctrl_c_does_not_wait_for_the_step():
     process.send_signal(signal.SIGINT)
     assert process.stderr.readline().startswith("stopping after this step")
     process.send_signal(signal.SIGINT)
-    out, _ = process.communicate(timeout=5)  # the step takes ten seconds
+    out, _ = process.communicate(timeout=9)  # the step takes ten seconds
     assert process.returncode == 130
     assert "saved" not in out
 
@@ -148,7 +148,8 @@ SHELL = ["-c", PARENT, "sh", "-c", '"$0" "$@"; true', sys.executable, "-c", STEP
 def test_a_stage_ends_when_its_parent_is_killed(words, env):
     """Started by dvc through a shell, or launched by a series of seeds."""
     process = start(sys.executable, *words, **env)
-    time.sleep(1)  # until the child knows its parent
+    while process.stdout.readline() != "3\n":  # the child runs, and knows its parent
+        pass
     process.kill()
     out, err = process.communicate(timeout=20)  # ends when the child has closed the pipes
     assert out.endswith("saved\n")

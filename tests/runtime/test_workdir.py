@@ -77,4 +77,16 @@ def test_old_leftovers_are_listed(inside, capsys):
     ((found, n_bytes, age),) = list_leftovers(days=14)
     assert found.samefile(folder) and n_bytes == 1000 and 19.9 < age < 20.1
     warn_of_old_runs()
-    assert ".work holds runs of more than 14 days ago" in capsys.readouterr().err
+    assert ".work holds runs and shards of more than 14 days ago" in capsys.readouterr().err
+
+
+def test_shards_of_a_text_that_was_never_finished_are_listed(inside):
+    """Not of today: no process holds them all."""
+    shard = work_folder("prepare", "shards", {}) / "000000"
+    shard.mkdir()
+    (shard / "tokens.npy").write_bytes(b"x" * 500)
+    assert list_leftovers() == []
+    for path in (shard / "tokens.npy", shard, shard.parent):
+        os.utime(path, (time.time() - 2 * 86400,) * 2)
+    ((found, n_bytes, _),) = list_leftovers()
+    assert found.samefile(shard.parent) and n_bytes >= 500

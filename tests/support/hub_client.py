@@ -77,9 +77,9 @@ def joined(count: int) -> list[str]:
 
 
 def environment(endpoint: str, home: Path, **more: str) -> dict[str, str]:
-    """Of a process that talks to `endpoint` only and shares no cache; a second without an answer is too long."""
+    """Of a process that talks to `endpoint` only and shares no cache; two seconds without an answer are too long."""
     env = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "DVC_"))}
-    env |= {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_DOWNLOAD_TIMEOUT": "1", "OMP_NUM_THREADS": "1"}
+    env |= {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_DOWNLOAD_TIMEOUT": "2", "OMP_NUM_THREADS": "1"}
     return env | {"PYTHONPATH": str(ROOT)} | more
 
 
