@@ -13,7 +13,7 @@ repro: install
 	dvc repro $(TARGET)
 
 test: install
-	pytest -n 3 --dist loadfile --no-loadscope-reorder
+	pytest -n 4 --dist loadfile --no-loadscope-reorder
 
 quick: install
 	pytest -m "not slow"

@@ -40,6 +40,16 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.path not in slow)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def shared_compiler_cache(tmp_path_factory):
+    """Let torch's compiler try out this machine once for all tests: with a new cache it takes half a minute."""
+    base = tmp_path_factory.getbasetemp()
+    folder = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(folder / "compiled"))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def restore_torch_settings():
     """Undo what training sets in torch (threads, precision of products, denormals), so that no test sees another's."""

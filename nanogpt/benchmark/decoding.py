@@ -24,7 +24,7 @@ from nanogpt.inference.engine import Engine
 from nanogpt.inference.products import WeightDtype, fastest, pack, supported
 from nanogpt.inference.settings import Sampling
 from nanogpt.inference.threads import ThreadChoice
-from nanogpt.model.build import build_model
+from nanogpt.model.build import build_model, shapes_alone
 from nanogpt.model.config import ModelConfig
 from nanogpt.training.optimizer import build_adamw
 from nanogpt.training.step import update
@@ -133,7 +133,7 @@ def write_with_transformers(model: nn.Module, dtype: WeightDtype, prompts: Calla
 
 def weight_bytes(config: ModelConfig, dtype: WeightDtype) -> int:
     """Bytes of the weights that are read for every token: all matrices, but one row of an embedding."""
-    with torch.device("meta"):
+    with shapes_alone():
         model = build_model(config)
     sizes = [module.weight.numel() for module in model.modules() if isinstance(module, nn.Linear)]
     width = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}[dtype]

@@ -13,9 +13,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
-from nanogpt.model.build import build_model, model_class
+from nanogpt.model.build import build_model, model_class, shapes_alone
 from nanogpt.model.config import ModelConfig
 from nanogpt.runtime.errors import UserError, shorten
 
@@ -115,7 +114,7 @@ def build_with_weights(config: ModelConfig, tensors: dict[str, Tensor], path: Pa
     if layers != config.n_layer:
         sizes = f"{layers} layers, but the config says {config.n_layer}"
         raise UserError(f"{path} has weights of {sizes}; they do not belong together")
-    with torch.device("meta"), SkipInit():
+    with shapes_alone():
         model = build_model(config)
     embedding = names.embedding + ".weight"
     if config.tie_embeddings:
@@ -129,13 +128,6 @@ def build_with_weights(config: ModelConfig, tensors: dict[str, Tensor], path: Pa
     if config.tie_embeddings:
         model.lm_head.weight = model.get_parameter(embedding)
     return model
-
-
-class SkipInit(TorchFunctionMode):
-    """Skips the random initialisation of nn.Embedding, for which torch would import its compiler: a second."""
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        return None if getattr(func, "__name__", "") == "normal_" else func(*args, **(kwargs or {}))
 
 
 def _check_shapes(state: dict[str, Tensor], wanted: dict[str, Tensor], path: Path) -> None:

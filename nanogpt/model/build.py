@@ -1,9 +1,12 @@
 """Builds a model of either architecture, and counts its parameters and operations."""
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from nanogpt.model.config import ModelConfig, ModelSettings
 from nanogpt.model.gpt2 import GPT2
@@ -21,6 +24,20 @@ def model_class(config: ModelSettings) -> type[LanguageModel]:
 def build_model(config: ModelConfig) -> nn.Module:
     """Build a model of that shape with random weights from torch's generator, in fp32 on the default device."""
     return model_class(config)(config)
+
+
+class _DrawNothing(TorchFunctionMode):
+    """Skips drawing initial weights, for which torch would import its compiler on the meta device: a second or two."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        return None if getattr(func, "__name__", "") == "normal_" else func(*args, **(kwargs or {}))
+
+
+@contextlib.contextmanager
+def shapes_alone() -> Iterator[None]:
+    """Let models that are built in the block have parameters of the right shapes, and no memory for them."""
+    with torch.device("meta"), _DrawNothing():
+        yield
 
 
 def new_model(settings: ModelSettings, vocab_size: int, seed: int) -> nn.Module:
@@ -45,7 +62,7 @@ def model_flops(config: ModelConfig, tokens: int) -> float:
     6 for each weight of a matrix product and token, and 12 * layers * block * width a token for attention
     (Chowdhery et al. 2022, https://arxiv.org/abs/2204.02311, appendix B).
     """
-    with torch.device("meta"):
+    with shapes_alone():
         model = build_model(config)
     weights = sum(module.weight.numel() for module in model.modules() if isinstance(module, nn.Linear))
     return tokens * (6.0 * weights + 12.0 * config.n_layer * config.block_size * config.n_embd)

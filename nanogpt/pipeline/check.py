@@ -15,7 +15,7 @@ from nanogpt.hardware.compilation import check_compiler
 from nanogpt.hardware.device import choose_device
 from nanogpt.lora.attach import check_adapter
 from nanogpt.lora.settings import LoraSettings
-from nanogpt.model.build import build_model, model_config
+from nanogpt.model.build import build_model, model_config, shapes_alone
 from nanogpt.model.config import ModelSettings
 from nanogpt.pipeline.sections import SECTIONS
 from nanogpt.report.plots_page import write_plots_page
@@ -95,5 +95,5 @@ def _check_models(
     if device.type == "cpu":
         check_minimum(config, train.batch_size)
         check_minimum(config, lora.batch_size, "lora", frozen=lora.kind != "full")
-    with torch.device("meta"):
+    with shapes_alone():
         check_adapter(build_model(replace(config, n_layer=1)), lora)

@@ -8,7 +8,7 @@ from torch import nn
 
 from nanogpt.hardware import memory
 from nanogpt.model.attention import MATMUL_UP_TO
-from nanogpt.model.build import build_model, count_parameters
+from nanogpt.model.build import build_model, count_parameters, shapes_alone
 from nanogpt.model.config import ModelConfig
 from nanogpt.model.loss import KEPT_BYTES
 from nanogpt.runtime.errors import BadSetting, UserError
@@ -81,7 +81,7 @@ def estimate_training_mib(model: nn.Module, batch_size: int, dtype: torch.dtype)
 def _count_weights(config: ModelConfig) -> int:
     """Number of parameters of a shape, without memory for them and without building each layer."""
     try:
-        with torch.device("meta"):
+        with shapes_alone():
             one, two = (count_parameters(build_model(replace(config, n_layer=n))) for n in (1, 2))
     except (RuntimeError, TypeError, OverflowError):  # a tensor of more than 2^63 bytes
         return 2**63

@@ -112,7 +112,7 @@ def kill_experiment(clone: Clone) -> None:
     end = time.monotonic() + LONGEST
     while not (saved(clone.folder, "pretrain") and (running := processes(clone.folder, "stages.pretrain"))):
         assert time.monotonic() < end, statuses(clone)
-        time.sleep(0.02)
+        time.sleep(0.1)  # looking at all processes takes a core
     for process in processes(clone.folder, "exec-run") + running:
         process.kill()
 
@@ -122,7 +122,7 @@ def finish(clone: Clone) -> None:
     end = time.monotonic() + LONGEST
     while processes(clone.folder):
         assert time.monotonic() < end, statuses(clone)
-        time.sleep(0.2)
+        time.sleep(0.5)
 
 
 def statuses(clone: Clone) -> list[str]:
