@@ -71,7 +71,8 @@ def evaluate_models(
     Figures of a model and domain: `bpb` (bits per byte, ends of texts counted), its change against the first model on
     the same texts, `bytes_per_token`, and `unknown_characters` where the tokenizer lacks some. Where the grammar is
     known also `pairs` (accuracy by phenomenon, see `Examination`), and of models of ours `kl_bits` and
-    `grammatical_share`. `…_ci95` is half of a 95% interval.
+    `grammatical_share`. `…_ci95` is half of a 95% interval, of shares the distance to
+    its farther end.
     """
     found = Evaluation()
     for domain_name, domain in domains.items():

@@ -12,7 +12,11 @@ Rows = Mapping[str, dict]  # the figures of each model
 
 def markdown_page(found: Evaluation, domains: Mapping[str, Domain]) -> str:
     """Write tables of figures for each domain, what was left out, and examples of mistakes."""
-    lines = ["# Evaluation", "", "After ± is half of the 95% confidence interval."]
+    lines = [
+        "# Evaluation",
+        "",
+        "After ± is half of the 95% confidence interval; of a share, how far its farther end is.",
+    ]
     for name, domain in domains.items():
         rows = {model: by_domain[name] for model, by_domain in found.figures.items() if name in by_domain}
         lines += ["", f"## {domain.title}", "", f"{len(domain.texts):,} texts.", *_text_table(rows)]

@@ -38,9 +38,8 @@ def run_tasks(models: dict[str, EvaluatedModel], tasks: Sequence[str]) -> dict[s
                     "hf", options, tasks=list(tasks), device="cpu", task_manager=manager, bootstrap_iters=0
                 )
             except (OSError, ValueError, RuntimeError, DatasetsError) as error:
-                raise UserError(
-                    f"--harness {','.join(tasks)}: {path} cannot be asked ({shorten(error, 600)})"
-                ) from None
+                what = f"{type(error).__name__}: {shorten(error, 600)}"
+                raise UserError(f"--harness {','.join(tasks)}: no answers of {path} ({what})") from error
         found[path] = {task: _figures(row) for task, row in results["results"].items()}
     return found
 

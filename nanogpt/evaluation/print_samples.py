@@ -39,7 +39,8 @@ def converse(writer: Writer, settings: SampleSettings, seed: int) -> None:
     """Ask for prompts until an empty line, and write after each as it comes.
 
     Where the model has a chat template, it answers, and sees the conversation so far; elsewhere it continues each
-    prompt. A prompt with characters that the tokenizer lacks is asked for again.
+    prompt. A prompt with characters that the tokenizer lacks is asked for again. Raises UserError for one that is not
+    UTF-8.
     """
     history: list[dict[str, str]] = []
     number = 0
@@ -59,13 +60,12 @@ def converse(writer: Writer, settings: SampleSettings, seed: int) -> None:
 
 
 def _ask(question: str) -> str:
-    while True:
-        try:
-            return input(question)
-        except EOFError:
-            return ""
-        except UnicodeDecodeError:
-            print("error: that was not UTF-8; write it again", file=sys.stderr)
+    try:
+        return input(question)
+    except EOFError:
+        return ""
+    except UnicodeDecodeError:
+        raise UserError("what was written is not UTF-8; write it again") from None
 
 
 def _print(writer: Writer, text: Text) -> None:

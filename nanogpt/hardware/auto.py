@@ -55,14 +55,14 @@ def resolve_auto(device: str, dtype: Dtype, threads: int | str, compile_mode: Co
     )
 
 
-def describe_machine() -> dict[str, str]:
-    """List what else can change the bits of a result between two machines."""
+def describe_machine(device: torch.device) -> dict[str, str]:
+    """List what else can change the bits of a result between two machines that compute on `device`."""
     return {
         "processor": processor_name(),
         "instruction set": instruction_set(),
         "system": f"{platform.system()} {platform.machine()}, {' '.join(platform.libc_ver())}".strip(", "),
         "python": platform.python_version(),
         "torch": str(torch.__version__),
-        **({"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}),
+        **({"gpu": torch.cuda.get_device_name()} if device.type == "cuda" else {}),
         **{key: os.environ[key] for key in sorted(os.environ) if key.startswith(("MKL_", "ONEDNN_", "DNNL_"))},
     }

@@ -250,7 +250,9 @@ async def _stream(job: Job, answer: Answer, news: list, send: Send) -> None:
         return
     except ClientDisconnect:
         text = ""
-    await send({"type": "http.response.body", "body": text.encode()})
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(READ_SECONDS):
+            await send({"type": "http.response.body", "body": text.encode()})
 
 
 async def _end_with_client(job: Job, receive: Receive) -> None:

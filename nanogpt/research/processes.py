@@ -112,7 +112,7 @@ def _repeat(build: Build, settings: BenchmarkSettings, rank: int, count: int, po
 def _join(build: Build, settings: BenchmarkSettings, rank: int, count: int, port: int) -> Step:
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
     os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
-    _joined.enter_context(process_group.join(TIMEOUT_S))
+    _joined.enter_context(process_group.join(TIMEOUT_S, CPU))
     configure_torch("auto")
     return build(settings)
 

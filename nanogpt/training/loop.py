@@ -97,7 +97,7 @@ def train(
     elif count > 1:
         loss_of = average_gradients(model, loss_of, getattr(torch, settings.exchange_dtype))
     record, best = _restore_checkpoint(model, optimizer, local, run, settings.keep)
-    record.add_machine(describe_machine() | asdict(setup))
+    record.add_machine(describe_machine(device) | asdict(setup))
     if not record.max_steps:
         record.max_steps = settings.max_steps
         if settings.max_minutes:

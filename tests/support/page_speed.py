@@ -64,6 +64,8 @@ def drawn_s(page: str, ready: str) -> float:
 
 def main() -> None:
     """Measure both pages and write the figures."""
+    import torch
+
     from nanogpt.hardware.auto import describe_machine
 
     report = (ROOT / "metrics" / "report.html").read_text("utf-8")
@@ -73,7 +75,7 @@ def main() -> None:
         plots = Path(folder, "index.html").read_text("utf-8")
     charts = (ROOT / "dvc.yaml").read_text().partition("\nplots:\n")[2].count("\n  - ") + 1
     figures = {
-        "machine": ", ".join(f"{key} {value}" for key, value in describe_machine().items()),
+        "machine": ", ".join(f"{key} {value}" for key, value in describe_machine(torch.device("cpu")).items()),
         "command": "python tests/support/page_speed.py",
         "report_mib": len(report.encode()) / 2**20,
         "report_drawn_s": _median(report, "[...document.images].every(image => image.complete)"),
