@@ -39,9 +39,9 @@ def open_writers(
     Without a checkpoint each adapter is put on the base that it names, and without both it is the pipeline's model.
     Raises UserError for models that cannot be read, and for two of one name.
     """
-    models = [] if adapters and not checkpoint else [(checkpoint or MERGED, None)]
+    models = [] if adapters and not checkpoint else [(checkpoint, None)]
     models += [(checkpoint, find_adapter(adapter)) for adapter in adapters]
-    names = [Path(adapter or path).resolve().name for path, adapter in models]
+    names = [Path(adapter or path or MERGED).resolve().name for path, adapter in models]
     if twice := {name for name in names if names.count(name) > 1}:
         raise UserError(f"two models are called {', '.join(sorted(twice))}; rename the folder of one")
     return {name: open_writer(*model, dtype) for name, model in zip(names, models, strict=True)}

@@ -33,6 +33,12 @@ def test_the_address(alone):
         listen("192.0.2.1", 0)
 
 
+def test_the_pipelines_model_before_the_pipeline_made_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"models/merged does not exist; make it with `dvc repro merge`, or name a model"):
+        open_writers(None, [], "auto")
+
+
 def test_two_models_of_one_name(folders):
     with pytest.raises(UserError, match="two models are called adapter; rename"):
         open_writers(None, [folders["adapter"]] * 2, "auto")
