@@ -35,7 +35,7 @@ def test_the_address(alone):
 
 def test_the_pipelines_model_before_the_pipeline_made_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=r"models/merged does not exist; make it with `dvc repro merge`, or name a model"):
+    with pytest.raises(UserError, match=r"models/merged does not exist; make it with `dvc repro merge`"):
         open_writers(None, [], "auto")
 
 
