@@ -12,7 +12,7 @@ from nanogpt.data.tokens.bins import Bin, tokenizer_of_bins
 from nanogpt.data.tokens.tokenizer import Tokenizer
 from nanogpt.evaluation.copies import longest_copies
 from nanogpt.evaluation.examine import Examination, WrittenText, writing_figures
-from nanogpt.evaluation.grammar.phenomena import GRAMMARS
+from nanogpt.evaluation.grammar.phenomena import known_source
 from nanogpt.evaluation.models import EvaluatedModel, OwnModel
 from nanogpt.evaluation.settings import EvaluateSettings
 from nanogpt.evaluation.text_score import score_bins, score_texts, unknown_characters
@@ -56,8 +56,7 @@ def open_domain(folder: Path | str, role: str) -> Domain:
     tok = tokenizer_of_bins(folder)
     val = Bin.open(folder, "val", tok)
     title, texts = f"{val.source} ({role})", [tok.decode(ids[1:-1]) for ids in val.documents()]
-    # A source of files may have the name of a built-in one; and a grammar does not draw characters that were replaced.
-    if val.source not in GRAMMARS or val.counts.bits is None or val.counts.replaced:
+    if not known_source(val.source, val.counts.bits, val.counts.replaced):
         return Domain(title, texts, tok, val)
     train = Bin.open(folder, "train", tok).tokens[:COMPARED]
     return Domain(title, texts, tok, val, val.source, train, val.counts.bits / val.counts.bytes)
@@ -71,8 +70,7 @@ def evaluate_models(
     Figures of a model and domain: `bpb` (bits per byte, ends of texts counted), its change against the first model on
     the same texts, `bytes_per_token`, and `unknown_characters` where the tokenizer lacks some. Where the grammar is
     known also `pairs` (accuracy by phenomenon, see `Examination`), and of models of ours `kl_bits` and
-    `grammatical_share`. `…_ci95` is half of a 95% interval, of shares the distance to
-    its farther end.
+    `grammatical_share`. `…_ci95` is half of a 95% interval, and of shares the distance to its farther end.
     """
     found = Evaluation()
     for domain_name, domain in domains.items():

@@ -5,13 +5,13 @@ from math import inf
 from typing import Annotated, Literal
 
 from nanogpt.inference.products import WeightDtype
-from nanogpt.runtime.ranges import CheckedSettings, PositiveInt, Require
+from nanogpt.runtime.ranges import CheckedSettings, PositiveInt, Require, is_unicode
 
 NOT_A_SHARE = "not between 0 and 1"
 Texts = Annotated[
     list[str],
     Require(all, "a text is empty", "write some, or remove it"),
-    Require(lambda texts: all(map(_is_unicode, texts)), "a text is not in UTF-8", "write it again"),
+    Require(lambda texts: all(map(is_unicode, texts)), "a text is not in UTF-8", "write it again"),
 ]
 
 
@@ -47,8 +47,3 @@ class SampleSettings(Sampling):
 
     dtype: WeightDtype | Literal["auto"]
     prompts: Annotated[Texts, Require(len, "names no prompt", 'write at least one, like ["Once upon a time"]')]
-
-
-def _is_unicode(text: str) -> bool:
-    """Whether a text has no half of a surrogate pair, which is what a terminal's other bytes become."""
-    return not any("\ud800" <= letter <= "\udfff" for letter in text)

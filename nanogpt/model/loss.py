@@ -62,6 +62,11 @@ def _tokens_at_once(w: Tensor) -> int:
     return max(1, KEPT_BYTES // (len(w) * w.itemsize))
 
 
+def count_learned(targets: Tensor) -> int:
+    """How many of the targets, int64, are learned."""
+    return int((targets != IGNORED).sum())
+
+
 class FusedLoss(torch.autograd.Function):
     """Mean cross entropy of a linear head, with its gradients computed in the forward pass.
 

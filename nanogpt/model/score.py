@@ -13,7 +13,7 @@ from torch import nn
 from nanogpt.data.tokens.batches import Windows
 from nanogpt.data.tokens.bins import Bin
 from nanogpt.hardware import process_group
-from nanogpt.model.loss import IGNORED
+from nanogpt.model.loss import IGNORED, count_learned
 from nanogpt.runtime.errors import UserError
 
 BATCH_TOKENS = 2048  # scored at once: more are no faster on two cores and need more memory than training
@@ -187,7 +187,7 @@ def validate(model: nn.Module, windows: Windows, batches: int, batch_size: int) 
     sums = torch.zeros(batches, 2, dtype=torch.float64)  # of losses, and how many
     for i in range(process_group.rank(), batches, process_group.size()):
         ids, targets = windows.batch(i, batch_size)
-        sums[i, 1] = (targets != IGNORED).sum()
+        sums[i, 1] = count_learned(targets)
         sums[i, 0] = model(ids.to(device), targets.to(device)).item() * sums[i, 1]
     nats, learned = process_group.total(sums).sum(0).tolist()
     return nats / max(1.0, learned)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 
+from nanogpt.evaluation.grammar.phenomena import known_source
 from nanogpt.report.charts import STAGES, draw_bars, draw_curves, draw_points
 from nanogpt.report.compared import differing_settings, open_run
 from nanogpt.report.figures import read_curve, read_json, read_text, read_validation
@@ -62,6 +63,8 @@ def report_page(metrics: Path, data: Path, also: Sequence[str] = ()) -> str:
     }
     manifests = {role: read_json(data / role / "manifest.json") for role in ROLES}
     samples = read_text(metrics / "samples.md")
+    counts = [(manifest["source"], manifest["splits"]["val"]) for manifest in manifests.values()]
+    known = [source for source, val in counts if known_source(source, val["bits"], val["replaced"])]
     sections = [
         _run_section(figures, manifests, read_json(metrics / "pretrain-machine.json")),
         _picture(
@@ -72,7 +75,7 @@ def report_page(metrics: Path, data: Path, also: Sequence[str] = ()) -> str:
         _scores_section(figures["evaluate"], manifests),
         _pairs_section(figures["evaluate"], manifests),
         _forgetting_section(metrics),
-        _samples_section(read_samples(samples, filter(None, map(_grammar_source, manifests.values())))),
+        _samples_section(read_samples(samples, known)),
         _speed_section(figures["benchmark"]),
         _commands_section(),
     ]
@@ -83,12 +86,6 @@ def report_page(metrics: Path, data: Path, also: Sequence[str] = ()) -> str:
         f"<style>{STYLE}</style>\n</head>\n<body>\n<main>\n<h1>{escape(title)}</h1>\n{''.join(sections)}</main>\n"
         "</body>\n</html>\n"
     )
-
-
-def _grammar_source(manifest: dict) -> str | None:
-    """The source of texts whose exact entropy is known, and none of whose characters were replaced."""
-    val = manifest["splits"]["val"]
-    return None if val["bits"] is None or val["replaced"] else manifest["source"]
 
 
 def _run_section(figures: dict, manifests: dict, machine: list[dict]) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from nanogpt.runtime import process
 from nanogpt.runtime.errors import BadSetting, UserError
-from nanogpt.runtime.ranges import check_value
+from nanogpt.runtime.ranges import check_value, is_unicode
 from nanogpt.runtime.yaml_file import describe_line, find_value, read_yaml, to_plain
 
 PATH = Path("params.yaml")
@@ -125,7 +125,7 @@ def _convert_scalar(value: object, kind: type, key: str) -> object:
         raise BadSetting(key, value, *WANTED[kind])
     if kind is float and not math.isfinite(value):
         raise BadSetting(key, value, "not a finite number", "write an ordinary number")
-    if kind is str and any(letter == "\0" or "\ud800" <= letter <= "\udfff" for letter in value):
+    if kind is str and ("\0" in value or not is_unicode(value)):
         raise BadSetting(key, value, "it holds a code that is not a character", "write it again")
     return value
 

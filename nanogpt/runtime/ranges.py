@@ -30,6 +30,11 @@ def check_value(key: str, kind: Any, value: object) -> None:
             raise BadSetting(key, value, require.reason, require.remedy)
 
 
+def is_unicode(text: str) -> bool:
+    """Whether a text has no half of a surrogate pair, which is what a terminal's other bytes become."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
 PositiveInt = Annotated[int, Require(lambda n: n >= 1, "must be at least 1", "choose a positive whole number")]
 Dropout = Annotated[float, Require(lambda p: 0 <= p < 1, "not a probability below 1", "choose 0.0 to 0.5")]
 CORES = Require(lambda n: 1 <= n <= 4096, "not between 1 and 4096", "choose auto or a number of cores")

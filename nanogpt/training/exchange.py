@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from nanogpt.hardware import process_group
-from nanogpt.model.loss import IGNORED
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 BUCKET_MB = 25  # of gradients that are sent together; torch's default
@@ -60,11 +59,6 @@ def own_rows(ids: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """This process's rows of a batch, (B, T) int64 each."""
     count, number = process_group.size(), process_group.rank()
     return ids.tensor_split(count)[number], targets.tensor_split(count)[number]
-
-
-def count_learned(targets: Tensor) -> int:
-    """How many of the targets, int64, are learned."""
-    return int((targets != IGNORED).sum())
 
 
 class LocalSteps:

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from nanogpt.hardware import process_group
 from nanogpt.hardware.compilation import compile_cached
 from nanogpt.hardware.device import autocast
-from nanogpt.model.loss import head_loss
-from nanogpt.training.exchange import Loss, count_learned, gradients_stay, own_rows
+from nanogpt.model.loss import count_learned, head_loss
+from nanogpt.training.exchange import Loss, gradients_stay, own_rows
 from nanogpt.training.optimizer import Optimizer
 
 

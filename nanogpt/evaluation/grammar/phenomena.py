@@ -35,3 +35,11 @@ GRAMMARS: dict[str, tuple[Grammar, Phenomena]] = {
     "stories": (stories.GRAMMAR, STORIES),
     "abstracts": (abstracts.GRAMMAR, ABSTRACTS),
 }
+
+
+def known_source(source: str, bits: float | None, replaced: int) -> str | None:
+    """The built-in source whose grammar drew texts as they are, or None; `bits` and `replaced` as in `bins.Counts`.
+
+    A source of files may have the name of a built-in one, and no grammar draws characters that were replaced.
+    """
+    return source if source in GRAMMARS and bits is not None and not replaced else None
