@@ -1,11 +1,13 @@
 """Matrix products with a constant weight, packed once in the number format that is read fastest."""
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from nanogpt.inference.compiled import CompiledProduct, library
 
 WeightDtype = Literal["float32", "bfloat16", "float16", "int8"]
 Product = Callable[[Tensor], Tensor]  # x (N, in) to x W' + b (N, out), fp32
@@ -24,6 +26,8 @@ def pack(weight: Tensor, bias: Tensor | None, dtype: WeightDtype) -> Product:
     if weight.device.type != "cpu":
         stored = weight.clone() if dtype == "float32" else weight.bfloat16()
         return lambda x: _add(F.linear(x.to(stored.dtype), stored).float(), bias)
+    if library():
+        return CompiledProduct(weight, bias, dtype)
     if dtype == "int8" and weight.numel() < MIN_INT8_WEIGHTS:
         dtype = "float16"
     return PACKERS[dtype](weight, bias)
@@ -31,6 +35,8 @@ def pack(weight: Tensor, bias: Tensor | None, dtype: WeightDtype) -> Product:
 
 def supported() -> list[WeightDtype]:
     """The formats that this build of torch has kernels for on this CPU."""
+    if library():
+        return list(get_args(WeightDtype))
     found: list[WeightDtype] = ["float32"]
     if torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported():
         found.append("bfloat16")

@@ -2,21 +2,44 @@ import platform
 
 import pytest
 import torch
-from small_models import every_shape, lively, tiny, tokens
+from small_models import each_arch, every_shape, lively, tiny, tokens
 
+from nanogpt.inference import compiled
 from nanogpt.inference.decoder import Decoder, cache_mib
+from nanogpt.inference.engine import Engine
 from nanogpt.inference.products import MIN_INT8_WEIGHTS, pack, supported
+from nanogpt.inference.settings import Sampling
+from nanogpt.runtime.errors import UserError
 
 # Relative to the logits: bf16 keeps 8 bits of weights and inputs, fp16 11 bits of weights, int8 7 bits of each row.
 ERRORS = {"float32": 1e-5, "bfloat16": 0.03, "float16": 0.003, "int8": 0.1}
 N_TOKENS = 50  # of the 64 rows of the tiny models' embedding
 
 
-@pytest.mark.parametrize("dtype", supported())
+each_dtype = pytest.mark.parametrize("dtype", ERRORS)
+
+
+@pytest.fixture(params=["compiled", "torch"])
+def code(request, monkeypatch):
+    """What decodes: compiled code, or torch's operations where that cannot be."""
+    if request.param == "torch":
+        monkeypatch.setattr("nanogpt.inference.products.library", lambda: None)
+    elif not compiled.library():
+        pytest.skip("no compiled code without AVX2 and g++")
+    return request.param
+
+
+def skip_unless_supported(dtype):
+    if dtype not in supported():
+        pytest.skip(f"torch has no kernels for {dtype} on this processor")
+
+
+@each_dtype
 @every_shape
 @torch.no_grad()
-def test_logits_are_those_of_full_passes(config, dtype, monkeypatch):
+def test_logits_are_those_of_full_passes(config, dtype, code, monkeypatch):
     """Of texts of several lengths, each read in several parts, in slots that were made one after the other."""
+    skip_unless_supported(dtype)
     monkeypatch.setattr("nanogpt.inference.products.MIN_INT8_WEIGHTS", 0)
     model = lively(config)
     found = Decoder(model, N_TOKENS, dtype)
@@ -35,7 +58,7 @@ def test_logits_are_those_of_full_passes(config, dtype, monkeypatch):
 
 
 @torch.no_grad()
-def test_slots_are_copied_swapped_and_kept():
+def test_slots_are_copied_swapped_and_kept(code):
     config = tiny("optimized")
     model, ids = lively(config), tokens(config, rows=2, length=6).tolist()
     found = Decoder(model, 64)
@@ -52,7 +75,7 @@ def test_slots_are_copied_swapped_and_kept():
 
 
 @torch.inference_mode()
-def test_what_a_longer_text_left_behind_is_not_seen():
+def test_what_a_longer_text_left_behind_is_not_seen(code):
     model = lively(tiny("base"))
     used, fresh = Decoder(model, 64), Decoder(model, 64)
     used.reserve(2)
@@ -72,15 +95,16 @@ def test_cache_size_at_the_reference_shape():
     assert Decoder(lively(grouped), 64).cache.nbytes == cache_mib(grouped) * 2**20
 
 
-def test_every_format_is_there_on_common_processors():
+def test_every_format_is_there_on_common_processors(code):
     """On others, formats that torch has no kernels for are not among the tests here."""
     everything = list(ERRORS) if platform.machine() in ("x86_64", "AMD64") else supported()
     assert supported() == everything and everything[0] == "float32"
 
 
-@pytest.mark.parametrize("dtype", supported())
+@each_dtype
 @pytest.mark.parametrize("biased", [True, False])
-def test_products(dtype, biased):
+def test_products(dtype, biased, code):
+    skip_unless_supported(dtype)
     torch.manual_seed(0)
     rows = MIN_INT8_WEIGHTS // 64
     weight, bias, x = torch.randn(rows, 64), torch.randn(rows) if biased else None, torch.randn(5, 64)
@@ -98,8 +122,75 @@ def test_products(dtype, biased):
     torch.testing.assert_close(product(x[:1]), found[:1], rtol=1e-5, atol=1e-4)
 
 
-@pytest.mark.parametrize("dtype", set(supported()) & {"int8"})
-def test_small_weights_are_not_rounded(dtype):
+def test_torch_does_not_round_small_weights(monkeypatch):
+    monkeypatch.setattr("nanogpt.inference.products.library", lambda: None)
+    skip_unless_supported("int8")
     torch.manual_seed(0)
     weight, x = torch.randn(8, 16), torch.randn(2, 16)
-    assert torch.equal(pack(weight, None, dtype)(x), pack(weight, None, "float16")(x))
+    assert torch.equal(pack(weight, None, "int8")(x), pack(weight, None, "float16")(x))
+
+
+needs_compiled = pytest.mark.skipif(
+    "platform.machine() not in ('x86_64', 'AMD64')", reason="there is compiled code for x86-64 alone"
+)
+
+
+@needs_compiled
+@each_dtype
+def test_compiled_rows_do_not_depend_on_each_other(dtype):
+    """To the bit, in any number of them."""
+    torch.manual_seed(0)
+    product, x = pack(torch.randn(100, 24), torch.randn(100), dtype), torch.randn(13, 24)
+    for first in range(13):
+        assert torch.equal(product(x[first:]), torch.cat([product(row[None]) for row in x[first:]]))
+
+
+@needs_compiled
+@each_arch
+@torch.no_grad()
+def test_compiled_activations_far_from_zero(arch, monkeypatch):
+    """Hidden layers from -500 to 500, and the same in float64."""
+    model = lively(tiny(arch))
+    for name, parameter in model.named_parameters():
+        if name.endswith(("c_fc.weight", "gate_proj.weight")):
+            parameter *= 200
+    found = Decoder(model, 64)
+    found.read([1, 2], 0, 0)
+    expected = model.double()(torch.tensor([[1, 2, 3]]))[0, -1]
+    assert (found.step([3], [2])[0] - expected).norm() < 1e-5 * expected.norm()
+
+
+@needs_compiled
+def test_compiled_code_reads_nothing_beyond_its_arrays():
+    found = Decoder(lively(tiny("base")), 50)
+    for ids, positions in (([64], [0]), ([-1], [0]), ([1], [16]), ([1], [-1]), ([1, 1], [0, 0])):
+        with pytest.raises(IndexError):
+            found.step(ids, positions)
+
+
+@needs_compiled
+@torch.no_grad()
+def test_compiled_outputs_that_are_not_finite_are_found():
+    model = lively(tiny("optimized"))
+    model.model.layers[0].mlp.gate_proj.weight[0, 0] = torch.nan
+    engine = Engine(model, 50, 0)
+    engine.add([1, 2], Sampling(1, 4, 0.0, None, None, None, 1.0, []), 0)
+    with pytest.raises(UserError, match="not finite"):
+        engine.step()
+
+
+@needs_compiled
+def test_without_a_compiler_that_works(monkeypatch, tmp_path, capsys):
+    """Texts are written all the same: with a note of what the compiler said, and none where there is no compiler."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    compiler = tmp_path / "compiler"
+    compiler.write_text("#!/bin/sh\necho no room >&2\nexit 1\n")
+    compiler.chmod(0o755)
+    for name, said in ((compiler, "texts are written without compiled code, which is slower: no room\n"), ("none", "")):
+        monkeypatch.setenv("CXX", str(name))
+        assert compiled.library.__wrapped__() is None
+        assert capsys.readouterr().err == said
+    assert list(tmp_path.iterdir()) == [compiler]  # nothing half-written
+    monkeypatch.delenv("CXX")
+    assert compiled.library.__wrapped__() is not None
+    assert len(list(tmp_path.glob("*.so"))) == 1
