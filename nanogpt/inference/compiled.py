@@ -18,28 +18,39 @@ from nanogpt.runtime.atomic import replace_file
 from nanogpt.runtime.workdir import work_folder
 
 SOURCE = Path(__file__).with_name("decode.cpp")
-LEVELS = {"AVX2": "x86-64-v3", "AVX512": "x86-64-v4"}  # by torch's name for what the processor has
+VNNI = "-mavx512vnni"
 PANEL = 64  # as in decode.cpp, and the order of the formats too
-FORMATS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "int8": torch.int8}
+FORMATS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "int8": torch.uint8}
+
+
+def compiles(dtype: str) -> bool:
+    """Whether compiled code multiplies with weights in a format: on x86-64 with AVX2, and int8 with AVX512-VNNI."""
+    return library() is not None and (dtype != "int8" or VNNI in _instruction_flags())
+
+
+def _instruction_flags() -> list[str]:
+    capability = torch.backends.cpu.get_cpu_capability()
+    level = {"AVX2": ["-march=x86-64-v3"], "AVX512": ["-march=x86-64-v4"]}.get(capability, [])
+    return [*level, VNNI] if capability == "AVX512" and torch.cpu._is_vnni_supported() else level
 
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """The compiled decode.cpp, made by the first call on this machine in about a second; None where that cannot be.
+    """The compiled decode.cpp, made by the first call on this machine in two seconds; None where that cannot be.
 
     It takes an x86-64 processor with AVX2 and a C++ compiler (CXX, or g++).
     """
-    level = LEVELS.get(torch.backends.cpu.get_cpu_capability())
-    if level is None or missing_for_compile(torch.device("cpu")):
+    flags = _instruction_flags()
+    if not flags or missing_for_compile(torch.device("cpu")):
         return None
-    identity = {"source": hashlib.sha256(SOURCE.read_bytes()).hexdigest(), "level": level}
+    digest = hashlib.sha256(SOURCE.read_bytes() + " ".join(flags).encode()).hexdigest()
     try:
-        # torch's variable for what it compiles is heeded here too
-        folder = os.environ.get("TORCHINDUCTOR_CACHE_DIR") or work_folder("compiled", "decode", identity)
-        file = Path(folder, f"decode-{level}-{identity['source'][:12]}.so")
-        file.parent.mkdir(parents=True, exist_ok=True)
+        # torch's variable for the folder of what it compiles is heeded here too
+        folder = os.environ.get("TORCHINDUCTOR_CACHE_DIR") or work_folder("compiled", "decode", {"digest": digest})
+        file = Path(folder, f"decode-{digest[:12]}.so")
         if not file.exists():
-            _compile(level, file)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            _compile(flags, file)
         loaded = ctypes.CDLL(str(file.resolve()))
     except (OSError, subprocess.CalledProcessError) as error:
         reason = getattr(error, "stderr", None) or str(error)
@@ -50,11 +61,11 @@ def library() -> ctypes.CDLL | None:
     return loaded
 
 
-def _compile(level: str, file: Path) -> None:
+def _compile(instructions: list[str], file: Path) -> None:
     # no -ffast-math, which lets numbers that are not finite pass, and rounds denormals to 0 in the whole process
-    flags = ["-std=c++17", "-O3", f"-march={level}", "-fno-math-errno", "-fno-trapping-math"]
+    flags = ["-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC"]
     with replace_file(file) as target:
-        command = [os.environ.get("CXX", "g++"), *flags, "-fopenmp", "-shared", "-fPIC", "-o", target.name, str(SOURCE)]
+        command = [os.environ.get("CXX", "g++"), *instructions, *flags, "-o", target.name, str(SOURCE)]
         subprocess.run(command, check=True, capture_output=True, text=True)
 
 
@@ -71,17 +82,17 @@ class CompiledProduct:
     """x W' + b with a packed W, see `products.pack`: x and sums are in fp32 in all formats."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None, dtype: str):
-        self.outputs, scales = len(weight), None
-        weight = F.pad(weight, (0, 0, 0, -len(weight) % PANEL))
+        (self.outputs, inputs), scales, together = weight.shape, None, 1
+        weight = F.pad(weight, (0, 0, 0, -self.outputs % PANEL))
+        bias = None if bias is None else F.pad(bias, (0, len(weight) - self.outputs))
         if dtype == "int8":
+            together = 4  # inputs that an instruction multiplies at once
             scales = weight.abs().amax(dim=1).clamp_min(1e-30) / 127
-            weight = (weight / scales[:, None]).round()
-        bias = None if bias is None else F.pad(bias, (0, len(weight) - len(bias)))
-        panels = weight.unflatten(0, (-1, PANEL)).transpose(1, 2).to(FORMATS[dtype]).contiguous()
+            weight = F.pad((weight / scales[:, None]).round() + 128, (0, -inputs % together), value=128)
+        panels = weight.unflatten(0, (-1, PANEL)).unflatten(2, (-1, together)).transpose(1, 2)
+        panels = panels.to(FORMATS[dtype]).contiguous()
         self.tensors = panels, scales, bias  # what the pointers point to
-        self.struct = ProductStruct(
-            *map(pointer, self.tensors), weight.size(1), len(weight), list(FORMATS).index(dtype)
-        )
+        self.struct = ProductStruct(*map(pointer, self.tensors), inputs, len(weight), list(FORMATS).index(dtype))
 
     def __call__(self, x: Tensor) -> Tensor:
         """(N, in) to (N, out), fp32."""

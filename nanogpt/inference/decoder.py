@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,16 @@ from nanogpt.model.attention import causal_attention
 from nanogpt.model.config import ModelConfig
 from nanogpt.model.language_model import LanguageModel
 
+TOGETHER = 256  # tokens that are read in one call of compiled code
 Attend = Callable[[int, Tensor], Tensor]  # (layer, queries (N, H, D)) to (N, H, D)
+
+
+class Part(NamedTuple):
+    """Tokens of a text that are read: the first of them at position `start` of a slot."""
+
+    ids: Sequence[int]
+    slot: int
+    start: int
 
 
 class Decoder:
@@ -61,11 +71,18 @@ class Decoder:
             self.cache[:, [a, b], :length] = self.cache[:, [b, a], :length]
 
     @torch.inference_mode()
-    def read(self, ids: Sequence[int], slot: int, start: int) -> None:
-        """Store keys and values of `ids`, at positions from `start` on, after what the slot holds before them."""
-        if self.compiled:
-            self.compiled(ids, [slot] * len(ids), range(start, start + len(ids)), self.cache, head=False)
-            return
+    def read(self, parts: Sequence[Part]) -> None:
+        """Store the keys and values of parts of texts, after what their slots hold before them."""
+        # of longer ones attention takes most of the time, and torch's is made for that
+        short = [part for part in parts if self.compiled and len(part.ids) <= TOGETHER]
+        for part in parts:
+            if part.ids and part not in short:
+                self._read(*part)
+        rows = [(id, part.slot, part.start + i) for part in short for i, id in enumerate(part.ids)]
+        for first in range(0, len(rows), TOGETHER):
+            self.compiled(*zip(*rows[first : first + TOGETHER], strict=True), self.cache, head=False)
+
+    def _read(self, ids: Sequence[int], slot: int, start: int) -> None:
         held = self.cache[:, slot : slot + 1, : start + len(ids)].transpose(2, 3)  # (L, 1, 2 H_kv, S, D)
 
         def attend(layer: int, q: Tensor) -> Tensor:

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 import torch
 
 from nanogpt.hardware.memory import available_mib
-from nanogpt.inference.decoder import Decoder
+from nanogpt.inference.decoder import Decoder, Part
 from nanogpt.inference.products import WeightDtype
 from nanogpt.inference.sampling import Chooser, Token, choose
 from nanogpt.inference.settings import Sampling
 from nanogpt.model.language_model import LanguageModel
 
 MAX_ROWS = 64  # continued at once, or fewer where their keys and values would take too much; further texts wait
+LEAST_COPIED = 8  # tokens; texts that begin with fewer in common are read together
 CACHE_SHARE = 1 / 3  # of the free memory that keys and values may take; while they grow, half as much more
 
 
@@ -82,13 +83,13 @@ class Engine:
 
         Raises UserError if an output of the model is not finite.
         """
+        unread: list[Part] = []
         while self.waiting and len(self.rows) < self.max_rows:
-            self._enter(self.waiting.popleft())
+            self._enter(self.waiting.popleft(), unread)
         if not self.rows:
             return []
-        for slot, row in enumerate(self.rows):
-            if self._cut(row):
-                self._read(row, slot, 0)
+        unread += [self._hold(row, slot, 0) for slot, row in enumerate(self.rows) if self._cut(row)]
+        self.decoder.read(unread)
         logits = self.decoder.step([row.tokens[-1] for row in self.rows], [row.length - 1 for row in self.rows])
         tokens = choose(logits, [row.chooser for row in self.rows])
         chosen = list(zip(self.rows, tokens, strict=True))
@@ -101,22 +102,29 @@ class Engine:
                 self.remove(row)
         return chosen
 
-    def _enter(self, row: Row) -> None:
-        """Give a text the slot after the others, with the longest beginning that any slot holds already."""
+    def _enter(self, row: Row, unread: list[Part]) -> None:
+        """Give a text the slot after the others, with the longest beginning that any slot holds already.
+
+        Adds to `unread` what is to be read of it; all that is read before if the text begins like one of those.
+        """
         slot = len(self.rows)
         self._cut(row)
         if slot == self.decoder.slots:
             self.decoder.reserve(min(2 * slot, self.max_rows))
             self.held += [[] for _ in range(self.decoder.slots - slot)]
         shared = [_common_length(row.tokens[row.start : -1], held) for held in self.held]
+        shared = [length if length >= LEAST_COPIED else 0 for length in shared]
         source = max(range(len(shared)), key=shared.__getitem__)
+        if shared[source] and any(part.slot == source for part in unread):
+            self.decoder.read(unread)
+            unread.clear()
         if source >= slot:  # a text that has ended: continue in its place
             self._swap(slot, source)
         else:
             self._swap(slot, len(self.held) - 1)  # about the oldest of those that have ended is overwritten
             self.decoder.copy(source, slot, shared[source])
         self.rows.append(row)
-        self._read(row, slot, shared[source])
+        unread.append(self._hold(row, slot, shared[source]))
 
     def _cut(self, row: Row) -> bool:
         """Let the model see less of a text that is longer than its block; returns whether it was."""
@@ -126,12 +134,10 @@ class Engine:
             row.start = len(row.tokens) - max(1, block_size // 2)
         return too_long
 
-    def _read(self, row: Row, slot: int, start: int) -> None:
-        """Compute what a slot does not hold yet of a text, but for its last token, which the next step reads."""
-        known = row.tokens[row.start : -1]
-        if start < len(known):
-            self.decoder.read(known[start:], slot, start)
-        self.held[slot] = known
+    def _hold(self, row: Row, slot: int, start: int) -> Part:
+        """What is to be read of a text from `start` on, but for its last token, which the next step reads."""
+        self.held[slot] = row.tokens[row.start : -1]
+        return Part(self.held[slot][start:], slot, start)
 
     def _swap(self, a: int, b: int) -> None:
         self.decoder.swap(a, b, max(len(self.held[a]), len(self.held[b])))

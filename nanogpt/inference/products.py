@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nanogpt.inference.compiled import CompiledProduct, library
+from nanogpt.inference.compiled import CompiledProduct, compiles
 
 WeightDtype = Literal["float32", "bfloat16", "float16", "int8"]
 Product = Callable[[Tensor], Tensor]  # x (N, in) to x W' + b (N, out), fp32
@@ -26,7 +26,7 @@ def pack(weight: Tensor, bias: Tensor | None, dtype: WeightDtype) -> Product:
     if weight.device.type != "cpu":
         stored = weight.clone() if dtype == "float32" else weight.bfloat16()
         return lambda x: _add(F.linear(x.to(stored.dtype), stored).float(), bias)
-    if library():
+    if compiles(dtype):
         return CompiledProduct(weight, bias, dtype)
     if dtype == "int8" and weight.numel() < MIN_INT8_WEIGHTS:
         dtype = "float16"
@@ -35,14 +35,14 @@ def pack(weight: Tensor, bias: Tensor | None, dtype: WeightDtype) -> Product:
 
 def supported() -> list[WeightDtype]:
     """The formats that this build of torch has kernels for on this CPU."""
-    if library():
-        return list(get_args(WeightDtype))
-    found: list[WeightDtype] = ["float32"]
-    if torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        found.append("bfloat16")
-    if "fbgemm" in torch.backends.quantized.supported_engines:
-        found += ["float16", "int8"]
-    return found
+    fbgemm = "fbgemm" in torch.backends.quantized.supported_engines
+    torch_has = {
+        "float32": True,
+        "bfloat16": torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported(),
+        "float16": fbgemm,
+        "int8": fbgemm,
+    }
+    return [dtype for dtype in get_args(WeightDtype) if compiles(dtype) or torch_has[dtype]]
 
 
 def fastest() -> WeightDtype:

@@ -5,7 +5,7 @@ import torch
 from small_models import each_arch, every_shape, lively, tiny, tokens
 
 from nanogpt.inference import compiled
-from nanogpt.inference.decoder import Decoder, cache_mib
+from nanogpt.inference.decoder import Decoder, Part, cache_mib
 from nanogpt.inference.engine import Engine
 from nanogpt.inference.products import MIN_INT8_WEIGHTS, pack, supported
 from nanogpt.inference.settings import Sampling
@@ -23,7 +23,7 @@ each_dtype = pytest.mark.parametrize("dtype", ERRORS)
 def code(request, monkeypatch):
     """What decodes: compiled code, or torch's operations where that cannot be."""
     if request.param == "torch":
-        monkeypatch.setattr("nanogpt.inference.products.library", lambda: None)
+        monkeypatch.setattr("nanogpt.inference.products.compiles", lambda dtype: False)
     elif not compiled.library():
         pytest.skip("no compiled code without AVX2 and g++")
     return request.param
@@ -49,7 +49,7 @@ def test_logits_are_those_of_full_passes(config, dtype, code, monkeypatch):
         known = text[:-1]
         for start, end in ((0, 2), (2, 3), (3, len(known))):
             if known[start:end]:
-                found.read(known[start:end], slot, start)
+                found.read([Part(known[start:end], slot, start)])
     logits = found.step([text[-1] for text in texts], [len(text) - 1 for text in texts])
     assert logits.shape == (4, 64) and (logits[:, N_TOKENS:] == -torch.inf).all()
     for row, text in zip(logits, texts, strict=True):
@@ -62,10 +62,10 @@ def test_slots_are_copied_swapped_and_kept(code):
     config = tiny("optimized")
     model, ids = lively(config), tokens(config, rows=2, length=6).tolist()
     found = Decoder(model, 64)
-    found.read(ids[0][:4], 0, 0)
+    found.read([Part(ids[0][:4], 0, 0)])
     found.reserve(3)  # what is there stays
     found.copy(0, 2, 4)
-    found.read(ids[1][:5], 0, 0)
+    found.read([Part(ids[1][:5], 0, 0)])
     found.swap(0, 2, 5)
     expected = [model(torch.tensor([text]))[0, -1] for text in (ids[0][:5], ids[1])]
     logits = found.step([ids[0][4]], [4])
@@ -82,8 +82,8 @@ def test_what_a_longer_text_left_behind_is_not_seen(code):
     used.cache.fill_(1e4)
     fresh.reserve(2)
     for one in (used, fresh):
-        one.read([1, 2, 3], 0, 0)
-        one.read([5], 1, 0)
+        one.read([Part([1, 2, 3], 0, 0)])
+        one.read([Part([5], 1, 0)])
     assert torch.equal(used.step([4, 6], [3, 1]), fresh.step([4, 6], [3, 1]))
 
 
@@ -123,7 +123,7 @@ def test_products(dtype, biased, code):
 
 
 def test_torch_does_not_round_small_weights(monkeypatch):
-    monkeypatch.setattr("nanogpt.inference.products.library", lambda: None)
+    monkeypatch.setattr("nanogpt.inference.products.compiles", lambda dtype: False)
     skip_unless_supported("int8")
     torch.manual_seed(0)
     weight, x = torch.randn(8, 16), torch.randn(2, 16)
@@ -155,7 +155,7 @@ def test_compiled_activations_far_from_zero(arch, monkeypatch):
         if name.endswith(("c_fc.weight", "gate_proj.weight")):
             parameter *= 200
     found = Decoder(model, 64)
-    found.read([1, 2], 0, 0)
+    found.read([Part([1, 2], 0, 0)])
     expected = model.double()(torch.tensor([[1, 2, 3]]))[0, -1]
     assert (found.step([3], [2])[0] - expected).norm() < 1e-5 * expected.norm()
 

@@ -139,21 +139,31 @@ def test_a_text_that_is_removed_leaves_the_others_alone():
 
 
 def test_a_common_beginning_is_computed_once(monkeypatch):
-    engine, settings, read = Engine(lively(tiny("base")), EOT, EOT), sampling(max_tokens=3), []
+    model = lively(tiny("base", block_size=32))
+    engine, settings, read = Engine(model, EOT, EOT), sampling(max_tokens=3), []
     compute = engine.decoder.read
-    monkeypatch.setattr(engine.decoder, "read", lambda ids, slot, at: (read.append(len(ids)), compute(ids, slot, at)))
-    rows = [engine.add(PROMPT, settings, 1, number) for number in range(5)]
+
+    def spy(parts):
+        lengths = [len(part.ids) for part in parts if part.ids]
+        if lengths:
+            read.append(lengths)
+        compute(parts)
+
+    monkeypatch.setattr(engine.decoder, "read", spy)
+    prompt = [*PROMPT, 5, 6, 7, 8]
+    rows = [engine.add(prompt, settings, 1, number) for number in range(5)]
     finish(engine)
-    assert read == [5]  # the end token and all of the prompt but its last
+    assert read == [[9]]  # the end token and all of the prompt but its last
     read.clear()
     answer = rows[-1].tokens[1:]
     engine.add([*answer, 7, 8], settings, 1)  # a conversation goes on
     finish(engine)
-    assert read == [2]  # the last token of the answer was never read, and 7; 8 comes with the first step
+    assert read == [[2]]  # the last token of the answer was never read, and 7; 8 comes with the first step
     read.clear()
-    engine.add([30, 31, 32], settings, 1)
+    for ids in ([30, 31, 32], [*PROMPT, 9], [*PROMPT, 10]):
+        engine.add(ids, settings, 1)
     finish(engine)
-    assert read == [2]  # nothing in common but the end token
+    assert read == [[3, 6, 6]]  # too little in common, read together
 
 
 def test_a_row_depends_on_the_seed_and_its_number_alone():
