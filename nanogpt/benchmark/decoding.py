@@ -19,7 +19,6 @@ from nanogpt.checkpoint.hf_config import hf_config
 from nanogpt.data.sources import stories
 from nanogpt.hardware.device import choose_dtype, configure_torch
 from nanogpt.hardware.memory import keep_freed_memory
-from nanogpt.inference import products
 from nanogpt.inference.engine import Engine
 from nanogpt.inference.products import WeightDtype, fastest, pack, supported
 from nanogpt.inference.settings import Sampling
@@ -136,8 +135,7 @@ def weight_bytes(config: ModelConfig, dtype: WeightDtype) -> int:
     with shapes_alone():
         model = build_model(config)
     sizes = [module.weight.numel() for module in model.modules() if isinstance(module, nn.Linear)]
-    width = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}[dtype]
-    return sum(size * (2 if dtype == "int8" and size < products.MIN_INT8_WEIGHTS else width) for size in sizes)
+    return sum(sizes) * getattr(torch, dtype).itemsize
 
 
 def read_rate(n_bytes: int, repeats: int = 50) -> float:

@@ -229,8 +229,8 @@ static inline float erf_(float x) {
     return std::copysign(1 - sum * t * exp_(-x * x), x);
 }
 
-// The hidden layer in place: (inputs of `down`,) from (outputs of `up`,)
-static void activate(int64_t activation, int64_t hidden, float *x) {
+// The hidden layer in place: (hidden,) from (hidden,), or for SwiGLU (2 hidden,)
+extern "C" void activate(int64_t activation, int64_t hidden, float *x) {
     if (activation == SWIGLU)
 #pragma omp simd
         for (int64_t i = 0; i < hidden; i++) x[i] = x[i] / (1 + exp_(-x[i])) * x[hidden + i];
