@@ -85,9 +85,16 @@ def measure_llamacpp(settings: BenchmarkSettings) -> dict[str, float]:
 
 
 def build_llamacpp(name: str, file: Path) -> Steps:
-    """Build a step of llama.cpp as `build_writing` does."""
-    from llama_cpp import Llama
+    """Build a step of llama.cpp as `build_writing` does.
 
+    Without its packing of int8 weights for AMX, which is of no use to one text and ends the process where a virtual
+    machine has AMX and Linux does not grant it (seen with llama-cpp-python 0.3).
+    """
+    from llama_cpp import Llama, llama_cpp
+
+    defaults = llama_cpp.llama_model_default_params()
+    defaults.use_extra_bufts = False
+    llama_cpp.llama_model_default_params = lambda: defaults  # of this process; `Llama` takes no such argument
     threads = usable_cores()
     model = Llama(str(file), n_ctx=256, n_threads=threads, n_threads_batch=threads, verbose=False)
     numbers = itertools.count()
