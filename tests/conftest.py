@@ -42,11 +42,12 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="session", autouse=True)
 def shared_compiler_cache(tmp_path_factory):
-    """Let torch's compiler try out this machine once for all tests: with a new cache it takes half a minute."""
+    """Compile once for all tests: torch's compiler tries out a machine for half a minute, and decoding takes 2 s."""
     base = tmp_path_factory.getbasetemp()
     folder = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(folder / "compiled"))
+        patch.setenv("NANOGPT_COMPILED", str(folder / "decoding"))
         yield
 
 

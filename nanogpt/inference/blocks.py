@@ -15,7 +15,7 @@ from nanogpt.model.gpt2 import GPT2
 from nanogpt.model.language_model import LanguageModel
 from nanogpt.model.llama import Llama, rope_cos_sin
 
-Activation = Literal["swiglu", "gelu", "gelu_tanh"]
+Activation = Literal["swiglu", "gelu", "gelu_tanh"]  # in the order of decode.cpp
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Block:
 
 
 @dataclass(frozen=True)
-class Packed:
+class PackedWeights:
     """All weights of a model, constant."""
 
     config: ModelConfig
@@ -63,19 +63,19 @@ class Packed:
     head: Product
 
 
-def pack_model(model: LanguageModel, n_tokens: int, dtype: WeightDtype) -> Packed:
+def pack_model(model: LanguageModel, n_tokens: int, dtype: WeightDtype) -> PackedWeights:
     """Pack a model's weights in `dtype`, its head for the first `n_tokens` tokens and as many as make whole blocks."""
-    config, embedding = model.config, model.get_input_embeddings().weight.detach()
+    config, embedding = model.config, model.get_input_embeddings().weight.detach().float()
     padding = -n_tokens % BLOCK
     head = F.pad(model.lm_head.weight[:n_tokens], (0, 0, 0, padding))  # not what pads the embedding
     bias = F.pad(head.new_zeros(n_tokens), (0, padding), value=-torch.inf) if padding else None
     if isinstance(model, GPT2):
         blocks, final_norm = list(_gpt2_blocks(model, dtype)), _layer_norm(model.transformer.ln_f)
-        positions = model.transformer.wpe.weight.detach()
-        return Packed(config, embedding, positions, None, blocks, final_norm, pack(head, bias, dtype))
+        positions = model.transformer.wpe.weight.detach().float()
+        return PackedWeights(config, embedding, positions, None, blocks, final_norm, pack(head, bias, dtype))
     embedding = F.pad(embedding, (0, 1), value=(config.n_embd * config.norm_eps) ** 0.5)
     rotations, head = _rotations(config, head.device), head * _gain(model.model.norm)
-    return Packed(
+    return PackedWeights(
         config, embedding, None, rotations, list(_llama_blocks(model, dtype)), Norm(), pack(head, bias, dtype)
     )
 
@@ -107,7 +107,11 @@ def _llama_blocks(model: Llama, dtype: WeightDtype) -> Iterator[Block]:
         if model.config.qk_norm:
             heads = model.config.n_head, model.config.n_kv_head
             norms = attention.q_norm.weight, attention.k_norm.weight
-            gains = torch.cat([gain[pairs].expand(count, D) for gain, count in zip(norms, heads, strict=True)]).detach()
+            gains = (
+                torch.cat([gain[pairs].expand(count, D) for gain, count in zip(norms, heads, strict=True)])
+                .detach()
+                .float()
+            )
         yield Block(
             Norm(), pack(qkv, None, dtype), gains, pack(attention.o_proj.weight, None, dtype),
             Norm(), pack(gate_up, None, dtype), "swiglu", pack(mlp.down_proj.weight, None, dtype),
@@ -122,7 +126,7 @@ def _rotations(config: ModelConfig, device: torch.device) -> Tensor:
 
 
 def _layer_norm(module: nn.LayerNorm) -> Norm:
-    return Norm(module.weight.detach(), module.bias.detach(), module.eps)
+    return Norm(module.weight.detach().float(), module.bias.detach().float(), module.eps)
 
 
 def _gain(norm: nn.RMSNorm) -> Tensor:

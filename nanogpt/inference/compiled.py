@@ -6,6 +6,7 @@ import hashlib
 import os
 import subprocess
 import sys
+import tempfile
 from ctypes import POINTER, Structure, byref, c_int64, c_void_p
 from pathlib import Path
 
@@ -14,12 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nanogpt.hardware.compilation import missing_for_compile
-from nanogpt.runtime.atomic import replace_file
-from nanogpt.runtime.workdir import work_folder
+from nanogpt.runtime.atomic import write_bytes
+from nanogpt.runtime.workdir import work_root
 
 SOURCE = Path(__file__).with_name("decode.cpp")
+FOLDER = "NANOGPT_COMPILED"  # environment variable: where compiled code is kept, by default in .work/compiled
 VNNI = "-mavx512vnni"
-PANEL = 64  # as in decode.cpp, and the order of the formats too
+PANEL = 64  # as in decode.cpp, like the order of the formats; sampling.BLOCK is a multiple of it
 FORMATS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "int8": torch.uint8}
 
 
@@ -44,17 +46,16 @@ def library() -> ctypes.CDLL | None:
     if not flags or missing_for_compile(torch.device("cpu")):
         return None
     digest = hashlib.sha256(SOURCE.read_bytes() + " ".join(flags).encode()).hexdigest()
+    file = Path(os.environ.get(FOLDER) or work_root() / "compiled", f"decode-{digest[:12]}.so")
     try:
-        # torch's variable for the folder of what it compiles is heeded here too
-        folder = os.environ.get("TORCHINDUCTOR_CACHE_DIR") or work_folder("compiled", "decode", {"digest": digest})
-        file = Path(folder, f"decode-{digest[:12]}.so")
         if not file.exists():
             file.parent.mkdir(parents=True, exist_ok=True)
             _compile(flags, file)
         loaded = ctypes.CDLL(str(file.resolve()))
     except (OSError, subprocess.CalledProcessError) as error:
-        reason = getattr(error, "stderr", None) or str(error)
-        print(f"texts are written without compiled code, which is slower: {reason.strip()}", file=sys.stderr)
+        reason = (getattr(error, "stderr", None) or str(error)).strip().splitlines()[-1]
+        remedy = f"name another compiler in CXX, or a folder that can be written in {FOLDER}"
+        print(f"texts are written at half the speed, without compiled code: {reason}; {remedy}", file=sys.stderr)
         return None
     loaded.multiply_rows.argtypes = [POINTER(ProductStruct), c_int64, c_void_p, c_void_p]
     loaded.decode.argtypes = [c_void_p, c_int64, *[c_void_p] * 4, c_int64, c_void_p]
@@ -64,9 +65,11 @@ def library() -> ctypes.CDLL | None:
 def _compile(instructions: list[str], file: Path) -> None:
     # no -ffast-math, which lets numbers that are not finite pass, and rounds denormals to 0 in the whole process
     flags = ["-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC"]
-    with replace_file(file) as target:
-        command = [os.environ.get("CXX", "g++"), *instructions, *flags, "-o", target.name, str(SOURCE)]
+    with tempfile.TemporaryDirectory() as folder:
+        made = Path(folder, file.name)
+        command = [os.environ.get("CXX", "g++"), *instructions, *flags, "-o", str(made), str(SOURCE)]
         subprocess.run(command, check=True, capture_output=True, text=True)
+        write_bytes(file, made.read_bytes())
 
 
 class ProductStruct(Structure):
@@ -96,7 +99,7 @@ class CompiledProduct:
 
     def __call__(self, x: Tensor) -> Tensor:
         """(N, in) to (N, out), fp32."""
-        x, y = x.contiguous(), torch.empty(len(x), self.struct.outputs)
+        x, y = x.float().contiguous(), torch.empty(len(x), self.struct.outputs)
         library().multiply_rows(byref(self.struct), len(x), pointer(x), pointer(y))
         return y[:, : self.outputs]
 

@@ -2,14 +2,13 @@
 
 from collections.abc import Sequence
 from ctypes import POINTER, Structure, byref, c_float, c_int64, c_void_p
+from typing import get_args
 
 import torch
 from torch import Tensor
 
-from nanogpt.inference.blocks import Norm, Packed
+from nanogpt.inference.blocks import Activation, Norm, PackedWeights
 from nanogpt.inference.compiled import ProductStruct, library, pointer
-
-ACTIVATIONS = ["swiglu", "gelu", "gelu_tanh"]  # in the order of decode.cpp
 
 
 class _Norm(Structure):
@@ -39,7 +38,7 @@ class _Model(Structure):
 class CompiledPass:
     """The forward pass of packed weights whose products are all a CompiledProduct."""
 
-    def __init__(self, weights: Packed):
+    def __init__(self, weights: PackedWeights):
         self.weights, config = weights, weights.config
         blocks = [
             _Block(
@@ -55,7 +54,7 @@ class CompiledPass:
             pointer(weights.embedding), pointer(weights.positions), pointer(rotations),
             config.n_layer, config.n_embd, config.n_head, config.kv_heads, config.head_dim, config.block_size,
             weights.embedding.stride(0), 0 if rotations is None else rotations.stride(0),
-            ACTIVATIONS.index(weights.blocks[0].activation), config.norm_eps,
+            get_args(Activation).index(weights.blocks[0].activation), config.norm_eps,
         )  # fmt: skip
 
     def __call__(
@@ -66,10 +65,10 @@ class CompiledPass:
         Their keys and values go to `cache` (L, slots, block, 2 H_kv, D), which a row sees up to its own position.
         Raises IndexError for a token, slot or position that there is not.
         """
-        limits = len(self.weights.embedding), cache.size(1), cache.size(2)
-        for numbers, limit in zip((ids, slots, positions), limits, strict=True):
+        limits = {"tokens": len(self.weights.embedding), "slots": cache.size(1), "positions": cache.size(2)}
+        for numbers, (name, limit) in zip((ids, slots, positions), limits.items(), strict=True):
             if min(numbers) < 0 or max(numbers) >= limit:
-                raise IndexError(f"{list(numbers)} are not all from 0 to {limit - 1}")
+                raise IndexError(f"{name} {list(numbers)} are not all from 0 to {limit - 1}")
         rows = torch.tensor([ids, slots, positions])
         logits = torch.empty(len(ids), self.struct.head.outputs) if head else None
         library().decode(

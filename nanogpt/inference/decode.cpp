@@ -1,21 +1,17 @@
 // A decoder's whole forward pass in one call, for a few rows: each a token, its slot and its position. It is bound by
 // reading the weights, each once, which torch's operations never reach with so little work in each. The structs are
-// those of compiled.py. Sums run along the inputs in one order, so a row's logits do not depend on the others.
+// those of compiled.py and compiled_pass.py. Sums run along the inputs in one order, so a row's logits do not depend on the others.
 
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <vector>
-#ifdef __x86_64__
 #include <immintrin.h>
-#endif
 
 #ifdef __AVX512F__
 constexpr int LANES = 16, ROWS = 6;  // numbers in a vector, and rows that share the reading of a weight
-#elif defined __AVX2__
+#else  // AVX2
 constexpr int LANES = 8, ROWS = 2;
-#else
-constexpr int LANES = 4, ROWS = 4;
 #endif
 constexpr int PANEL = 64, TILE = 4 * LANES;  // outputs that are stored together, and computed together
 constexpr int AHEAD = 2048;  // bytes; the processor's own prefetching stops at every page, and reads 0.9 times as fast
@@ -43,7 +39,7 @@ struct Model {
     const Block *blocks;
     Product head;
     Norm final_norm;
-    const float *embedding, *positions, *rotations;  // (V, embedding_stride); (T, C) or null; (T, 1 + D) or null
+    const float *embedding, *positions, *rotations;  // (V, embedding_stride); (T, C), (T, rotations_stride) or null
     int64_t layers, width, heads, kv_heads, head_dim, block_size, embedding_stride, rotations_stride, activation;
     float norm_eps;
 };
@@ -246,7 +242,7 @@ extern "C" void activate(int64_t activation, int64_t hidden, float *x) {
 }
 
 // Normalise and rotate queries and keys of a row in place, and store its keys and values
-static void place(const Model &m, const Block &block, float *qkv, int64_t position, float *cache) {
+static void store_keys_values(const Model &m, const Block &block, float *qkv, int64_t position, float *cache) {
     const int64_t D = m.head_dim;
     for (int64_t head = 0; head < m.heads + m.kv_heads; head++) {
         float *x = qkv + head * D;
@@ -311,20 +307,20 @@ extern "C" void decode(const Model *model, int64_t rows, const int64_t *ids, con
                                                + (m.positions ? m.positions[positions[row] * C + i] : 0);
     for (int64_t layer = 0; layer < m.layers; layer++) {
         const Block &block = m.blocks[layer];
-        float *held = cache + layer * n_slots * m.block_size * stride;
+        float *layer_cache = cache + layer * n_slots * m.block_size * stride;
 #pragma omp parallel for if (rows > 1)
         for (int64_t row = 0; row < rows; row++)
             normalise(m, block.norm_1, &residual[row * residual_width], &normal[row * C]);
         multiply(block.qkv, rows, normal.data(), C, qkv.data());
 #pragma omp parallel for if (rows > 1)
         for (int64_t row = 0; row < rows; row++)
-            place(m, block, &qkv[row * qkv_width], positions[row],
-                  held + (slots[row] * m.block_size + positions[row]) * stride);
+            store_keys_values(m, block, &qkv[row * qkv_width], positions[row],
+                              layer_cache + (slots[row] * m.block_size + positions[row]) * stride);
 #pragma omp parallel for collapse(2)
         for (int64_t row = 0; row < rows; row++)
             for (int64_t head = 0; head < m.heads; head++) {
                 std::vector<float> scores(positions[row] + 1);
-                const float *keys = held + slots[row] * m.block_size * stride + head / group * D;
+                const float *keys = layer_cache + slots[row] * m.block_size * stride + head / group * D;
                 attend(D, scores.size(), stride, &qkv[row * qkv_width + head * D], keys, keys + m.kv_heads * D,
                        scores.data(), &attended[row * C + head * D]);
             }

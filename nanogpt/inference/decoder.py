@@ -72,13 +72,13 @@ class Decoder:
 
     @torch.inference_mode()
     def read(self, parts: Sequence[Part]) -> None:
-        """Store the keys and values of parts of texts, after what their slots hold before them."""
-        # of longer ones attention takes most of the time, and torch's is made for that
-        short = [part for part in parts if self.compiled and len(part.ids) <= TOGETHER]
-        for part in parts:
-            if part.ids and part not in short:
-                self._read(*part)
-        rows = [(id, part.slot, part.start + i) for part in short for i, id in enumerate(part.ids)]
+        """Store the keys and values of parts of texts, each of another slot, after what that holds before them."""
+        rows: list[tuple[int, int, int]] = []  # id, slot and position
+        for ids, slot, start in parts:
+            if self.compiled and len(ids) <= TOGETHER:
+                rows += [(id, slot, start + i) for i, id in enumerate(ids)]
+            elif ids:  # where attention takes most of the time, torch's is faster
+                self._read(ids, slot, start)
         for first in range(0, len(rows), TOGETHER):
             self.compiled(*zip(*rows[first : first + TOGETHER], strict=True), self.cache, head=False)
 

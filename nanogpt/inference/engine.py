@@ -15,7 +15,7 @@ from nanogpt.inference.settings import Sampling
 from nanogpt.model.language_model import LanguageModel
 
 MAX_ROWS = 64  # continued at once, or fewer where their keys and values would take too much; further texts wait
-LEAST_COPIED = 8  # tokens; texts that begin with fewer in common are read together
+LEAST_COPIED = 8  # tokens; fewer are read again, because a copy would wait until the other text is read
 CACHE_SHARE = 1 / 3  # of the free memory that keys and values may take; while they grow, half as much more
 
 
@@ -83,13 +83,13 @@ class Engine:
 
         Raises UserError if an output of the model is not finite.
         """
-        unread: list[Part] = []
-        while self.waiting and len(self.rows) < self.max_rows:
-            self._enter(self.waiting.popleft(), unread)
+        try:
+            self._read_new()
+        except BaseException:
+            self.held = [[] for _ in self.held]  # of what they held nobody knows what was read
+            raise
         if not self.rows:
             return []
-        unread += [self._hold(row, slot, 0) for slot, row in enumerate(self.rows) if self._cut(row)]
-        self.decoder.read(unread)
         logits = self.decoder.step([row.tokens[-1] for row in self.rows], [row.length - 1 for row in self.rows])
         tokens = choose(logits, [row.chooser for row in self.rows])
         chosen = list(zip(self.rows, tokens, strict=True))
@@ -102,10 +102,18 @@ class Engine:
                 self.remove(row)
         return chosen
 
+    def _read_new(self) -> None:
+        """Let texts enter, and read what the cache lacks of them and of those that were cut."""
+        unread: list[Part] = []
+        while self.waiting and len(self.rows) < self.max_rows:
+            self._enter(self.waiting.popleft(), unread)
+        unread += [self._hold(row, slot, 0) for slot, row in enumerate(self.rows) if self._cut(row)]
+        self.decoder.read(unread)
+
     def _enter(self, row: Row, unread: list[Part]) -> None:
         """Give a text the slot after the others, with the longest beginning that any slot holds already.
 
-        Adds to `unread` what is to be read of it; all that is read before if the text begins like one of those.
+        Adds to `unread` what is to be read of it. Reads `unread` first if the text's beginning is in one of its slots.
         """
         slot = len(self.rows)
         self._cut(row)

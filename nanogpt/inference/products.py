@@ -18,9 +18,9 @@ MIN_INT8_WEIGHTS = 2**20
 def pack(weight: Tensor, bias: Tensor | None, dtype: WeightDtype) -> Product:
     """The product with a weight W (out, in) in `dtype` and a bias (out,), both read now and copied.
 
-    bfloat16 rounds x too. int8 has a scale for each row of W, and one for each row of x, which it rounds as well: a
-    row's result does not depend on the others. The kernels are oneDNN's, and for float16 FBGEMM's, which multiply in
-    fp32. On other devices than the CPU they are torch's own, in bfloat16 where less than fp32 is asked for.
+    int8 has a scale for each row of W, and one for each row of x, which it rounds as well: a row's result does not
+    depend on the others. Where there is no compiled code the kernels are oneDNN's, which in bfloat16 round x too, and
+    for float16 FBGEMM's. On other devices than the CPU they are torch's own, in bfloat16 for all but fp32.
     """
     weight, bias = weight.detach().float(), None if bias is None else bias.detach().float().clone()
     if weight.device.type != "cpu":
@@ -34,7 +34,7 @@ def pack(weight: Tensor, bias: Tensor | None, dtype: WeightDtype) -> Product:
 
 
 def supported() -> list[WeightDtype]:
-    """The formats that this build of torch has kernels for on this CPU."""
+    """The formats that there are kernels for on this CPU, compiled here or torch's."""
     fbgemm = "fbgemm" in torch.backends.quantized.supported_engines
     torch_has = {
         "float32": True,

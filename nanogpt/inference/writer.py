@@ -33,12 +33,12 @@ class Text:
 class Writer:
     """Writes texts with a model and its tokenizer; `dtype` is that of the weights, see `products.pack`.
 
-    Raises BadSetting for a dtype that this build of torch has no kernels for.
+    Raises BadSetting for a dtype that there are no kernels for.
     """
 
     def __init__(self, model: LanguageModel, tok: Tokenizer, dtype: WeightDtype | Literal["auto"] = "auto"):
         if dtype != "auto" and dtype not in supported():
-            raise BadSetting("dtype", dtype, "torch has no kernels for it here", f"choose auto or {supported()}")
+            raise BadSetting("dtype", dtype, "there are no kernels for it here", f"choose auto or {supported()}")
         self.tok, self.dtype = tok, fastest() if dtype == "auto" else dtype
         self.engine = Engine(model, tok.n_tokens, tok.eot, self.dtype)
         self.texts: dict[Row, Text] = {}

@@ -1,5 +1,6 @@
 import platform
 from ctypes import c_int64, c_void_p
+from typing import get_args
 
 import pytest
 import torch
@@ -7,7 +8,7 @@ import torch.nn.functional as F
 from small_models import every_shape, lively, tiny, tokens
 
 from nanogpt.inference import compiled
-from nanogpt.inference.compiled_pass import ACTIVATIONS
+from nanogpt.inference.blocks import Activation
 from nanogpt.inference.decoder import Decoder, Part, cache_mib
 from nanogpt.inference.products import MIN_INT8_WEIGHTS, pack, supported
 
@@ -37,19 +38,23 @@ def skip_unless_supported(dtype):
 @each_dtype
 @every_shape
 @torch.no_grad()
-def test_logits_are_those_of_full_passes(config, dtype, code, monkeypatch):
-    """Of texts of several lengths, each read in several parts, in slots that were made one after the other."""
+@pytest.mark.parametrize("together", [256, 3, 1])
+def test_logits_are_those_of_full_passes(config, dtype, together, code, monkeypatch):
+    """Of texts of several lengths, each read in several parts, in slots that were made one after the other.
+
+    `together`: parts of more tokens are read apart from the others.
+    """
     skip_unless_supported(dtype)
     monkeypatch.setattr("nanogpt.inference.products.MIN_INT8_WEIGHTS", 0)
+    monkeypatch.setattr("nanogpt.inference.decoder.TOGETHER", together)
     model = lively(config)
     found = Decoder(model, N_TOKENS, dtype)
     texts = [row.tolist()[:length] for row, length in zip(tokens(config, rows=4), (5, 16, 9, 2), strict=True)]
-    for slot, text in enumerate(texts):
-        found.reserve(slot + 1)
-        known = text[:-1]
-        for start, end in ((0, 2), (2, 3), (3, len(known))):
-            if known[start:end]:
-                found.read([Part(known[start:end], slot, start)])
+    for slots, start, end in ((2, 0, 2), (4, 0, 2), (4, 2, 3), (4, 3, 15)):
+        found.reserve(slots)
+        found.read(
+            [Part(text[start : min(end, len(text) - 1)], slot, start) for slot, text in enumerate(texts[:slots])]
+        )
     logits = found.step([text[-1] for text in texts], [len(text) - 1 for text in texts])
     assert logits.shape == (4, 64) and (logits[:, N_TOKENS:] == -torch.inf).all()
     for row, text in zip(logits, texts, strict=True):
@@ -103,11 +108,12 @@ def test_every_format_is_there_on_common_processors(code):
 
 @each_dtype
 @pytest.mark.parametrize("biased", [True, False])
-def test_products(dtype, biased, code):
+@pytest.mark.parametrize("inputs", [64, 30])
+def test_products(dtype, biased, inputs, code):
     skip_unless_supported(dtype)
     torch.manual_seed(0)
-    rows = MIN_INT8_WEIGHTS // 64
-    weight, bias, x = torch.randn(rows, 64), torch.randn(rows) if biased else None, torch.randn(5, 64)
+    rows = MIN_INT8_WEIGHTS // inputs + 1
+    weight, bias, x = torch.randn(rows, inputs), torch.randn(rows) if biased else None, torch.randn(5, inputs)
     x[1] *= 1000  # a row's rounding does not depend on the others
     x[2] = 0
     product = pack(weight, bias, dtype)
@@ -130,15 +136,19 @@ def test_torch_does_not_round_small_weights(monkeypatch):
     assert torch.equal(pack(weight, None, "int8")(x), pack(weight, None, "float16")(x))
 
 
-needs_compiled = pytest.mark.skipif(
-    "platform.machine() not in ('x86_64', 'AMD64')", reason="there is compiled code for x86-64 alone"
-)
+needs_compiled = pytest.mark.skipif("not compiled.library()", reason="no compiled code without AVX2 and g++")
+
+
+def skip_unless_compiled(dtype):
+    if not compiled.compiles(dtype):
+        pytest.skip("no compiled code for int8 without AVX512-VNNI")
 
 
 @needs_compiled
 @each_dtype
 def test_compiled_rows_do_not_depend_on_each_other(dtype):
     """To the bit, in any number of them."""
+    skip_unless_compiled(dtype)
     torch.manual_seed(0)
     product, x = pack(torch.randn(100, 24), torch.randn(100), dtype), torch.randn(13, 24)
     for first in range(13):
@@ -153,7 +163,7 @@ def test_compiled_activations():
         "gelu": F.gelu(x.double()),
         "gelu_tanh": F.gelu(x.double(), approximate="tanh"),
     }
-    assert list(exact) == ACTIVATIONS
+    assert tuple(exact) == get_args(Activation)
     for number, expected in enumerate(exact.values()):
         hidden = torch.cat([x, gate])
         compiled.library().activate(c_int64(number), c_int64(len(x)), c_void_p(hidden.data_ptr()))
@@ -163,6 +173,7 @@ def test_compiled_activations():
 @needs_compiled
 @each_dtype
 def test_compiled_products_keep_what_is_not_finite(dtype):
+    skip_unless_compiled(dtype)
     product, x = pack(torch.ones(8, 6), None, dtype), torch.ones(3, 6)
     x[0, 2], x[2, 5] = torch.nan, torch.inf
     assert product(x).isfinite().tolist() == [[False] * 8, [True] * 8, [False] * 8]
@@ -179,15 +190,17 @@ def test_compiled_code_reads_nothing_beyond_its_arrays():
 @needs_compiled
 def test_without_a_compiler_that_works(monkeypatch, tmp_path, capsys):
     """Texts are written all the same: with a note of what the compiler said, and none where there is no compiler."""
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    monkeypatch.setenv("NANOGPT_COMPILED", str(tmp_path / "made"))
     compiler = tmp_path / "compiler"
     compiler.write_text("#!/bin/sh\necho no room >&2\nexit 1\n")
     compiler.chmod(0o755)
-    for name, said in ((compiler, "texts are written without compiled code, which is slower: no room\n"), ("none", "")):
-        monkeypatch.setenv("CXX", str(name))
-        assert compiled.library.__wrapped__() is None
-        assert capsys.readouterr().err == said
-    assert list(tmp_path.iterdir()) == [compiler]  # nothing half-written
+    monkeypatch.setenv("CXX", "none")
+    assert compiled.library.__wrapped__() is None
+    assert capsys.readouterr().err == ""
+    monkeypatch.setenv("CXX", str(compiler))
+    assert compiled.library.__wrapped__() is None
+    assert "without compiled code: no room; name another compiler in CXX" in capsys.readouterr().err
+    assert list((tmp_path / "made").iterdir()) == []  # nothing half-written
     monkeypatch.delenv("CXX")
     assert compiled.library.__wrapped__() is not None
-    assert len(list(tmp_path.glob("*.so"))) == 1
+    assert [file.suffix for file in (tmp_path / "made").iterdir()] == [".so"]

@@ -11,6 +11,7 @@ from nanogpt.checkpoint.folder import save_checkpoint
 from nanogpt.data.prepare.train_tokenizer import train_tokenizer
 from nanogpt.data.tokens.settings import TokenizerSettings
 from nanogpt.inference.engine import CACHE_SHARE, Engine, Row
+from nanogpt.inference.settings import Sampling
 from nanogpt.runtime.errors import UserError
 
 EOT, N_TOKENS = 49, 50  # of the 64 rows of the tiny models' embedding
@@ -35,6 +36,14 @@ def written(
     rows = [engine.add(prompt, settings, seed, number) for number in range(settings.num_samples)]
     finish(engine)
     return [text(row, prompt, eot) for row in rows]
+
+
+def alone(model: nn.Module, prompt: list[int], settings: Sampling, number: int = 0) -> list[int]:
+    """All tokens of a text that a new engine writes."""
+    engine = Engine(model, EOT, EOT)
+    row = engine.add(prompt, settings, 1, number)
+    finish(engine)
+    return row.tokens
 
 
 def within(block_size: int, context: list[int]) -> list[int]:
@@ -154,6 +163,7 @@ def test_a_common_beginning_is_computed_once(monkeypatch):
     rows = [engine.add(prompt, settings, 1, number) for number in range(5)]
     finish(engine)
     assert read == [[9]]  # the end token and all of the prompt but its last
+    assert [row.tokens for row in rows] == [alone(model, prompt, settings, number) for number in range(5)]
     read.clear()
     answer = rows[-1].tokens[1:]
     engine.add([*answer, 7, 8], settings, 1)  # a conversation goes on
@@ -164,6 +174,24 @@ def test_a_common_beginning_is_computed_once(monkeypatch):
         engine.add(ids, settings, 1)
     finish(engine)
     assert read == [[3, 6, 6]]  # too little in common, read together
+
+
+def test_a_text_that_could_not_be_read_is_not_taken_for_read(monkeypatch):
+    model = lively(tiny("base", block_size=32))
+    engine, settings, prompt = Engine(model, EOT, EOT), sampling(max_tokens=3), [*range(20, 30)]
+
+    def fail(parts):
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.decoder, "read", fail)
+        row = engine.add(prompt, settings, 1)
+        with pytest.raises(MemoryError):
+            engine.step()
+        engine.remove(row)
+    again = engine.add(prompt, settings, 1)
+    finish(engine)
+    assert again.tokens == alone(model, prompt, settings)
 
 
 def test_a_row_depends_on_the_seed_and_its_number_alone():
