@@ -106,12 +106,8 @@ def _llama_blocks(model: Llama, dtype: WeightDtype) -> Iterator[Block]:
         gains = None
         if model.config.qk_norm:
             heads = model.config.n_head, model.config.n_kv_head
-            norms = attention.q_norm.weight, attention.k_norm.weight
-            gains = (
-                torch.cat([gain[pairs].expand(count, D) for gain, count in zip(norms, heads, strict=True)])
-                .detach()
-                .float()
-            )
+            norms = (norm.weight.detach().float() for norm in (attention.q_norm, attention.k_norm))
+            gains = torch.cat([gain[pairs].expand(count, D) for gain, count in zip(norms, heads, strict=True)])
         yield Block(
             Norm(), pack(qkv, None, dtype), gains, pack(attention.o_proj.weight, None, dtype),
             Norm(), pack(gate_up, None, dtype), "swiglu", pack(mlp.down_proj.weight, None, dtype),

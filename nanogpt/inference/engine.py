@@ -81,12 +81,13 @@ class Engine:
     def step(self) -> list[tuple[Row, Token]]:
         """Add a token to every text, up to `max_rows` of them, and return those tokens; rows that end leave.
 
-        Raises UserError if an output of the model is not finite.
+        Raises UserError if an output of the model is not finite. If prompts cannot be read, no row goes on.
         """
         try:
             self._read_new()
         except BaseException:
-            self.held = [[] for _ in self.held]  # of what they held nobody knows what was read
+            # Nobody knows which keys and values are in the cache, so no text can go on or be the beginning of others.
+            self.rows, self.held = [], [[] for _ in self.held]
             raise
         if not self.rows:
             return []

@@ -113,16 +113,16 @@ def _draw_filtered(
     candidates: int = FIRST_CANDIDATES,
 ) -> list[int]:  # fmt: skip
     """Draw an id for each of `rows` from what its filters keep, looking at the largest `candidates` first."""
-    settings, V, row_numbers = [choosers[i].sampling for i in rows], logits.size(1), np.arange(len(rows))[:, None]
+    settings, V = [choosers[i].sampling for i in rows], logits.size(1)
     K = min(max([candidates, *(s.top_k or 0 for s in settings)]), V)
     # The K largest lie in the K blocks with the largest maxima.
     near = _top(blocks[rows].cpu().numpy(), min(K, blocks.size(1)))
     in_rows, in_blocks = (torch.from_numpy(index).to(logits.device) for index in (np.array(rows)[:, None], near))
     logits_near = logits.unflatten(1, (-1, BLOCK))[in_rows, in_blocks].flatten(1).cpu().numpy()
     places = np.sort(_top(logits_near, K), axis=1)  # in order, so that equal logits are too
-    ranked = logits_near[row_numbers, places]
-    order = (-ranked).argsort(axis=1, kind="stable")
-    places, ranked = places[row_numbers, order], ranked[row_numbers, order]  # (n, K), descending
+    order = np.take_along_axis(-logits_near, places, axis=1).argsort(axis=1, kind="stable")
+    places = np.take_along_axis(places, order, axis=1)
+    ranked = np.take_along_axis(logits_near, places, axis=1)  # (n, K), descending
     weights = np.exp((ranked - best[rows, None].cpu().numpy()).astype(np.float64))
     limits = np.array([min(s.top_k or V, V) for s in settings])
     weights *= np.arange(K) < limits[:, None]
@@ -136,8 +136,8 @@ def _draw_filtered(
     if K < V and (kept[:, -1] & (limits > K)).any():  # more of them may be kept
         return _draw_filtered(logits, blocks, best, choosers, rows, 8 * candidates)
     chosen, _ = _invert(weights * kept, _draws(choosers, rows))
-    place = places[row_numbers[:, 0], chosen]
-    return (near[row_numbers[:, 0], place // BLOCK] * BLOCK + place % BLOCK).tolist()
+    place = np.take_along_axis(places, chosen[:, None], axis=1)
+    return (np.take_along_axis(near, place // BLOCK, axis=1) * BLOCK + place % BLOCK)[:, 0].tolist()
 
 
 def _top(x: np.ndarray, K: int) -> np.ndarray:

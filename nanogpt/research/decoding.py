@@ -87,8 +87,7 @@ def measure_llamacpp(settings: BenchmarkSettings) -> dict[str, float]:
 def build_llamacpp(name: str, file: Path) -> Steps:
     """Build a step of llama.cpp as `build_writing` does.
 
-    Without its packing of int8 weights for AMX, which is of no use to one text and ends the process where a virtual
-    machine has AMX and Linux does not grant it (seen with llama-cpp-python 0.3).
+    Without its packing of int8 weights for AMX, with which llama-cpp-python 0.3.36 crashed on a virtual machine.
     """
     from llama_cpp import Llama, llama_cpp
 

@@ -185,10 +185,12 @@ def test_a_text_that_could_not_be_read_is_not_taken_for_read(monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(engine.decoder, "read", fail)
-        row = engine.add(prompt, settings, 1)
+        rows = [engine.add(prompt, settings, 1), engine.add([1, 2], settings, 1)]
         with pytest.raises(MemoryError):
             engine.step()
-        engine.remove(row)
+    assert engine.step() == []  # neither goes on
+    for row in rows:
+        engine.remove(row)  # as a server does
     again = engine.add(prompt, settings, 1)
     finish(engine)
     assert again.tokens == alone(model, prompt, settings)
